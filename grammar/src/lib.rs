@@ -1,1 +1,7 @@
-//! Text to syntax.
+//! Text to syntax: sources and spans, the syntax tree, diagnostics.
+//!
+//! Depends on no other crate of the project. pest is seen by `parse` alone.
+
+pub mod ast;
+pub mod diagnostic;
+pub mod source;
