@@ -1,1 +1,8 @@
-//! From syntax to plan.
+//! From syntax to plan: names, shapes, gradients, fusion, WGSL, memory.
+//!
+//! Pure: no files, no clock, no environment, no device.
+
+pub mod graph;
+pub mod ops;
+pub mod size;
+pub mod tensor;

@@ -1,0 +1,350 @@
+//! The typed tensor graph, forward and backward.
+//!
+//! Invariants (checked by [`verify`](Graph::verify))
+//! - A node has one result; its type is what its op infers from its operands' types.
+//! - Operands precede their users: ids are a topological order.
+//! - Operands are read through [`Graph::operands`] only, in slot order. petgraph stays private: its
+//!   neighbours come in reverse insertion order and `x * x` needs two numbered edges.
+//! - Every node carries its origin (place in the spec) and path; both survive autodiff and fusion.
+//! - Elementwise operands have equal shapes; broadcasting is an explicit op.
+//! - Input, parameter and output names are unique; outputs keep their order.
+
+mod text;
+mod verify;
+
+use crate::ops::Op;
+use crate::size::{DimId, Size};
+use gatewright_grammar::source::Span;
+use petgraph::Direction;
+use petgraph::graph::{DiGraph, NodeIndex};
+use petgraph::visit::EdgeRef;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The result of one node; prints as `%12`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ValueId(pub u32);
+
+impl std::fmt::Display for ValueId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "%{}", self.0)
+    }
+}
+
+/// Element types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DType {
+    /// 32-bit float.
+    F32,
+    /// 32-bit unsigned integer.
+    U32,
+    /// Truth value; one `u32` (0 or 1) in device memory.
+    Bool,
+}
+
+/// Element type and sizes, outermost axis first.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Type {
+    /// Element type.
+    pub dtype: DType,
+    /// Sizes.
+    pub shape: Vec<Size>,
+}
+
+impl Type {
+    /// A type of this element type and shape.
+    #[must_use]
+    pub fn new(dtype: DType, shape: Vec<Size>) -> Self {
+        Self { dtype, shape }
+    }
+
+    /// An `f32` tensor of this shape.
+    #[must_use]
+    pub fn f32(shape: Vec<Size>) -> Self {
+        Self::new(DType::F32, shape)
+    }
+
+    /// Number of axes.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.shape.len()
+    }
+}
+
+/// Where a node comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The place in the spec; default for nodes without one.
+    pub span: Span,
+    /// `trunk.3.ffn.gate.scores`; gradient nodes end in `'grad`.
+    pub path: String,
+}
+
+/// One node.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// What it computes.
+    pub op: Op,
+    /// The type of its result.
+    pub ty: Type,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// What a symbolic dim stands for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DimKind {
+    /// Bound by data, the batch size or the command line.
+    Free,
+    /// Rows of a dispatch, bound by the planner: at most every kept assignment, each expert's
+    /// segment rounded up to the row tile of the grouped matmul. One with the evaluator's tile.
+    Rows(Rows),
+}
+
+/// The ragged row count of one routed layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rows {
+    /// Tokens times choices over all groups.
+    pub assignments: Size,
+    /// Number of experts.
+    pub experts: usize,
+    /// Rows that all groups together may give one expert; none when dropless.
+    pub per_expert: Option<Size>,
+}
+
+impl Rows {
+    /// The static upper bound with segments padded to `tile` rows.
+    #[must_use]
+    pub fn bound(&self, assignments: usize, per_expert: Option<usize>, tile: usize) -> usize {
+        let dropless = assignments + self.experts * (tile - 1);
+        let bound = per_expert.map_or(dropless, |rows| {
+            dropless.min(self.experts * rows.div_ceil(tile) * tile)
+        });
+        bound / tile * tile
+    }
+}
+
+/// One symbolic dim of a graph.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dim {
+    /// How it prints.
+    pub name: String,
+    /// What binds it.
+    pub kind: DimKind,
+}
+
+/// What an output is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputKind {
+    /// The scalar a stage minimises.
+    Objective,
+    /// A named scalar.
+    Loss,
+    /// A result of an entry, or a tensor asked for.
+    Value,
+    /// Something measured, such as a router's success rate.
+    Metric,
+    /// d objective / d parameter of this path.
+    Gradient(String),
+}
+
+/// A named result of the graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// Unique name: `loss.contrastive`, `trunk.1.ffn.gate.probs`, a parameter's path for gradients.
+    pub name: String,
+    /// What it is for.
+    pub kind: OutputKind,
+    /// The value.
+    pub value: ValueId,
+}
+
+/// The graph. Nodes are only ever added; passes build new graphs.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    inner: DiGraph<Node, u32>,
+    dims: Vec<Dim>,
+    outputs: Vec<Output>,
+}
+
+impl Graph {
+    /// An empty graph over the same dims, for passes that rebuild.
+    #[must_use]
+    pub fn with_dims_of(other: &Graph) -> Self {
+        Self {
+            dims: other.dims.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// Adds a symbolic dim.
+    pub fn add_dim(&mut self, name: impl Into<String>, kind: DimKind) -> DimId {
+        let id = DimId(u32::try_from(self.dims.len()).unwrap_or(u32::MAX));
+        self.dims.push(Dim {
+            name: name.into(),
+            kind,
+        });
+        id
+    }
+
+    /// All symbolic dims.
+    pub fn dims(&self) -> impl Iterator<Item = (DimId, &Dim)> {
+        (0u32..).map(DimId).zip(&self.dims)
+    }
+
+    /// One symbolic dim.
+    #[must_use]
+    pub fn dim(&self, id: DimId) -> Option<&Dim> {
+        self.dims.get(id.0 as usize)
+    }
+
+    /// Text of a size with this graph's dim names.
+    #[must_use]
+    pub fn size_text(&self, size: &Size) -> String {
+        size.display(&|dim| {
+            self.dim(dim)
+                .map_or_else(|| format!("?{}", dim.0), |d| d.name.clone())
+        })
+    }
+
+    /// Text of a type: `f32[B, 49, 512]`.
+    #[must_use]
+    pub fn type_text(&self, ty: &Type) -> String {
+        let dtype = match ty.dtype {
+            DType::F32 => "f32",
+            DType::U32 => "u32",
+            DType::Bool => "bool",
+        };
+        let sizes: Vec<String> = ty.shape.iter().map(|size| self.size_text(size)).collect();
+        format!("{dtype}[{}]", sizes.join(", "))
+    }
+
+    /// Adds a node whose type the op infers.
+    ///
+    /// # Errors
+    /// What the op says is wrong with these operands.
+    pub fn add(
+        &mut self,
+        op: Op,
+        operands: &[ValueId],
+        origin: Origin,
+    ) -> Result<ValueId, crate::ops::OpError> {
+        let types: Vec<&Type> = operands.iter().map(|id| self.ty(*id)).collect();
+        let ty = op.primitive().infer(&types)?;
+        let node = self.inner.add_node(Node { op, ty, origin });
+        for (slot, operand) in (0u32..).zip(operands) {
+            self.inner
+                .add_edge(NodeIndex::new(operand.0 as usize), node, slot);
+        }
+        Ok(ValueId(u32::try_from(node.index()).unwrap_or(u32::MAX)))
+    }
+
+    /// Names a value as a result.
+    pub fn add_output(&mut self, name: impl Into<String>, kind: OutputKind, value: ValueId) {
+        self.outputs.push(Output {
+            name: name.into(),
+            kind,
+            value,
+        });
+    }
+
+    /// The named results in order.
+    #[must_use]
+    pub fn outputs(&self) -> &[Output] {
+        &self.outputs
+    }
+
+    /// The result of this name.
+    #[must_use]
+    pub fn output(&self, name: &str) -> Option<&Output> {
+        self.outputs.iter().find(|output| output.name == name)
+    }
+
+    /// The node behind a value. Ids come from this graph only.
+    #[must_use]
+    pub fn node(&self, id: ValueId) -> &Node {
+        &self.inner[NodeIndex::new(id.0 as usize)]
+    }
+
+    /// The type of a value.
+    #[must_use]
+    pub fn ty(&self, id: ValueId) -> &Type {
+        &self.node(id).ty
+    }
+
+    /// Operands in slot order.
+    #[must_use]
+    pub fn operands(&self, id: ValueId) -> Vec<ValueId> {
+        let node = NodeIndex::new(id.0 as usize);
+        let mut edges: Vec<(u32, u32)> = self
+            .inner
+            .edges_directed(node, Direction::Incoming)
+            .map(|edge| {
+                (
+                    *edge.weight(),
+                    u32::try_from(edge.source().index()).unwrap_or(u32::MAX),
+                )
+            })
+            .collect();
+        edges.sort_unstable();
+        edges
+            .into_iter()
+            .map(|(_, source)| ValueId(source))
+            .collect()
+    }
+
+    /// Users of a value in id order, one entry per operand slot that reads it.
+    #[must_use]
+    pub fn users(&self, id: ValueId) -> Vec<ValueId> {
+        let node = NodeIndex::new(id.0 as usize);
+        let mut users: Vec<ValueId> = self
+            .inner
+            .edges_directed(node, Direction::Outgoing)
+            .map(|edge| ValueId(u32::try_from(edge.target().index()).unwrap_or(u32::MAX)))
+            .collect();
+        users.sort_unstable();
+        users
+    }
+
+    /// All ids, operands before users.
+    pub fn ids(&self) -> impl Iterator<Item = ValueId> + use<> {
+        (0..u32::try_from(self.inner.node_count()).unwrap_or(u32::MAX)).map(ValueId)
+    }
+
+    /// Number of nodes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.inner.node_count()
+    }
+
+    /// Whether there are no nodes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.inner.node_count() == 0
+    }
+
+    /// Parameters by path, in path order.
+    #[must_use]
+    pub fn parameters(&self) -> BTreeMap<String, ValueId> {
+        self.ids()
+            .filter_map(|id| match &self.node(id).op {
+                Op::Parameter(parameter) => Some((parameter.path.clone(), id)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Inputs by name, in name order.
+    #[must_use]
+    pub fn inputs(&self) -> BTreeMap<String, ValueId> {
+        self.ids()
+            .filter_map(|id| match &self.node(id).op {
+                Op::Input(input) => Some((input.name.clone(), id)),
+                _ => None,
+            })
+            .collect()
+    }
+}

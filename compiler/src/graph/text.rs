@@ -1,0 +1,1 @@
+//! The graph's text form and its reader.

@@ -1,0 +1,43 @@
+//! Square root.
+
+use super::*;
+
+/// Square root.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sqrt {}
+
+impl Primitive for Sqrt {
+    fn name(&self) -> &'static str {
+        "sqrt"
+    }
+
+    fn doc(&self) -> &'static str {
+        "Square root."
+    }
+
+    fn arity(&self) -> Arity {
+        Arity::Exactly(1)
+    }
+
+    fn class(&self) -> Class {
+        Class::Elementwise
+    }
+
+    fn infer(&self, _operands: &[&Type]) -> Result<Type, OpError> {
+        Err(OpError::new("not written yet", []))
+    }
+
+    fn evaluate(&self, _context: &EvalContext, _operands: &[&Tensor]) -> Result<Tensor, OpError> {
+        Err(OpError::new("not written yet", []))
+    }
+
+    fn gradient(
+        &self,
+        _builder: &mut Builder,
+        _operands: &[ValueId],
+        _result: ValueId,
+        _gradient: ValueId,
+    ) -> Result<Vec<Option<ValueId>>, OpError> {
+        Err(OpError::new("not written yet", []))
+    }
+}

@@ -1,0 +1,46 @@
+//! Sum over axes, which it removes.
+
+use super::*;
+
+/// Sum over axes, which it removes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sum {
+    /// Strictly increasing axes.
+    pub axes: Vec<usize>,
+}
+
+impl Primitive for Sum {
+    fn name(&self) -> &'static str {
+        "sum"
+    }
+
+    fn doc(&self) -> &'static str {
+        "Sum over axes, which it removes."
+    }
+
+    fn arity(&self) -> Arity {
+        Arity::Exactly(1)
+    }
+
+    fn class(&self) -> Class {
+        Class::Reduction
+    }
+
+    fn infer(&self, _operands: &[&Type]) -> Result<Type, OpError> {
+        Err(OpError::new("not written yet", []))
+    }
+
+    fn evaluate(&self, _context: &EvalContext, _operands: &[&Tensor]) -> Result<Tensor, OpError> {
+        Err(OpError::new("not written yet", []))
+    }
+
+    fn gradient(
+        &self,
+        _builder: &mut Builder,
+        _operands: &[ValueId],
+        _result: ValueId,
+        _gradient: ValueId,
+    ) -> Result<Vec<Option<ValueId>>, OpError> {
+        Err(OpError::new("not written yet", []))
+    }
+}
