@@ -3,6 +3,9 @@
 //! Pure: no files, no clock, no environment, no device.
 
 pub mod graph;
+pub mod kernel;
 pub mod ops;
+pub mod optimizer;
+pub mod plan;
 pub mod size;
 pub mod tensor;
