@@ -2,6 +2,7 @@
 //!
 //! Pure: no files, no clock, no environment, no device.
 
+pub mod fuse;
 pub mod graph;
 pub mod kernel;
 pub mod ops;
