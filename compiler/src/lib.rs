@@ -11,3 +11,4 @@ pub mod plan;
 pub mod random;
 pub mod size;
 pub mod tensor;
+pub mod wgsl;
