@@ -4,9 +4,12 @@
 
 pub mod fuse;
 pub mod graph;
+pub mod init;
 pub mod kernel;
 pub mod ops;
 pub mod optimizer;
 pub mod plan;
+pub mod random;
 pub mod size;
 pub mod tensor;
+pub mod wgsl;
