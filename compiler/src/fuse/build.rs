@@ -147,7 +147,7 @@ fn emit_merged<'a, 'b>(
     let first = emit_all(context, members, space.clone())?;
     let mut walked = first.walked.clone();
     let mut views: Vec<&mut Vec<usize>> = walked.iter_mut().collect();
-    let has_columns = space.row_axes < space.sizes.len();
+    let has_columns = start.row_axes < start.sizes.len();
     let mut walls = if has_columns { vec![space.row_axes] } else { Vec::new() };
     if first.along_last && !space.sizes.is_empty() {
         walls.push(space.sizes.len() - 1);
@@ -155,7 +155,10 @@ fn emit_merged<'a, 'b>(
     let mut sizes = coalesce(&space.sizes, &walls, &mut views);
     let mut row_axes = sizes.len();
     if has_columns {
-        if sizes.iter().skip(1).product::<usize>() > 0 && start.columns() != *sizes.last().unwrap_or(&1) {
+        if start.columns() == 1 {
+            sizes.push(1);
+        }
+        if sizes.last() != Some(&start.columns()) {
             return Err(member_error(context, members, "reduces over axes that do not merge"));
         }
         if sizes.len() == 1 {
