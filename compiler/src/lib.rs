@@ -10,6 +10,7 @@ pub mod ops;
 pub mod optimizer;
 pub mod plan;
 pub mod random;
+pub mod rewrite;
 pub mod size;
 pub mod tensor;
 pub mod wgsl;
