@@ -2,6 +2,7 @@
 //!
 //! Pure: no files, no clock, no environment, no device.
 
+pub mod autodiff;
 pub mod evaluate;
 pub mod graph;
 pub mod init;
