@@ -117,13 +117,18 @@ impl Context<'_> {
     /// Whether a value must be in memory after its group ran, given the group's members.
     pub(crate) fn leaves(&self, id: ValueId, members: &[ValueId]) -> bool {
         self.kept[id.0 as usize]
-            || self.readers[id.0 as usize].iter().any(|reader| !members.contains(reader))
+            || self.readers[id.0 as usize]
+                .iter()
+                .any(|reader| !members.contains(reader))
     }
 
     pub(crate) fn error(&self, id: ValueId, message: impl Into<String>) -> FuseError {
         let node = self.graph.node(id);
         let name = node.op.primitive().name();
-        FuseError { path: format!("{} ({name})", node.origin.path), message: message.into() }
+        FuseError {
+            path: format!("{} ({name})", node.origin.path),
+            message: message.into(),
+        }
     }
 }
 

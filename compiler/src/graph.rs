@@ -12,6 +12,8 @@
 mod text;
 mod verify;
 
+pub use text::TextError;
+
 use crate::ops::Op;
 use crate::size::{Bindings, DimId, Size};
 use gatewright_grammar::source::Span;
@@ -107,6 +109,7 @@ pub struct Node {
 
 /// What a symbolic dim stands for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DimKind {
     /// Bound by data, the batch size or the command line.
     Free,
@@ -281,7 +284,7 @@ impl Graph {
     }
 
     /// The error with the names of dims in place of `?3`.
-    fn with_names(&self, error: crate::ops::OpError) -> crate::ops::OpError {
+    pub(crate) fn with_names(&self, error: crate::ops::OpError) -> crate::ops::OpError {
         let mut parts = error.message.split('?');
         let mut message = parts.next().unwrap_or_default().to_owned();
         for part in parts {

@@ -86,13 +86,20 @@ fn reduction_kind(shape: &[usize], axes: &[usize]) -> Kind {
     if end == shape.len() {
         Kind::Row(product(first..end))
     } else {
-        Kind::Column([product(0..first), product(first..end), product(end..shape.len())])
+        Kind::Column([
+            product(0..first),
+            product(first..end),
+            product(end..shape.len()),
+        ])
     }
 }
 
 /// States all groups.
 pub(super) fn groups(context: &Context, clusters: &[Cluster]) -> Result<Vec<Group>, FuseError> {
-    clusters.iter().map(|cluster| spec(context, cluster)).collect()
+    clusters
+        .iter()
+        .map(|cluster| spec(context, cluster))
+        .collect()
 }
 
 /// The spec of one group, or why there is none.
@@ -110,7 +117,10 @@ pub(super) fn spec(context: &Context, cluster: &Cluster) -> Result<Group, FuseEr
     let first = cluster.members[0];
     let bindings = group.inputs.len() + group.outputs.len();
     if bindings > context.limits.max_storage_bindings as usize {
-        return Err(context.error(first, format!("would bind {bindings} buffers in one kernel")));
+        return Err(context.error(
+            first,
+            format!("would bind {bindings} buffers in one kernel"),
+        ));
     }
     Ok(group)
 }
@@ -130,7 +140,11 @@ fn emit_all<'a, 'b>(
         emit.member(*member)?;
     }
     if emit.program.instrs.len() > MOST_INSTRUCTIONS {
-        return Err(member_error(context, members, "would make too long a kernel"));
+        return Err(member_error(
+            context,
+            members,
+            "would make too long a kernel",
+        ));
     }
     Ok(emit)
 }
@@ -148,7 +162,11 @@ fn emit_merged<'a, 'b>(
     let mut walked = first.walked.clone();
     let mut views: Vec<&mut Vec<usize>> = walked.iter_mut().collect();
     let has_columns = start.row_axes < start.sizes.len();
-    let mut walls = if has_columns { vec![space.row_axes] } else { Vec::new() };
+    let mut walls = if has_columns {
+        vec![space.row_axes]
+    } else {
+        Vec::new()
+    };
     if first.along_last && !space.sizes.is_empty() {
         walls.push(space.sizes.len() - 1);
     }
@@ -159,7 +177,11 @@ fn emit_merged<'a, 'b>(
             sizes.push(1);
         }
         if sizes.last() != Some(&start.columns()) {
-            return Err(member_error(context, members, "reduces over axes that do not merge"));
+            return Err(member_error(
+                context,
+                members,
+                "reduces over axes that do not merge",
+            ));
         }
         if sizes.len() == 1 {
             sizes.insert(0, 1);
@@ -171,7 +193,11 @@ fn emit_merged<'a, 'b>(
         row_axes = 1;
     }
     if sizes.len() > most_axes {
-        return Err(member_error(context, members, "needs too many iteration axes"));
+        return Err(member_error(
+            context,
+            members,
+            "needs too many iteration axes",
+        ));
     }
     emit_all(context, members, Space { sizes, row_axes })
 }
@@ -212,26 +238,53 @@ fn store(
     elements: usize,
 ) -> Store {
     let dtype = context.graph.ty(member).dtype;
-    let operand = Operand { dtype, elements, view: View { offset, strides } };
-    Store { value: emit.values.get(&member).copied().unwrap_or(0), operand }
+    let operand = Operand {
+        dtype,
+        elements,
+        view: View { offset, strides },
+    };
+    Store {
+        value: emit.values.get(&member).copied().unwrap_or(0),
+        operand,
+    }
 }
 
 fn operands_of(emit: &Emit) -> (Vec<Operand>, Vec<ValueId>) {
-    let operands = emit.inputs.iter().map(|input| input.operand.clone()).collect();
-    (operands, emit.inputs.iter().map(|input| input.base).collect())
+    let operands = emit
+        .inputs
+        .iter()
+        .map(|input| input.operand.clone())
+        .collect();
+    (
+        operands,
+        emit.inputs.iter().map(|input| input.base).collect(),
+    )
 }
 
 fn pointwise(context: &Context, members: &[ValueId]) -> Result<Group, FuseError> {
     let elements = context.elements(members[0]);
-    if members.iter().any(|member| context.elements(*member) != elements) {
+    if members
+        .iter()
+        .any(|member| context.elements(*member) != elements)
+    {
         return Err(member_error(context, members, "mixes sizes"));
     }
     let emit = emit_merged(context, members, &Space::flat(vec![elements]), 4)?;
     let (outputs, values) = stores(context, &emit, members)?;
     let (inputs, bases) = operands_of(&emit);
     let space = emit.space.sizes.clone();
-    let spec = KernelSpec::Pointwise { space, inputs, program: emit.program, outputs };
-    Ok(Group { spec, inputs: bases, outputs: values, members: members.to_vec() })
+    let spec = KernelSpec::Pointwise {
+        space,
+        inputs,
+        program: emit.program,
+        outputs,
+    };
+    Ok(Group {
+        spec,
+        inputs: bases,
+        outputs: values,
+        members: members.to_vec(),
+    })
 }
 
 /// Elements of the rows a row group works on: those of its first reduction's operand.
@@ -250,30 +303,56 @@ fn row(context: &Context, members: &[ValueId], columns: usize) -> Result<Group, 
     let elements = reduced_elements(context, members, columns)
         .ok_or_else(|| member_error(context, members, "reduces nothing"))?;
     let rows = elements / columns.max(1);
-    if members.iter().any(|m| ![rows, elements].contains(&context.elements(*m))) {
+    if members
+        .iter()
+        .any(|m| ![rows, elements].contains(&context.elements(*m)))
+    {
         return Err(member_error(context, members, "mixes sizes"));
     }
-    let start = Space { sizes: vec![rows, columns], row_axes: 1 };
+    let start = Space {
+        sizes: vec![rows, columns],
+        row_axes: 1,
+    };
     let emit = emit_merged(context, members, &start, 4)?;
     let (outputs, values) = stores(context, &emit, members)?;
     let (inputs, bases) = operands_of(&emit);
     let rows = emit.space.sizes[..emit.space.row_axes].to_vec();
-    let spec = KernelSpec::Row { rows, columns, inputs, program: emit.program, outputs };
-    Ok(Group { spec, inputs: bases, outputs: values, members: members.to_vec() })
+    let spec = KernelSpec::Row {
+        rows,
+        columns,
+        inputs,
+        program: emit.program,
+        outputs,
+    };
+    Ok(Group {
+        spec,
+        inputs: bases,
+        outputs: values,
+        members: members.to_vec(),
+    })
 }
 
 fn column(context: &Context, members: &[ValueId], sizes: [usize; 3]) -> Result<Group, FuseError> {
     let [batch, rows, columns] = sizes;
     let elements = batch * rows * columns;
-    let is_reduction =
-        |id: &ValueId| matches!(context.graph.node(*id).op, Op::Sum(_) | Op::Max(_));
+    let is_reduction = |id: &ValueId| matches!(context.graph.node(*id).op, Op::Sum(_) | Op::Max(_));
     let (reductions, prologue): (Vec<ValueId>, Vec<ValueId>) =
         members.iter().copied().partition(is_reduction);
-    if prologue.iter().any(|member| context.elements(*member) != elements) {
+    if prologue
+        .iter()
+        .any(|member| context.elements(*member) != elements)
+    {
         return Err(member_error(context, members, "mixes sizes"));
     }
-    if prologue.iter().any(|member| context.leaves(*member, members)) {
-        return Err(member_error(context, members, "keeps a value of a column reduction"));
+    if prologue
+        .iter()
+        .any(|member| context.leaves(*member, members))
+    {
+        return Err(member_error(
+            context,
+            members,
+            "keeps a value of a column reduction",
+        ));
     }
     let space = Space::flat(vec![batch, rows, columns]);
     let mut emit = Emit::new(context, space, members);
@@ -289,12 +368,27 @@ fn column(context: &Context, members: &[ValueId], sizes: [usize; 3]) -> Result<G
         let value = emit.operand(context.graph.operands(*member)[0])?;
         emit.values.insert(*member, value);
         let count = context.elements(*member);
-        outputs.push((kind, store(context, &emit, *member, vec![columns, 1], 0, count)));
+        outputs.push((
+            kind,
+            store(context, &emit, *member, vec![columns, 1], 0, count),
+        ));
     }
     let (inputs, bases) = operands_of(&emit);
     let program = emit.program;
-    let spec = KernelSpec::Column { batch, rows, columns, inputs, program, outputs };
-    Ok(Group { spec, inputs: bases, outputs: reductions, members: members.to_vec() })
+    let spec = KernelSpec::Column {
+        batch,
+        rows,
+        columns,
+        inputs,
+        program,
+        outputs,
+    };
+    Ok(Group {
+        spec,
+        inputs: bases,
+        outputs: reductions,
+        members: members.to_vec(),
+    })
 }
 
 fn matmul(context: &Context, members: &[ValueId]) -> Result<Group, FuseError> {
@@ -307,7 +401,11 @@ fn matmul(context: &Context, members: &[ValueId]) -> Result<Group, FuseError> {
     let rank = shape.len();
     let (m, n) = (shape[rank - 2], shape[rank - 1]);
     let a_shape = context.shape(operands[0]);
-    let k = if op.transpose_a { a_shape[rank - 2] } else { a_shape[rank - 1] };
+    let k = if op.transpose_a {
+        a_shape[rank - 2]
+    } else {
+        a_shape[rank - 1]
+    };
     let (batch, strides) = batch_axes(context, &operands, &shape[..rank - 2])
         .ok_or_else(|| context.error(id, "has batch axes that do not merge into two"))?;
     let a = matrix(context, operands[0], &strides[0], op.transpose_a);
@@ -320,11 +418,29 @@ fn matmul(context: &Context, members: &[ValueId]) -> Result<Group, FuseError> {
     epilogue(context, &mut emit, members)?;
     let (outputs, values) = stores(context, &emit, members)?;
     let (inputs, bases) = operands_of(&emit);
-    let mut all = vec![context.source(operands[0]).base, context.source(operands[1]).base];
+    let mut all = vec![
+        context.source(operands[0]).base,
+        context.source(operands[1]).base,
+    ];
     all.extend(bases);
     let program = emit.program;
-    let spec = KernelSpec::Matmul { batch, m, n, k, a, b, inputs, program, outputs };
-    Ok(Group { spec, inputs: all, outputs: values, members: members.to_vec() })
+    let spec = KernelSpec::Matmul {
+        batch,
+        m,
+        n,
+        k,
+        a,
+        b,
+        inputs,
+        program,
+        outputs,
+    };
+    Ok(Group {
+        spec,
+        inputs: all,
+        outputs: values,
+        members: members.to_vec(),
+    })
 }
 
 fn epilogue(context: &Context, emit: &mut Emit, members: &[ValueId]) -> Result<(), FuseError> {
@@ -336,7 +452,11 @@ fn epilogue(context: &Context, emit: &mut Emit, members: &[ValueId]) -> Result<(
         emit.member(*member)?;
     }
     if emit.program.instrs.len() > MOST_INSTRUCTIONS {
-        return Err(member_error(context, members, "would make too long a kernel"));
+        return Err(member_error(
+            context,
+            members,
+            "would make too long a kernel",
+        ));
     }
     Ok(())
 }
@@ -389,7 +509,11 @@ fn grouped(context: &Context, members: &[ValueId]) -> Result<Group, FuseError> {
     let operands = context.graph.operands(id);
     let layout = layout(context, operands[2])?;
     let weight = context.shape(operands[1]);
-    let (k, n) = if op.transpose { (weight[2], weight[1]) } else { (weight[1], weight[2]) };
+    let (k, n) = if op.transpose {
+        (weight[2], weight[1])
+    } else {
+        (weight[1], weight[2])
+    };
     let (rows, gather) = rows_of(context, operands[0]);
     let mut emit = Emit::new(context, Space::flat(vec![layout.rows, n]), members);
     emit.grouped = true;
@@ -403,14 +527,30 @@ fn grouped(context: &Context, members: &[ValueId]) -> Result<Group, FuseError> {
         .copied()
         .zip(emit.inputs.iter().map(|input| input.operand.clone()))
         .collect();
-    let mut all =
-        vec![rows, context.source(operands[1]).base, context.source(operands[2]).base];
+    let mut all = vec![
+        rows,
+        context.source(operands[1]).base,
+        context.source(operands[2]).base,
+    ];
     all.extend(emit.inputs.iter().map(|input| input.base));
     let transpose = op.transpose;
     let program = emit.program;
-    let spec =
-        KernelSpec::GroupedMatmul { layout, n, k, transpose, gather, inputs, program, outputs };
-    Ok(Group { spec, inputs: all, outputs: values, members: members.to_vec() })
+    let spec = KernelSpec::GroupedMatmul {
+        layout,
+        n,
+        k,
+        transpose,
+        gather,
+        inputs,
+        program,
+        outputs,
+    };
+    Ok(Group {
+        spec,
+        inputs: all,
+        outputs: values,
+        members: members.to_vec(),
+    })
 }
 
 /// Where the rows of a grouped op are read: dispatched rows, or token rows through the plan.
@@ -429,8 +569,10 @@ fn concat_part(context: &Context, id: ValueId, part: usize) -> Result<Group, Fus
     };
     let operands = context.graph.operands(id);
     let operand = operands[part];
-    let before: usize =
-        operands[..part].iter().map(|earlier| context.shape(*earlier)[op.axis]).sum();
+    let before: usize = operands[..part]
+        .iter()
+        .map(|earlier| context.shape(*earlier)[op.axis])
+        .sum();
     let whole = row_major_strides(context.shape(id));
     let members = [id];
     let sizes = context.shape(operand).to_vec();
@@ -441,27 +583,51 @@ fn concat_part(context: &Context, id: ValueId, part: usize) -> Result<Group, Fus
     let value = emit.operand(operand)?;
     emit.values.insert(id, value);
     let offset = before * whole[op.axis];
-    let outputs = vec![store(context, &emit, id, whole, offset, context.elements(id))];
+    let outputs = vec![store(
+        context,
+        &emit,
+        id,
+        whole,
+        offset,
+        context.elements(id),
+    )];
     let (inputs, bases) = operands_of(&emit);
-    let spec =
-        KernelSpec::Pointwise { space: sizes, inputs, program: emit.program, outputs };
-    Ok(Group { spec, inputs: bases, outputs: vec![id], members: vec![id] })
+    let spec = KernelSpec::Pointwise {
+        space: sizes,
+        inputs,
+        program: emit.program,
+        outputs,
+    };
+    Ok(Group {
+        spec,
+        inputs: bases,
+        outputs: vec![id],
+        members: vec![id],
+    })
 }
 
 /// Groups `[matmul, (add noise), softmax, top-k, (weights)]` that one router kernel computes.
 pub(super) fn route_patterns(context: &Context) -> Vec<Vec<ValueId>> {
-    context.graph.ids().filter_map(|id| route_pattern(context, id)).collect()
+    context
+        .graph
+        .ids()
+        .filter_map(|id| route_pattern(context, id))
+        .collect()
 }
 
 fn route_pattern(context: &Context, id: ValueId) -> Option<Vec<ValueId>> {
     let graph = context.graph;
-    let Op::TopK(_) = graph.node(id).op else { return None };
+    let Op::TopK(_) = graph.node(id).op else {
+        return None;
+    };
     let dense = |value: ValueId| {
         let source = context.source(value);
         source.view.is_identity().then_some(source.base)
     };
     let probs = dense(graph.operands(id)[0])?;
-    let Op::Softmax(_) = graph.node(probs).op else { return None };
+    let Op::Softmax(_) = graph.node(probs).op else {
+        return None;
+    };
     let routed = dense(graph.operands(probs)[0])?;
     let experts = context.shape(probs).last().copied()?;
     let mut members = Vec::new();
@@ -470,7 +636,9 @@ fn route_pattern(context: &Context, id: ValueId) -> Option<Vec<ValueId>> {
         Op::Add(_) => dense(graph.operands(routed)[0])?,
         _ => return None,
     };
-    let Op::Matmul(matmul) = &graph.node(logits).op else { return None };
+    let Op::Matmul(matmul) = &graph.node(logits).op else {
+        return None;
+    };
     let operands = graph.operands(logits);
     let plain = !matmul.transpose_a && !matmul.transpose_b && experts <= 128;
     let flat = context.shape(operands[1]).len() == 2;
@@ -507,13 +675,19 @@ fn route(context: &Context, members: &[ValueId]) -> Result<Group, FuseError> {
     let experts = context.shape(operands[1])[1];
     let tokens = context.elements(logits) / experts;
     let k = indices.map_or(1, |id| context.elements(id) / tokens);
-    let mut inputs = vec![context.source(operands[0]).base, context.source(operands[1]).base];
+    let mut inputs = vec![
+        context.source(operands[0]).base,
+        context.source(operands[1]).base,
+    ];
     if let Some(routed) = routed {
         inputs.push(context.source(graph.operands(routed)[1]).base);
     }
     let mut wanted = [false; 5];
     let mut outputs = Vec::new();
-    for (slot, value) in [Some(logits), routed, probs, indices, weights].into_iter().enumerate() {
+    for (slot, value) in [Some(logits), routed, probs, indices, weights]
+        .into_iter()
+        .enumerate()
+    {
         let Some(value) = value else { continue };
         if context.leaves(value, members) {
             wanted[slot] = true;
@@ -521,8 +695,20 @@ fn route(context: &Context, members: &[ValueId]) -> Result<Group, FuseError> {
         }
     }
     let noise = routed.map(|_| 1.0);
-    let spec = KernelSpec::RouteScores { tokens, width, experts, k, noise, wanted };
-    Ok(Group { spec, inputs, outputs, members: members.to_vec() })
+    let spec = KernelSpec::RouteScores {
+        tokens,
+        width,
+        experts,
+        k,
+        noise,
+        wanted,
+    };
+    Ok(Group {
+        spec,
+        inputs,
+        outputs,
+        members: members.to_vec(),
+    })
 }
 
 fn single(context: &Context, id: ValueId) -> Result<Group, FuseError> {
@@ -534,26 +720,46 @@ fn single(context: &Context, id: ValueId) -> Result<Group, FuseError> {
         Op::TopK(op) => {
             let experts = shape(0).last().copied().unwrap_or(1);
             let tokens = context.elements(operands[0]) / experts;
-            KernelSpec::TopK { tokens, experts, k: op.k, values: false }
+            KernelSpec::TopK {
+                tokens,
+                experts,
+                k: op.k,
+                values: false,
+            }
         }
         Op::Dispatch(op) => {
             let [groups, tokens] = [shape(0)[0], shape(0)[1]];
             let layout = layout(context, id)?;
-            KernelSpec::Dispatch { groups, tokens, routing: op.routing.clone(), layout }
+            KernelSpec::Dispatch {
+                groups,
+                tokens,
+                routing: op.routing.clone(),
+                layout,
+            }
         }
         Op::DispatchSlot(op) => {
             let [groups, tokens] = [shape(0)[0], shape(0)[1]];
-            KernelSpec::DispatchSlot { groups, tokens, routing: op.routing.clone() }
+            KernelSpec::DispatchSlot {
+                groups,
+                tokens,
+                routing: op.routing.clone(),
+            }
         }
         Op::GroupedOuter(_) => {
             let (rows, gather_a) = rows_of(context, operands[0]);
             inputs[0] = rows;
             let [m, n] = [shape(0)[1], shape(1)[1]];
-            KernelSpec::GroupedOuter { layout: layout(context, operands[2])?, m, n, gather_a }
+            KernelSpec::GroupedOuter {
+                layout: layout(context, operands[2])?,
+                m,
+                n,
+                gather_a,
+            }
         }
-        Op::ExpertSum(_) => {
-            KernelSpec::ExpertSum { layout: layout(context, operands[1])?, n: shape(0)[1] }
-        }
+        Op::ExpertSum(_) => KernelSpec::ExpertSum {
+            layout: layout(context, operands[1])?,
+            n: shape(0)[1],
+        },
         Op::ScatterAdd(op) => {
             let count = context.elements(operands[1]);
             let width = context.elements(operands[0]) / count.max(1);
@@ -562,5 +768,10 @@ fn single(context: &Context, id: ValueId) -> Result<Group, FuseError> {
         }
         _ => return Err(context.error(id, "has no kernel yet")),
     };
-    Ok(Group { spec, inputs, outputs: vec![id], members: vec![id] })
+    Ok(Group {
+        spec,
+        inputs,
+        outputs: vec![id],
+        members: vec![id],
+    })
 }

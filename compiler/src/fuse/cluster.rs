@@ -25,7 +25,11 @@ struct State<'a, 'b> {
 
 /// Groups in an order that respects their reads.
 pub(super) fn cluster(context: &Context) -> Result<Vec<Cluster>, FuseError> {
-    let mut state = State { context, clusters: Vec::new(), of: BTreeMap::new() };
+    let mut state = State {
+        context,
+        clusters: Vec::new(),
+        of: BTreeMap::new(),
+    };
     let routes = build::route_patterns(context);
     for id in context.graph.ids() {
         if !context.computed(id) {
@@ -68,7 +72,10 @@ impl State<'_, '_> {
                 }
             }
         }
-        let alone = Cluster { kind, members: vec![id] };
+        let alone = Cluster {
+            kind,
+            members: vec![id],
+        };
         build::spec(self.context, &alone)?;
         self.start(kind, alone.members);
         Ok(())
@@ -80,17 +87,24 @@ impl State<'_, '_> {
         kind == Kind::Pointwise
             && !self.context.kept[id.0 as usize]
             && readers.len() == 1
-            && matches!(build::kind_of(self.context, readers[0]), Ok(Kind::Column(_)))
+            && matches!(
+                build::kind_of(self.context, readers[0]),
+                Ok(Kind::Column(_))
+            )
     }
 
     /// Groups worth joining, best first: those of the operands (the latest first), then for a
     /// column reduction its siblings over the same operand.
     fn candidates(&self, id: ValueId, kind: Kind) -> Vec<usize> {
         let reads = self.context.reads(id);
-        let mut found: Vec<usize> =
-            reads.iter().filter_map(|base| self.of.get(base).copied()).collect();
+        let mut found: Vec<usize> = reads
+            .iter()
+            .filter_map(|base| self.of.get(base).copied())
+            .collect();
         if let Kind::Column(_) = kind {
-            let siblings = reads.iter().flat_map(|base| &self.context.readers[base.0 as usize]);
+            let siblings = reads
+                .iter()
+                .flat_map(|base| &self.context.readers[base.0 as usize]);
             found.extend(siblings.filter_map(|reader| self.of.get(reader).copied()));
         }
         found.sort_unstable_by(|a, b| b.cmp(a));
@@ -114,7 +128,10 @@ impl State<'_, '_> {
         }
         let mut members = cluster.members.clone();
         members.push(id);
-        let joined = Cluster { kind: joined_kind, members };
+        let joined = Cluster {
+            kind: joined_kind,
+            members,
+        };
         build::spec(self.context, &joined).ok()?;
         self.of.insert(id, candidate);
         self.clusters[candidate] = Some(joined);
@@ -125,13 +142,17 @@ impl State<'_, '_> {
         cluster.members.iter().all(|member| {
             let readers = &self.context.readers[member.0 as usize];
             !self.context.kept[member.0 as usize]
-                && readers.iter().all(|reader| *reader == id || cluster.members.contains(reader))
+                && readers
+                    .iter()
+                    .all(|reader| *reader == id || cluster.members.contains(reader))
         })
     }
 
     /// Elementwise groups that only feed `target` join it.
     fn absorb_feeders(&mut self, target: usize) {
-        let Some(cluster) = self.clusters[target].clone() else { return };
+        let Some(cluster) = self.clusters[target].clone() else {
+            return;
+        };
         let mut feeders: Vec<usize> = cluster
             .members
             .iter()
@@ -156,10 +177,17 @@ impl State<'_, '_> {
         // Every reader of the feeder must be in the union: then no path can leave and come back.
         let mut members: Vec<ValueId> = to.members.iter().chain(&from.members).copied().collect();
         members.sort_unstable();
-        if from.members.iter().any(|member| self.context.leaves(*member, &members)) {
+        if from
+            .members
+            .iter()
+            .any(|member| self.context.leaves(*member, &members))
+        {
             return;
         }
-        let union = Cluster { kind: to.kind, members };
+        let union = Cluster {
+            kind: to.kind,
+            members,
+        };
         if build::spec(self.context, &union).is_err() {
             return;
         }
@@ -187,8 +215,13 @@ impl State<'_, '_> {
     }
 
     fn feeders(&self, cluster: usize) -> Vec<usize> {
-        let Some(cluster) = self.clusters[cluster].as_ref() else { return Vec::new() };
-        let reads = cluster.members.iter().flat_map(|member| self.context.reads(*member));
+        let Some(cluster) = self.clusters[cluster].as_ref() else {
+            return Vec::new();
+        };
+        let reads = cluster
+            .members
+            .iter()
+            .flat_map(|member| self.context.reads(*member));
         reads
             .filter(|base| !cluster.members.contains(base))
             .flat_map(|base| self.writers(base))
@@ -200,7 +233,9 @@ impl State<'_, '_> {
         match self.context.graph.node(base).op {
             Op::Concat(_) => (0..self.clusters.len())
                 .filter(|index| {
-                    self.clusters[*index].as_ref().is_some_and(|c| c.members.contains(&base))
+                    self.clusters[*index]
+                        .as_ref()
+                        .is_some_and(|c| c.members.contains(&base))
                 })
                 .collect(),
             _ => self.of.get(&base).copied().into_iter().collect(),
@@ -222,7 +257,9 @@ impl State<'_, '_> {
             }
         }
         let key = |index: usize| {
-            self.clusters[index].as_ref().and_then(|cluster| cluster.members.last().copied())
+            self.clusters[index]
+                .as_ref()
+                .and_then(|cluster| cluster.members.last().copied())
         };
         let mut ready: std::collections::BTreeSet<(Option<ValueId>, usize)> = (0..count)
             .filter(|index| waits[*index] == 0)
@@ -239,6 +276,9 @@ impl State<'_, '_> {
             }
         }
         let mut clusters = self.clusters;
-        order.into_iter().filter_map(|index| clusters[index].take()).collect()
+        order
+            .into_iter()
+            .filter_map(|index| clusters[index].take())
+            .collect()
     }
 }

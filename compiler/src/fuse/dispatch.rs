@@ -26,7 +26,10 @@ pub(super) fn layout(context: &Context, plan: ValueId) -> Result<DispatchLayout,
 
 /// Ops that are loads at computed places: computed where they are read, not stored.
 pub(super) fn is_inline(op: &Op) -> bool {
-    matches!(op, Op::GatherRows(_) | Op::GatherAssignments(_) | Op::ExpertRows(_) | Op::Gather(_))
+    matches!(
+        op,
+        Op::GatherRows(_) | Op::GatherAssignments(_) | Op::ExpertRows(_) | Op::Gather(_)
+    )
 }
 
 /// The element of an inline value that lies at `offset + sum(index * strides)` of its dense form.
@@ -142,9 +145,25 @@ fn grouped_input(
         return Err(emit.context.error(user, "does not follow rows in order"));
     }
     let elements = emit.context.elements(value);
-    let operand = Operand { dtype: DType::F32, elements, view: View { offset: 0, strides: view } };
-    let input = emit.input(Outside { base: value, operand, indexed: false }, address);
-    Ok(emit.program.push(crate::kernel::spec::Instr::Load { input }, DType::F32))
+    let operand = Operand {
+        dtype: DType::F32,
+        elements,
+        view: View {
+            offset: 0,
+            strides: view,
+        },
+    };
+    let input = emit.input(
+        Outside {
+            base: value,
+            operand,
+            indexed: false,
+        },
+        address,
+    );
+    Ok(emit
+        .program
+        .push(crate::kernel::spec::Instr::Load { input }, DType::F32))
 }
 
 /// The assignment in a dispatched row, or NONE.
@@ -180,7 +199,9 @@ fn guarded_load(emit: &mut Emit, base: ValueId, index: InstrId) -> Result<InstrI
 fn dense_base(emit: &Emit, value: ValueId) -> Result<ValueId, FuseError> {
     let source = emit.context.source(value);
     if emit.members.contains(&source.base) || !source.view.is_identity() {
-        return Err(emit.context.error(value, "is read at computed places inside its own group"));
+        return Err(emit
+            .context
+            .error(value, "is read at computed places inside its own group"));
     }
     Ok(source.base)
 }
@@ -301,7 +322,11 @@ fn scattered_last(
         let value = emit.load_at(values, 0, at);
         let here = emit.compare(Binary::Equal, index, column);
         let value = emit.choose(here, value, zero, DType::F32);
-        sum = if choice == 0 { value } else { emit.f32_op(Binary::Add, sum, value) };
+        sum = if choice == 0 {
+            value
+        } else {
+            emit.f32_op(Binary::Add, sum, value)
+        };
     }
     Ok(sum)
 }
@@ -334,6 +359,8 @@ fn padded(
     let safe = emit.choose(within, at, zero_index, DType::U32);
     let value = emit.load_at(base, 0, safe);
     let ty = emit.context.graph.ty(id).dtype;
-    let zero = emit.program.push(crate::kernel::spec::Instr::Constant(0.0), ty);
+    let zero = emit
+        .program
+        .push(crate::kernel::spec::Instr::Constant(0.0), ty);
     Ok(emit.choose(within, value, zero, ty))
 }

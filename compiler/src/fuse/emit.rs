@@ -21,7 +21,10 @@ pub(super) struct Space {
 
 impl Space {
     pub(super) fn flat(sizes: Vec<usize>) -> Self {
-        Self { row_axes: sizes.len(), sizes }
+        Self {
+            row_axes: sizes.len(),
+            sizes,
+        }
     }
 
     pub(super) fn elements(&self) -> usize {
@@ -131,8 +134,22 @@ impl<'a, 'b> Emit<'a, 'b> {
         let dtype = self.dtype(base);
         let elements = self.context.elements(base);
         self.walked.push(strides.clone());
-        let operand = Operand { dtype, elements, view: View { offset: view.offset, strides } };
-        let input = self.input(Outside { base, operand, indexed: false }, RowAddress::Row);
+        let operand = Operand {
+            dtype,
+            elements,
+            view: View {
+                offset: view.offset,
+                strides,
+            },
+        };
+        let input = self.input(
+            Outside {
+                base,
+                operand,
+                indexed: false,
+            },
+            RowAddress::Row,
+        );
         Ok(self.push(Instr::Load { input }, dtype))
     }
 
@@ -213,7 +230,11 @@ impl<'a, 'b> Emit<'a, 'b> {
     }
 
     /// Index of the current element along one axis of a member's own shape, as u32.
-    pub(super) fn index_along(&mut self, member: ValueId, axis: usize) -> Result<InstrId, FuseError> {
+    pub(super) fn index_along(
+        &mut self,
+        member: ValueId,
+        axis: usize,
+    ) -> Result<InstrId, FuseError> {
         let shape = self.context.shape(member);
         let mut view = Strided::contiguous(shape);
         view.strides.fill(0);
@@ -223,7 +244,11 @@ impl<'a, 'b> Emit<'a, 'b> {
     }
 
     /// Row-major index of the current element without its last `skip` axes, as u32.
-    pub(super) fn leading_index(&mut self, member: ValueId, skip: usize) -> Result<InstrId, FuseError> {
+    pub(super) fn leading_index(
+        &mut self,
+        member: ValueId,
+        skip: usize,
+    ) -> Result<InstrId, FuseError> {
         let shape = self.context.shape(member);
         let kept = shape.len() - skip;
         let mut view = Strided::contiguous(&shape[..kept]);
@@ -234,7 +259,11 @@ impl<'a, 'b> Emit<'a, 'b> {
     }
 
     /// `offset + sum(index * stride)` of a view over a member's own shape, as u32.
-    pub(super) fn index_of_view(&mut self, id: ValueId, view: &Strided) -> Result<InstrId, FuseError> {
+    pub(super) fn index_of_view(
+        &mut self,
+        id: ValueId,
+        view: &Strided,
+    ) -> Result<InstrId, FuseError> {
         let strides = self.strides_over_space(id, view)?;
         Ok(self.index_value(&strides, view.offset))
     }
@@ -244,9 +273,23 @@ impl<'a, 'b> Emit<'a, 'b> {
         let base = self.context.source(o).base;
         let dtype = self.dtype(base);
         let elements = self.context.elements(base);
-        let view = View { offset, strides: Vec::new() };
-        let operand = Operand { dtype, elements, view };
-        let input = self.input(Outside { base, operand, indexed: true }, RowAddress::Row);
+        let view = View {
+            offset,
+            strides: Vec::new(),
+        };
+        let operand = Operand {
+            dtype,
+            elements,
+            view,
+        };
+        let input = self.input(
+            Outside {
+                base,
+                operand,
+                indexed: true,
+            },
+            RowAddress::Row,
+        );
         self.push(Instr::LoadAt { input, index }, dtype)
     }
 
@@ -255,10 +298,24 @@ impl<'a, 'b> Emit<'a, 'b> {
         let base = self.context.source(o).base;
         let dtype = self.dtype(base);
         let elements = self.context.elements(base);
-        let view = View { offset: 0, strides: vec![width, 1] };
-        let operand = Operand { dtype, elements, view };
+        let view = View {
+            offset: 0,
+            strides: vec![width, 1],
+        };
+        let operand = Operand {
+            dtype,
+            elements,
+            view,
+        };
         self.along_last = true;
-        let input = self.input(Outside { base, operand, indexed: true }, RowAddress::Row);
+        let input = self.input(
+            Outside {
+                base,
+                operand,
+                indexed: true,
+            },
+            RowAddress::Row,
+        );
         self.push(Instr::LoadRow { input, row }, dtype)
     }
 
@@ -323,16 +380,24 @@ impl<'a, 'b> Emit<'a, 'b> {
             }
             Op::Random(random) => {
                 let (distribution, stream) = (random.distribution, random.stream);
-                Ok(self.push(Instr::Random { distribution, stream }, ty))
+                Ok(self.push(
+                    Instr::Random {
+                        distribution,
+                        stream,
+                    },
+                    ty,
+                ))
             }
             Op::Sum(_) => self.reduce(Reduce::Sum, operands[0], ty),
             Op::Max(_) => self.reduce(Reduce::Maximum, operands[0], ty),
             Op::Softmax(_) => self.softmax(operands[0], ty),
             Op::LogSumExp(_) => self.log_sum_exp(operands[0], ty),
             // A movement op that is computed: the copy of its operand's view.
-            Op::Reshape(_) | Op::Transpose(_) | Op::Broadcast(_) | Op::Slice(_) | Op::StopGradient(_) => {
-                self.moved(id, op, operands[0])
-            }
+            Op::Reshape(_)
+            | Op::Transpose(_)
+            | Op::Broadcast(_)
+            | Op::Slice(_)
+            | Op::StopGradient(_) => self.moved(id, op, operands[0]),
             Op::Constant(constant) => Ok(self.push(Instr::Constant(constant.value), ty)),
             Op::Iota(iota) => self.index_along(id, iota.axis),
             _ => Err(self.error(id, "has no scalar form")),
@@ -347,7 +412,9 @@ impl<'a, 'b> Emit<'a, 'b> {
         let view = match op {
             Op::Transpose(op) => source.view.transpose(&op.order),
             Op::Broadcast(op) => source.view.broadcast(self.context.shape(id), &op.axes),
-            Op::Slice(op) => source.view.slice(op.axis, bind(&op.start), bind(&op.length)),
+            Op::Slice(op) => source
+                .view
+                .slice(op.axis, bind(&op.start), bind(&op.length)),
             _ => source.view,
         };
         self.viewed(id, source.base, &view)
@@ -395,7 +462,13 @@ impl<'a, 'b> Emit<'a, 'b> {
         self.binary(op, a, b, DType::Bool)
     }
 
-    pub(super) fn choose(&mut self, condition: InstrId, a: InstrId, b: InstrId, ty: DType) -> InstrId {
+    pub(super) fn choose(
+        &mut self,
+        condition: InstrId,
+        a: InstrId,
+        b: InstrId,
+        ty: DType,
+    ) -> InstrId {
         self.push(Instr::Select(condition, a, b), ty)
     }
 

@@ -18,9 +18,15 @@ pub fn prepare(graph: &Graph, bindings: &Bindings) -> Result<Graph, OpError> {
     let mut map: Vec<ValueId> = Vec::with_capacity(graph.len());
     for id in graph.ids() {
         let node = graph.node(id);
-        let operands: Vec<ValueId> =
-            graph.operands(id).iter().map(|operand| map[operand.0 as usize]).collect();
-        let mut rebuild = Rebuild { graph: &mut result, origin: node.origin.clone() };
+        let operands: Vec<ValueId> = graph
+            .operands(id)
+            .iter()
+            .map(|operand| map[operand.0 as usize])
+            .collect();
+        let mut rebuild = Rebuild {
+            graph: &mut result,
+            origin: node.origin.clone(),
+        };
         let new = match &node.op {
             Op::Sum(sum) => rebuild.reduce(operands[0], &sum.axes, bindings, &|axes| {
                 Op::Sum(Sum { axes })
@@ -37,7 +43,11 @@ pub fn prepare(graph: &Graph, bindings: &Bindings) -> Result<Graph, OpError> {
         map.push(new);
     }
     for output in graph.outputs() {
-        result.add_output(output.name.clone(), output.kind.clone(), map[output.value.0 as usize]);
+        result.add_output(
+            output.name.clone(),
+            output.kind.clone(),
+            map[output.value.0 as usize],
+        );
     }
     Ok(result)
 }
@@ -61,7 +71,11 @@ impl Rebuild<'_> {
     ) -> Result<ValueId, OpError> {
         let shape = self.graph.ty(value).shape.clone();
         let size = |axis: usize| shape[axis].bind(bindings).unwrap_or(2);
-        let real: Vec<usize> = axes.iter().copied().filter(|axis| size(*axis) != 1).collect();
+        let real: Vec<usize> = axes
+            .iter()
+            .copied()
+            .filter(|axis| size(*axis) != 1)
+            .collect();
         if real.len() < axes.len() {
             return self.reduce_without_ones(value, axes, &real, bindings, op);
         }
@@ -88,9 +102,14 @@ impl Rebuild<'_> {
         op: &dyn Fn(Vec<usize>) -> Op,
     ) -> Result<ValueId, OpError> {
         let shape = self.graph.ty(value).shape.clone();
-        let dropped: Vec<usize> =
-            axes.iter().copied().filter(|axis| !real.contains(axis)).collect();
-        let kept: Vec<usize> = (0..shape.len()).filter(|axis| !dropped.contains(axis)).collect();
+        let dropped: Vec<usize> = axes
+            .iter()
+            .copied()
+            .filter(|axis| !real.contains(axis))
+            .collect();
+        let kept: Vec<usize> = (0..shape.len())
+            .filter(|axis| !dropped.contains(axis))
+            .collect();
         let squeezed: Vec<Size> = kept.iter().map(|axis| shape[*axis].clone()).collect();
         let value = self.add(Op::Reshape(Reshape { shape: squeezed }), &[value])?;
         let renumbered: Vec<usize> = real
@@ -104,7 +123,11 @@ impl Rebuild<'_> {
     }
 
     /// `pad(a, after = size of b) + pad(b, before = size of a)` along one axis.
-    fn concat_of_pads(&mut self, left: ValueId, right: ValueId) -> Result<Option<ValueId>, OpError> {
+    fn concat_of_pads(
+        &mut self,
+        left: ValueId,
+        right: ValueId,
+    ) -> Result<Option<ValueId>, OpError> {
         let (Op::Pad(a), Op::Pad(b)) = (&self.graph.node(left).op, &self.graph.node(right).op)
         else {
             return Ok(None);
@@ -127,7 +150,8 @@ impl Rebuild<'_> {
         if whole != along(self.graph, left) {
             return Ok(None);
         }
-        self.add(Op::Concat(Concat { axis: a.axis }), &[x, y]).map(Some)
+        self.add(Op::Concat(Concat { axis: a.axis }), &[x, y])
+            .map(Some)
     }
 }
 

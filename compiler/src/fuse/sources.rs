@@ -3,8 +3,8 @@
 //! A movement op whose result no strided view can express (a reshape across a transposition, a
 //! pad, a concat), or one that a contraction cannot read, is computed: it becomes its own source.
 
-use super::view::Strided;
 use super::Context;
+use super::view::Strided;
 use crate::graph::ValueId;
 use crate::ops::Op;
 
@@ -84,7 +84,10 @@ fn find_readers(context: &mut Context) {
 }
 
 fn own(context: &Context, id: ValueId) -> Source {
-    Source { base: id, view: Strided::contiguous(context.shape(id)) }
+    Source {
+        base: id,
+        view: Strided::contiguous(context.shape(id)),
+    }
 }
 
 fn view_of(context: &Context, id: ValueId) -> Source {
@@ -95,7 +98,11 @@ fn view_of(context: &Context, id: ValueId) -> Source {
         Op::Reshape(_) => from(0).view.reshape(context.shape(id)),
         Op::Transpose(op) => Some(from(0).view.transpose(&op.order)),
         Op::Broadcast(op) => Some(from(0).view.broadcast(context.shape(id), &op.axes)),
-        Op::Slice(op) => Some(from(0).view.slice(op.axis, bind(&op.start), bind(&op.length))),
+        Op::Slice(op) => Some(
+            from(0)
+                .view
+                .slice(op.axis, bind(&op.start), bind(&op.length)),
+        ),
         Op::StopGradient(_) => Some(from(0).view.clone()),
         Op::Iota(op) => {
             // A virtual buffer whose element i is i: only the counted axis moves.
@@ -107,7 +114,10 @@ fn view_of(context: &Context, id: ValueId) -> Source {
         _ => None,
     };
     match view {
-        Some(view) => Source { base: from(0).base, view },
+        Some(view) => Source {
+            base: from(0).base,
+            view,
+        },
         None => own(context, id),
     }
 }
@@ -144,7 +154,11 @@ fn copy_for_contractions(context: &mut Context) {
                 context.graph.node(source.base).op,
                 Op::Constant(_) | Op::Iota(_)
             );
-            let readable = if dense_only { source.view.is_identity() } else { is_matrix(&source.view) };
+            let readable = if dense_only {
+                source.view.is_identity()
+            } else {
+                is_matrix(&source.view)
+            };
             if virtual_base || !readable {
                 context.sources[operand.0 as usize] = own(context, operand);
                 rebase_users(context, operand);
@@ -168,9 +182,11 @@ fn copy_outputs(context: &mut Context) {
 fn rebase_users(context: &mut Context, id: ValueId) {
     for later in context.graph.ids().skip(id.0 as usize + 1) {
         let through = match &context.graph.node(later).op {
-            Op::Reshape(_) | Op::Transpose(_) | Op::Broadcast(_) | Op::Slice(_) | Op::StopGradient(_) => {
-                context.source(later).base != later
-            }
+            Op::Reshape(_)
+            | Op::Transpose(_)
+            | Op::Broadcast(_)
+            | Op::Slice(_)
+            | Op::StopGradient(_) => context.source(later).base != later,
             _ => false,
         };
         if through {

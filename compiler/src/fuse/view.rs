@@ -13,7 +13,11 @@ pub(crate) struct Strided {
 impl Strided {
     /// Row-major over the whole buffer.
     pub(crate) fn contiguous(shape: &[usize]) -> Self {
-        Self { shape: shape.to_vec(), strides: row_major_strides(shape), offset: 0 }
+        Self {
+            shape: shape.to_vec(),
+            strides: row_major_strides(shape),
+            offset: 0,
+        }
     }
 
     pub(crate) fn elements(&self) -> usize {
@@ -46,7 +50,11 @@ impl Strided {
         for (axis, result) in axes.iter().enumerate() {
             strides[*result] = self.strides[axis];
         }
-        Self { shape: shape.to_vec(), strides, offset: self.offset }
+        Self {
+            shape: shape.to_vec(),
+            strides,
+            offset: self.offset,
+        }
     }
 
     /// `length` elements from `start` along `axis`.
@@ -97,7 +105,11 @@ impl Strided {
             i += 1;
             j += 1;
         }
-        Some(Self { shape: shape.to_vec(), strides, offset: self.offset })
+        Some(Self {
+            shape: shape.to_vec(),
+            strides,
+            offset: self.offset,
+        })
     }
 }
 
@@ -143,16 +155,20 @@ pub(crate) fn coalesce(
         let size = sizes[axis];
         let one = sizes[axis - 1];
         let mergeable = !walls.contains(&axis)
-            && views.iter().all(|strides| {
-                one == 1 || size == 1 || strides[axis - 1] == strides[axis] * size
-            });
+            && views
+                .iter()
+                .all(|strides| one == 1 || size == 1 || strides[axis - 1] == strides[axis] * size);
         if !mergeable {
             axis += 1;
             continue;
         }
         for strides in views.iter_mut() {
             // A size-one axis has no say in the stride of the merged axis.
-            let kept = if size == 1 { strides[axis - 1] } else { strides[axis] };
+            let kept = if size == 1 {
+                strides[axis - 1]
+            } else {
+                strides[axis]
+            };
             strides[axis - 1] = kept;
             strides.remove(axis);
         }
@@ -175,10 +191,17 @@ mod tests {
     fn reshape_follows_strides() {
         let view = Strided::contiguous(&[2, 3, 4]).transpose(&[1, 0, 2]);
         assert_eq!(view.reshape(&[6, 4]), None);
-        assert_eq!(view.reshape(&[3, 2, 2, 2]).map(|v| v.strides), Some(vec![4, 12, 2, 1]));
+        assert_eq!(
+            view.reshape(&[3, 2, 2, 2]).map(|v| v.strides),
+            Some(vec![4, 12, 2, 1])
+        );
         let row = Strided::contiguous(&[4]).broadcast(&[2, 3, 4], &[2]);
         assert_eq!(row.reshape(&[6, 4]).map(|v| v.strides), Some(vec![0, 1]));
-        assert!(Strided::contiguous(&[1, 5]).reshape(&[5, 1]).is_some_and(|v| v.is_identity()));
+        assert!(
+            Strided::contiguous(&[1, 5])
+                .reshape(&[5, 1])
+                .is_some_and(|v| v.is_identity())
+        );
     }
 
     #[test]
@@ -193,7 +216,10 @@ mod tests {
         let mut a = vec![12, 4, 1];
         let mut b = vec![0, 4, 1];
         let space = coalesce(&[2, 3, 4], &[2], &mut [&mut a, &mut b]);
-        assert_eq!((space, a, b), (vec![2, 3, 4], vec![12, 4, 1], vec![0, 4, 1]));
+        assert_eq!(
+            (space, a, b),
+            (vec![2, 3, 4], vec![12, 4, 1], vec![0, 4, 1])
+        );
         let mut c = vec![12, 4, 1];
         assert_eq!(coalesce(&[2, 3, 4], &[], &mut [&mut c]), vec![24]);
         assert_eq!(c, vec![1]);

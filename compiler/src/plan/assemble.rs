@@ -62,7 +62,10 @@ pub fn assemble(request: &Request) -> Result<Plan, PlanError> {
     assembly.given_buffers()?;
     assembly.result_buffers()?;
     let commands = assembly.commands()?;
-    assembly.plan.programs.push(Program { name: request.program.clone(), commands });
+    assembly.plan.programs.push(Program {
+        name: request.program.clone(),
+        commands,
+    });
     assembly.place_floating();
     Ok(assembly.plan)
 }
@@ -83,7 +86,11 @@ impl Plan {
     pub(crate) fn arena(&mut self, name: &str) -> u32 {
         let known = self.arenas.iter().position(|arena| arena.name == name);
         index(known.unwrap_or_else(|| {
-            let arena = Arena { name: name.to_owned(), bytes: 0, persistent: true };
+            let arena = Arena {
+                name: name.to_owned(),
+                bytes: 0,
+                persistent: true,
+            };
             self.arenas.push(arena);
             self.arenas.len() - 1
         }))
@@ -109,7 +116,15 @@ impl Plan {
         let offset = self.arenas[arena as usize].bytes;
         self.arenas[arena as usize].bytes += 4 * aligned(words) as u64;
         let (name, bytes) = (name.to_owned(), 4 * words as u64);
-        self.push_buffer(Buffer { name, role, dtype, shape, arena, offset, bytes })
+        self.push_buffer(Buffer {
+            name,
+            role,
+            dtype,
+            shape,
+            arena,
+            offset,
+            bytes,
+        })
     }
 
     /// Appends size words at a dispatch's alignment and gives their offset.
@@ -167,7 +182,8 @@ impl<'a> Assembly<'a> {
 
     /// The step buffer, inputs and parameters.
     fn given_buffers(&mut self) -> Result<(), PlanError> {
-        self.plan.append("step", "step", Role::Step, DType::U32, vec![STEP_WORDS]);
+        self.plan
+            .append("step", "step", Role::Step, DType::U32, vec![STEP_WORDS]);
         for (name, id) in self.request.graph.inputs() {
             let shape = self.shape(id)?;
             let dtype = self.request.graph.ty(id).dtype;
@@ -176,8 +192,9 @@ impl<'a> Assembly<'a> {
         }
         for (path, id) in self.request.graph.parameters() {
             let shape = self.shape(id)?;
-            let buffer =
-                self.plan.append("parameters", &path, Role::Parameter, DType::F32, shape);
+            let buffer = self
+                .plan
+                .append("parameters", &path, Role::Parameter, DType::F32, shape);
             self.of.insert(id, buffer);
         }
         Ok(())
@@ -200,7 +217,9 @@ impl<'a> Assembly<'a> {
                 self.plan.push_buffer(alias);
                 continue;
             }
-            let buffer = self.plan.append("outputs", &output.name, role, dtype, shape);
+            let buffer = self
+                .plan
+                .append("outputs", &output.name, role, dtype, shape);
             self.of.insert(base, buffer);
         }
         Ok(())
@@ -210,7 +229,10 @@ impl<'a> Assembly<'a> {
         let parameters = self.plan.buffers_by_name(|role| *role == Role::Parameter);
         let Some(parameter) = parameters.get(path).copied() else {
             let message = "has a gradient but is no parameter".to_owned();
-            return Err(PlanError { path: path.to_owned(), message });
+            return Err(PlanError {
+                path: path.to_owned(),
+                message,
+            });
         };
         let mut buffer = self.plan.buffers[parameter.0 as usize].clone();
         let total = self.plan.arenas[buffer.arena as usize].bytes;
@@ -254,7 +276,15 @@ impl<'a> Assembly<'a> {
     fn float(&mut self, name: String, dtype: DType, shape: Vec<usize>) -> BufferId {
         let bytes = 4 * shape.iter().product::<usize>().max(1) as u64;
         let role = Role::Activation;
-        let buffer = Buffer { name, role, dtype, shape, arena: u32::MAX, offset: 0, bytes };
+        let buffer = Buffer {
+            name,
+            role,
+            dtype,
+            shape,
+            arena: u32::MAX,
+            offset: 0,
+            bytes,
+        };
         let buffer = self.plan.push_buffer(buffer);
         self.floating.push(buffer);
         buffer
@@ -270,9 +300,16 @@ impl<'a> Assembly<'a> {
     }
 
     fn group(&mut self, group: &Group, commands: &mut Vec<Command>) -> Result<(), PlanError> {
-        let path = group.members.first().map_or("", |id| self.path(*id)).to_owned();
-        let lowered = kernel::lower(&group.spec, self.request.limits)
-            .map_err(|message| PlanError { path: path.clone(), message })?;
+        let path = group
+            .members
+            .first()
+            .map_or("", |id| self.path(*id))
+            .to_owned();
+        let lowered =
+            kernel::lower(&group.spec, self.request.limits).map_err(|message| PlanError {
+                path: path.clone(),
+                message,
+            })?;
         let mut buffers = |ids: &[ValueId]| -> Result<Vec<BufferId>, PlanError> {
             ids.iter().map(|id| self.buffer_of(*id)).collect()
         };
@@ -302,7 +339,9 @@ impl<'a> Assembly<'a> {
             let next = index(self.plan.origins.len());
             let id = *self.origins.entry(*member).or_insert(next);
             if id == next {
-                self.plan.origins.push(self.request.graph.node(*member).origin.clone());
+                self.plan
+                    .origins
+                    .push(self.request.graph.node(*member).origin.clone());
             }
             list.push(id);
         }
@@ -310,12 +349,7 @@ impl<'a> Assembly<'a> {
     }
 
     /// One launch as a command; its kernel and sizes are stored once.
-    fn dispatch(
-        &mut self,
-        launch: &Launch,
-        bindings: Vec<BufferId>,
-        origins: Vec<u32>,
-    ) -> Command {
+    fn dispatch(&mut self, launch: &Launch, bindings: Vec<BufferId>, origins: Vec<u32>) -> Command {
         let kernel = self.kernel(launch, &origins);
         let uniform_offset = self.plan.push_uniforms(&launch.sizes);
         Command::Dispatch(Dispatch {
@@ -338,16 +372,24 @@ impl<'a> Assembly<'a> {
         if let Some(known) = self.kernels.get(&text) {
             return *known;
         }
-        let list: Vec<&Origin> =
-            origins.iter().filter_map(|id| self.plan.origins.get(*id as usize)).collect();
+        let list: Vec<&Origin> = origins
+            .iter()
+            .filter_map(|id| self.plan.origins.get(*id as usize))
+            .collect();
         let path = list.last().map_or("plan", |origin| &origin.path);
         let stem = identifier(path, &launch.kernel.name);
         let count = self.names.entry(stem.clone()).or_default();
         *count += 1;
-        let name = if *count == 1 { stem } else { format!("{stem}_{count}") };
+        let name = if *count == 1 {
+            stem
+        } else {
+            format!("{stem}_{count}")
+        };
         let mut named = launch.kernel.clone();
         named.name.clone_from(&name);
-        named.doc.insert(0, format!("first used by {}", paths(&list)));
+        named
+            .doc
+            .insert(0, format!("first used by {}", paths(&list)));
         self.plan.kernels.push(KernelText {
             wgsl: crate::wgsl::write(&named),
             name,
@@ -363,7 +405,9 @@ impl<'a> Assembly<'a> {
     fn copies(&mut self, commands: &mut Vec<Command>) {
         let gradients = self.plan.buffers_by_name(|role| *role == Role::Gradient);
         for output in self.request.graph.outputs() {
-            let OutputKind::Gradient(_) = output.kind else { continue };
+            let OutputKind::Gradient(_) = output.kind else {
+                continue;
+            };
             let from = self.of.get(&self.base(output.value)).copied();
             let to = gradients.get(output.name.as_str()).copied();
             if let (Some(from), Some(to)) = (from, to)
@@ -381,7 +425,11 @@ impl<'a> Assembly<'a> {
         let first = self.plan.arenas.len();
         for (number, bytes) in arenas.into_iter().enumerate() {
             let name = format!("activations.{number}");
-            self.plan.arenas.push(Arena { name, bytes, persistent: false });
+            self.plan.arenas.push(Arena {
+                name,
+                bytes,
+                persistent: false,
+            });
         }
         for (buffer, place) in self.floating.iter().zip(places) {
             let buffer = &mut self.plan.buffers[buffer.0 as usize];
@@ -393,7 +441,11 @@ impl<'a> Assembly<'a> {
 
     fn lifetimes(&self) -> Vec<Lifetime> {
         let mut spans: BTreeMap<BufferId, (usize, usize)> = BTreeMap::new();
-        let commands = self.plan.programs.iter().flat_map(|program| &program.commands);
+        let commands = self
+            .plan
+            .programs
+            .iter()
+            .flat_map(|program| &program.commands);
         for (number, command) in commands.enumerate() {
             for buffer in command.buffers() {
                 spans.entry(buffer).or_insert((number, number)).1 = number;
@@ -422,8 +474,19 @@ fn paths(origins: &[&Origin]) -> String {
 /// A path and a family as one WGSL identifier: `trunk_1_ffn_fc1_matmul`.
 fn identifier(path: &str, family: &str) -> String {
     let letters = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
-    let clean: String = path.replace("'grad", "_grad").chars().map(letters).collect();
-    let parts = clean.split('_').chain(family.split('_')).filter(|part| !part.is_empty());
+    let clean: String = path
+        .replace("'grad", "_grad")
+        .chars()
+        .map(letters)
+        .collect();
+    let parts = clean
+        .split('_')
+        .chain(family.split('_'))
+        .filter(|part| !part.is_empty());
     let name = parts.collect::<Vec<_>>().join("_");
-    if name.starts_with(|c: char| c.is_ascii_digit()) { format!("k_{name}") } else { name }
+    if name.starts_with(|c: char| c.is_ascii_digit()) {
+        format!("k_{name}")
+    } else {
+        name
+    }
 }

@@ -42,7 +42,12 @@ pub(super) fn place(values: &[Lifetime], arena_bytes: u64) -> (Vec<Place>, Vec<u
         arenas[arena] = arenas[arena].max(offset + value.bytes);
         places[index] = Some(Place { arena, offset });
     }
-    let placed = places.into_iter().map(|place| place.unwrap_or(Place { arena: 0, offset: 0 }));
+    let placed = places.into_iter().map(|place| {
+        place.unwrap_or(Place {
+            arena: 0,
+            offset: 0,
+        })
+    });
     (placed.collect(), arenas)
 }
 

@@ -23,7 +23,11 @@ impl Plan {
                 }
             }
         }
-        if faults.is_empty() { Ok(()) } else { Err(faults) }
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            Err(faults)
+        }
     }
 
     fn verify_places(&self, faults: &mut Vec<String>) {
@@ -51,14 +55,21 @@ impl Plan {
         let name = &kernel.name;
         if dispatch.bindings.len() != kernel.bindings as usize {
             let given = dispatch.bindings.len();
-            faults.push(format!("{name} takes {} buffers, not {given}", kernel.bindings));
+            faults.push(format!(
+                "{name} takes {} buffers, not {given}",
+                kernel.bindings
+            ));
         }
         let end = dispatch.uniform_offset as usize + kernel.uniform_words as usize;
         if end > self.uniforms.len() || dispatch.uniform_offset % 64 != 0 {
             faults.push(format!("{name}: its sizes lie outside the uniform words"));
         }
         let most = self.limits.max_workgroups;
-        if dispatch.workgroups.iter().any(|count| *count == 0 || *count > most) {
+        if dispatch
+            .workgroups
+            .iter()
+            .any(|count| *count == 0 || *count > most)
+        {
             faults.push(format!("{name}: {:?} workgroups", dispatch.workgroups));
         }
     }
