@@ -49,6 +49,7 @@ pub(super) fn from_positions(shape: &[usize], mut f: impl FnMut(&[usize]) -> f64
     })
 }
 
+/// Steps to the next position in row-major order; the last one is followed by the first.
 fn advance(position: &mut [usize], shape: &[usize]) {
     for axis in (0..shape.len()).rev() {
         position[axis] += 1;
@@ -78,12 +79,12 @@ pub(super) fn reduce(
         strides[*axis] = stride;
     }
     let mut result = Tensor::full(shape, start);
-    from_positions(&x.shape, |position| {
-        let source = offset(position, &x.strides());
-        let target = offset(position, &strides);
-        result.data[target] = fold(result.data[target], x.data[source]);
-        0.0
-    });
+    let mut position = vec![0; x.shape.len()];
+    for value in &x.data {
+        let target = &mut result.data[offset(&position, &strides)];
+        *target = fold(*target, *value);
+        advance(&mut position, &x.shape);
+    }
     result
 }
 
