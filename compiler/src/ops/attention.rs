@@ -126,31 +126,27 @@ impl Primitive for Attention {
         let [q, k, v] = exactly(&operands[..3])?;
         let [batch, heads, queries, width] = exactly(&q.shape)?;
         let keys = k.shape[2];
-        let at = |x: &Tensor, outer: usize, row: usize| {
-            let start = (outer * x.shape[2] + row) * width;
-            x.data[start..start + width].to_vec()
-        };
         let mut data = Vec::with_capacity(q.data.len());
         for outer in 0..batch * heads {
             for i in 0..queries {
-                let query = at(q, outer, i);
+                let query = row(q, outer * queries + i);
                 let logits = (0..keys).map(|j| {
                     let mask = operands.get(3).filter(|_| self.masked);
                     let shown = mask.is_none_or(|mask| mask.data[outer / heads * keys + j] != 0.0);
                     if !shown || (self.causal && j + queries > i + keys) {
                         return HIDDEN;
                     }
-                    let key = at(k, outer, j);
+                    let key = row(k, outer * keys + j);
                     self.scale * query.iter().zip(key).map(|(q, k)| q * k).sum::<f64>()
                 });
                 let weights = softmax_row(&logits.collect::<Vec<_>>());
-                let mut row = vec![0.0; width];
+                let mut mixed = vec![0.0; width];
                 for (j, weight) in weights.into_iter().enumerate() {
-                    for (sum, v) in row.iter_mut().zip(at(v, outer, j)) {
+                    for (sum, v) in mixed.iter_mut().zip(row(v, outer * keys + j)) {
                         *sum += weight * v;
                     }
                 }
-                data.extend(row);
+                data.extend(mixed);
             }
         }
         Ok(Tensor {

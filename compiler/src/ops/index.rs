@@ -99,6 +99,12 @@ pub(super) fn rows(x: &Tensor) -> impl Iterator<Item = &[f64]> {
     x.data.chunks_exact(width(x).max(1))
 }
 
+/// One row along the last axis.
+pub(super) fn row(x: &Tensor, index: usize) -> &[f64] {
+    let width = width(x);
+    &x.data[index * width..(index + 1) * width]
+}
+
 /// Maps every row along the last axis to a row of the same width.
 pub(super) fn map_rows(x: &Tensor, f: impl FnMut(&[f64]) -> Vec<f64>) -> Tensor {
     Tensor {
