@@ -7,7 +7,8 @@
 //!   neighbours come in reverse insertion order and `x * x` needs two numbered edges.
 //! - Every node carries its origin (place in the spec) and path; both survive autodiff and fusion.
 //! - Elementwise operands have equal shapes; broadcasting is an explicit op.
-//! - Input, parameter and output names are unique; outputs keep their order.
+//! - Input, parameter, output and dim names are unique; outputs keep their order.
+//! - A dispatch binds a dim of kind rows and one of kind plan for it.
 
 mod text;
 mod verify;

@@ -94,6 +94,12 @@ impl Graph {
                 faults.push(format!("{id}: its name is taken"));
             }
         }
+        let mut dims = BTreeSet::new();
+        for (_, dim) in self.dims() {
+            if !dims.insert(&dim.name) {
+                faults.push(format!("dim {}: its name is taken", dim.name));
+            }
+        }
         let mut names = BTreeSet::new();
         for output in &self.outputs {
             if !names.insert(&output.name) {
@@ -106,5 +112,41 @@ impl Graph {
                 ));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Origin, OutputKind, Type};
+    use crate::ops::{Exp, Input};
+
+    #[test]
+    fn faults_are_listed() {
+        let mut graph = Graph::default();
+        let input = Op::from(Input {
+            name: "x".to_owned(),
+            ty: Type::f32(vec![2.into()]),
+            bound: None,
+        });
+        let x = graph.add(input.clone(), &[], Origin::default()).unwrap();
+        let y = graph.add(Exp {}.into(), &[x], Origin::default()).unwrap();
+        graph.add_output("y", OutputKind::Value, y);
+        graph.verify().unwrap();
+        graph.inner[NodeIndex::new(1)].ty = Type::f32(vec![3.into()]);
+        graph.add(input, &[], Origin::default()).unwrap();
+        graph.add_output("y", OutputKind::Value, ValueId(9));
+        graph.add_dim("B", DimKind::Free);
+        graph.add_dim("B", DimKind::Free);
+        assert_eq!(
+            graph.verify().unwrap_err(),
+            [
+                "%1: type f32[3] where f32[2] follows",
+                "%2: its name is taken",
+                "dim B: its name is taken",
+                "output y: its name is taken",
+                "output y: %9 does not exist",
+            ]
+        );
     }
 }
