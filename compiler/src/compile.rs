@@ -69,19 +69,9 @@ pub struct Compiled {
 /// # Errors
 /// Unbound dims, kernels or limits that do not fit; ill-typed nodes are bugs.
 pub fn compile(graph: &Graph, options: &Options) -> Result<Compiled, CompileError> {
-    let step = |pass| move |error| CompileError::Pass { pass, error };
-    let graph = replay(graph, &options.replay).map_err(step("replay"))?;
-    let graph = match &options.gradients {
-        Some(paths) => differentiate(&graph, paths).map_err(step("autodiff"))?,
-        None => graph,
-    };
-    let graph = rewrite::simplify(&graph).map_err(step("simplify"))?;
-    let graph = rewrite::decompose(&graph, &kept_whole).map_err(step("decompose"))?;
-    let graph = rewrite::simplify(&graph).map_err(step("simplify"))?;
+    let (graph, groups) = fuse_graph(graph, options)?;
     let tile = crate::kernel::row_tile(options.limits);
     let bindings = bind_dims(&graph, &options.bindings, tile)?;
-    let graph = fuse::prepare(&graph, &bindings).map_err(step("prepare"))?;
-    let groups = fuse::fuse(&graph, &bindings, tile, options.limits)?;
     let program = if options.gradients.is_some() {
         "gradients"
     } else {
@@ -101,6 +91,27 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Compiled, CompileErro
         groups,
         plan,
     })
+}
+
+/// A forward graph to the prepared graph and its kernel groups.
+///
+/// # Errors
+/// As [`compile`].
+pub fn fuse_graph(graph: &Graph, options: &Options) -> Result<(Graph, Vec<Group>), CompileError> {
+    let step = |pass| move |error| CompileError::Pass { pass, error };
+    let graph = replay(graph, &options.replay).map_err(step("replay"))?;
+    let graph = match &options.gradients {
+        Some(paths) => differentiate(&graph, paths).map_err(step("autodiff"))?,
+        None => graph,
+    };
+    let graph = rewrite::simplify(&graph).map_err(step("simplify"))?;
+    let graph = rewrite::decompose(&graph, &kept_whole).map_err(step("decompose"))?;
+    let graph = rewrite::simplify(&graph).map_err(step("simplify"))?;
+    let tile = crate::kernel::row_tile(options.limits);
+    let bindings = bind_dims(&graph, &options.bindings, tile)?;
+    let graph = fuse::prepare(&graph, &bindings).map_err(step("prepare"))?;
+    let groups = fuse::fuse(&graph, &bindings, tile, options.limits)?;
+    Ok((graph, groups))
 }
 
 /// Composites that the fuser takes as they are.

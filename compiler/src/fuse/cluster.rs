@@ -247,11 +247,11 @@ impl State<'_, '_> {
         let count = self.clusters.len();
         let mut waits: Vec<usize> = vec![0; count];
         let mut followers: Vec<Vec<usize>> = vec![Vec::new(); count];
-        for index in 0..count {
+        for (index, wait) in waits.iter_mut().enumerate() {
             let mut feeders = self.feeders(index);
             feeders.sort_unstable();
             feeders.dedup();
-            waits[index] = feeders.len();
+            *wait = feeders.len();
             for feeder in feeders {
                 followers[feeder].push(index);
             }

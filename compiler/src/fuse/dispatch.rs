@@ -111,12 +111,12 @@ fn row_of(
 fn row_strides(emit: &Emit, strides: &[usize], offset: usize, width: usize) -> Option<Vec<usize>> {
     let last = strides.len().checked_sub(1)?;
     let whole_row = emit.last_axis_is(width) && (strides[last] == 1 || width == 1);
-    if !whole_row || offset % width != 0 {
+    if !whole_row || !offset.is_multiple_of(width) {
         return None;
     }
     let mut rows = Vec::with_capacity(strides.len());
     for stride in &strides[..last] {
-        if stride % width != 0 {
+        if !stride.is_multiple_of(width) {
             return None;
         }
         rows.push(stride / width);

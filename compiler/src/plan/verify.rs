@@ -41,7 +41,7 @@ impl Plan {
             if buffer.offset + buffer.bytes > arena.bytes {
                 faults.push(format!("#{index} {name} ends beyond arena {}", arena.name));
             }
-            if buffer.offset % alignment != 0 {
+            if !buffer.offset.is_multiple_of(alignment) {
                 faults.push(format!("#{index} {name} is not aligned"));
             }
         }
@@ -61,7 +61,7 @@ impl Plan {
             ));
         }
         let end = dispatch.uniform_offset as usize + kernel.uniform_words as usize;
-        if end > self.uniforms.len() || dispatch.uniform_offset % 64 != 0 {
+        if end > self.uniforms.len() || !dispatch.uniform_offset.is_multiple_of(64) {
             faults.push(format!("{name}: its sizes lie outside the uniform words"));
         }
         let most = self.limits.max_workgroups;

@@ -155,16 +155,14 @@ fn route(
         let indices: Vec<f64> = chosen.iter().map(|e| *e as f64).collect();
         let weights: Vec<f64> = chosen.iter().map(|e| probs[*e]).collect();
         let results = [&logits, &routed, &probs, &indices, &weights];
-        let mut output = 0;
-        for (result, _) in results
+        let stored = results
             .into_iter()
             .zip(wanted)
-            .filter(|(_, wanted)| *wanted)
-        {
+            .filter(|(_, wanted)| *wanted);
+        for (output, (result, _)) in stored.enumerate() {
             for (column, value) in result.iter().enumerate() {
                 write(outputs, output, token * result.len() + column, *value)?;
             }
-            output += 1;
         }
     }
     Ok(())
