@@ -3,7 +3,9 @@
 //! Pure: no files, no clock, no environment, no device.
 
 pub mod autodiff;
+pub mod compile;
 pub mod evaluate;
+pub mod fuse;
 pub mod graph;
 pub mod init;
 pub mod kernel;
