@@ -60,7 +60,7 @@ pub enum Slot {
 }
 
 impl Slot {
-    fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Input => "input",
             Self::Parameter => "parameter",
@@ -337,7 +337,7 @@ impl Executor {
         Ok(stages)
     }
 
-    fn program_index(&self, name: &str) -> Result<usize> {
+    pub(crate) fn program_index(&self, name: &str) -> Result<usize> {
         let programs = &self.plan.programs;
         let index = programs.iter().position(|program| program.name == name);
         index.ok_or_else(|| Error::UnknownName {
