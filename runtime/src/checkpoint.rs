@@ -5,14 +5,16 @@
 //!   temporary name in the same folder, synchronised, renamed, and the folder is synchronised.
 //! - The same tensors and metadata give the same bytes.
 
+mod axes;
 mod differences;
 mod keep;
 mod names;
+mod patterns;
 mod tensors;
 
 pub use differences::{Differences, differences};
 pub use keep::Checkpoints;
-pub use names::{Mapped, NameMap, Rule};
+pub use names::{Fold, Mapped, NameMap, Rule};
 pub use tensors::{read_tensors, write_atomically, write_tensors};
 
 use crate::error::{Error, Result};

@@ -217,3 +217,22 @@ pages! {
     /// Fix: give another `--run`, or restore the specification; `DIR/spec.gate` holds the original.
     RUN_FOLDER = "E0618", "the run folder holds another run";
 }
+
+#[cfg(test)]
+mod tests {
+    use super::EXPLANATIONS;
+
+    #[test]
+    fn pages_are_complete_and_in_order() {
+        assert!(
+            EXPLANATIONS
+                .windows(2)
+                .all(|pair| pair[0].code < pair[1].code)
+        );
+        for page in EXPLANATIONS {
+            for part in ["What:", "Why:", "Example:", "Fix:"] {
+                assert!(page.body.contains(part), "{} lacks {part}", page.code);
+            }
+        }
+    }
+}

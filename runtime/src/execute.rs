@@ -9,18 +9,21 @@
 
 mod check;
 mod finite;
+mod names;
 mod prepare;
 mod profile;
 
 pub use finite::NonFinitePlace;
+pub use names::Slot;
+pub(crate) use names::{tensor_text, type_text};
 pub use profile::{Profile, ProfileRow};
 
 use crate::device::commands::{Launch, Recorder};
 use crate::device::memory::{Memory, Region, Staging, read_back};
 use crate::device::{Counters, Device};
 use crate::error::{Error, Result};
-use crate::tensor::{HostData, HostTensor};
-use gatewright_compiler::graph::{DType, OutputKind};
+use crate::tensor::HostTensor;
+use gatewright_compiler::graph::DType;
 use gatewright_compiler::plan::{Buffer, BufferId, Plan, Role, STEP_WORDS};
 use prepare::{Prepared, Stage};
 use std::collections::BTreeMap;
@@ -40,33 +43,6 @@ impl Default for Options {
         Self {
             checked: false,
             threads: 2,
-        }
-    }
-}
-
-/// Kinds of named buffers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Slot {
-    /// Filled from a batch, by input name.
-    Input,
-    /// By path.
-    Parameter,
-    /// d objective / d parameter, by the parameter's path.
-    Gradient,
-    /// Optimiser state, by `KIND/NAME`, such as `m/trunk.0.w`.
-    State,
-    /// Named results.
-    Output,
-}
-
-impl Slot {
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::Input => "input",
-            Self::Parameter => "parameter",
-            Self::Gradient => "gradient",
-            Self::State => "optimiser state",
-            Self::Output => "output",
         }
     }
 }
@@ -97,7 +73,7 @@ impl Executor {
         let prepared = Prepared::new(device, &plan, &arenas, options)?;
         let executor = Self {
             device: device.clone(),
-            names: index(&plan),
+            names: names::index(&plan),
             plan,
             arenas,
             prepared,
@@ -127,76 +103,6 @@ impl Executor {
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.device.counters()
-    }
-
-    /// The names of one kind, in order.
-    pub fn names(&self, slot: Slot) -> impl Iterator<Item = &str> {
-        self.entries(slot).map(|(name, _)| name)
-    }
-
-    /// Names and buffers of one kind, in order of the names.
-    pub fn entries(&self, slot: Slot) -> impl Iterator<Item = (&str, BufferId)> {
-        let names = self.names.get(&slot).into_iter().flatten();
-        names.map(|(name, id)| (name.as_str(), *id))
-    }
-
-    /// The buffer of this name.
-    ///
-    /// # Errors
-    /// [`Error::UnknownName`] with the names there are.
-    pub fn find(&self, slot: Slot, name: &str) -> Result<BufferId> {
-        let found = self.names.get(&slot).and_then(|names| names.get(name));
-        found.copied().ok_or_else(|| Error::UnknownName {
-            kind: slot.word(),
-            name: name.to_owned(),
-            present: self.names(slot).map(str::to_owned).collect(),
-        })
-    }
-
-    /// Copies a tensor into a buffer before the next run.
-    ///
-    /// # Errors
-    /// [`Error::TensorMismatch`] when shape or element type differ from the plan's.
-    pub fn write(&self, id: BufferId, tensor: &HostTensor) -> Result<()> {
-        let buffer = self.buffer(id)?;
-        let same_type = matches!(
-            (buffer.dtype, &tensor.data),
-            (DType::F32, HostData::F32(_)) | (DType::U32 | DType::Bool, HostData::U32(_))
-        );
-        if !same_type || buffer.shape != tensor.shape || !tensor.is_well_formed() {
-            return Err(Error::TensorMismatch {
-                name: buffer.name.clone(),
-                expected: type_text(buffer.dtype, &buffer.shape),
-                found: tensor_text(tensor),
-            });
-        }
-        self.upload(buffer, tensor.data.bytes())
-    }
-
-    /// Writes every input of the plan from a batch; what else the batch holds is left alone.
-    ///
-    /// # Errors
-    /// [`Error::UnknownName`] when the batch lacks an input, and what [`Self::write`] reports.
-    pub fn write_inputs(&self, batch: &BTreeMap<String, HostTensor>) -> Result<()> {
-        for (name, id) in self.entries(Slot::Input) {
-            let tensor = batch.get(name).ok_or_else(|| Error::MissingInput {
-                name: name.to_owned(),
-                present: batch.keys().cloned().collect(),
-            })?;
-            self.write(id, tensor)?;
-        }
-        Ok(())
-    }
-
-    /// Writes named buffers of one kind.
-    ///
-    /// # Errors
-    /// A name the plan does not have, and what [`Self::write`] reports.
-    pub fn write_named(&self, slot: Slot, tensors: &BTreeMap<String, HostTensor>) -> Result<()> {
-        for (name, tensor) in tensors {
-            self.write(self.find(slot, name)?, tensor)?;
-        }
-        Ok(())
     }
 
     /// Writes the scalars of the next step (see [`StepWord`](gatewright_compiler::plan::StepWord)).
@@ -269,55 +175,6 @@ impl Executor {
         Ok(tensors
             .map(|(buffer, bytes)| decode(buffer, &bytes))
             .collect())
-    }
-
-    /// Reads buffers.
-    ///
-    /// # Errors
-    /// An unknown buffer, and what the device reports.
-    pub fn read(&mut self, ids: &[BufferId]) -> Result<Vec<HostTensor>> {
-        self.run_and_read(&[], ids)
-    }
-
-    /// Reads named buffers of one kind.
-    ///
-    /// # Errors
-    /// A name the plan does not have, and what the device reports.
-    pub fn read_named(
-        &mut self,
-        slot: Slot,
-        names: &[&str],
-    ) -> Result<BTreeMap<String, HostTensor>> {
-        let ids: Vec<BufferId> = names
-            .iter()
-            .map(|name| self.find(slot, name))
-            .collect::<Result<_>>()?;
-        let tensors = self.read(&ids)?;
-        let names = names.iter().map(|name| (*name).to_owned());
-        Ok(names.zip(tensors).collect())
-    }
-
-    /// Reads everything of one kind.
-    ///
-    /// # Errors
-    /// What the device reports.
-    pub fn read_all(&mut self, slot: Slot) -> Result<BTreeMap<String, HostTensor>> {
-        let (names, ids): (Vec<String>, Vec<BufferId>) = self
-            .entries(slot)
-            .map(|(name, id)| (name.to_owned(), id))
-            .unzip();
-        Ok(names.into_iter().zip(self.read(&ids)?).collect())
-    }
-
-    /// Shapes and element types of everything of one kind.
-    #[must_use]
-    pub fn types(&self, slot: Slot) -> BTreeMap<String, (DType, Vec<usize>)> {
-        self.entries(slot)
-            .filter_map(|(name, id)| {
-                let buffer = self.plan.buffer(id)?;
-                Some((name.to_owned(), (buffer.dtype, buffer.shape.clone())))
-            })
-            .collect()
     }
 
     /// Lends the staging buffer out while the rest of the executor is only read.
@@ -416,54 +273,6 @@ impl Executor {
         let memory = &self.arenas[buffer.arena as usize];
         self.device.upload(memory, buffer.offset, bytes)
     }
-}
-
-/// `f32[4, 16]`.
-pub(crate) fn type_text(dtype: DType, shape: &[usize]) -> String {
-    let word = match dtype {
-        DType::F32 => "f32",
-        DType::U32 => "u32",
-        DType::Bool => "bool",
-    };
-    format!("{word}{shape:?}")
-}
-
-/// The same for a tensor of the host.
-pub(crate) fn tensor_text(tensor: &HostTensor) -> String {
-    let dtype = match tensor.data {
-        HostData::F32(_) => DType::F32,
-        HostData::U32(_) => DType::U32,
-    };
-    let text = type_text(dtype, &tensor.shape);
-    if tensor.is_well_formed() {
-        text
-    } else {
-        format!("{text} with {} values", tensor.data.len())
-    }
-}
-
-fn index(plan: &Plan) -> BTreeMap<Slot, BTreeMap<String, BufferId>> {
-    let mut names: BTreeMap<Slot, BTreeMap<String, BufferId>> = BTreeMap::new();
-    for (id, buffer) in (0u32..).map(BufferId).zip(&plan.buffers) {
-        let mut put = |slot, name: &str| {
-            let names = names.entry(slot).or_default();
-            names.insert(name.to_owned(), id);
-        };
-        match &buffer.role {
-            Role::Input => put(Slot::Input, &buffer.name),
-            Role::Parameter => put(Slot::Parameter, &buffer.name),
-            Role::Gradient => put(Slot::Gradient, &buffer.name),
-            Role::State(kind) => put(Slot::State, &format!("{kind}/{}", buffer.name)),
-            Role::Output(kind) => {
-                put(Slot::Output, &buffer.name);
-                if let OutputKind::Gradient(path) = kind {
-                    put(Slot::Gradient, path);
-                }
-            }
-            Role::Step | Role::Constant(_) | Role::Activation => {}
-        }
-    }
-    names
 }
 
 fn split(mut bytes: &[u8], regions: &[Region<'_>]) -> Vec<Vec<u8>> {

@@ -8,21 +8,21 @@
 //! - Nothing that is not finite is ever saved.
 
 mod folder;
+mod record;
 mod schedule;
 
 pub use folder::{Manifest, RunFolder};
+pub use record::StepRecord;
 pub use schedule::{Schedule, Update};
 
 use crate::checkpoint::{Checkpoint, Metadata, differences};
 use crate::error::{Error, Result};
 use crate::execute::{Executor, NonFinitePlace, Slot};
 use crate::tensor::HostTensor;
-use gatewright_compiler::graph::OutputKind;
-use gatewright_compiler::plan::{BufferId, Role};
-use serde::{Deserialize, Serialize};
+use gatewright_compiler::plan::BufferId;
+use record::{Clock, Scalar};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 /// The programs of a training plan, in the order of a step.
 const STEP: [&str; 2] = ["gradients", "update"];
@@ -51,7 +51,8 @@ pub struct TrainOptions {
     pub seed: u32,
     /// Rule, learning rate and weight decay.
     pub update: Update,
-    /// Losses are read in every step whose number is a multiple of this, and in the last one.
+    /// Losses are read in every step whose number is a multiple of this, in the last one and before
+    /// each checkpoint.
     pub log_every: u64,
     /// A checkpoint is saved after every so many steps, and at the end.
     pub save_every: u64,
@@ -61,21 +62,6 @@ pub struct TrainOptions {
     pub spec_hash: String,
     /// Goes into checkpoints.
     pub versions: BTreeMap<String, String>,
-}
-
-/// What a logged step measured.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct StepRecord {
-    /// Its number, from 0.
-    pub step: u64,
-    /// The objective and the named losses, before this step's update.
-    pub losses: BTreeMap<String, f32>,
-    /// Metrics, such as `grad_norm` or a router's success rate.
-    pub metrics: BTreeMap<String, f32>,
-    /// Learning rate of this step.
-    pub learning_rate: f64,
-    /// Examples per second since the last record.
-    pub examples_per_second: f64,
 }
 
 /// How training ended.
@@ -88,14 +74,6 @@ pub enum Outcome {
         /// Steps done.
         step: u64,
     },
-}
-
-/// A scalar output that is read in logged steps.
-#[derive(Debug)]
-struct Scalar {
-    name: String,
-    id: BufferId,
-    is_loss: bool,
 }
 
 /// Drives a training plan.
@@ -116,7 +94,7 @@ impl Trainer {
         for program in STEP {
             executor.program_index(program)?;
         }
-        let scalars = scalars(&executor);
+        let scalars = record::scalars(&executor);
         Ok(Self {
             executor,
             options,
@@ -328,56 +306,7 @@ impl Trainer {
     }
 }
 
-/// Scalar outputs: the objective first, then losses, then metrics.
-fn scalars(executor: &Executor) -> Vec<Scalar> {
-    let mut scalars: Vec<(u8, Scalar)> = executor
-        .entries(Slot::Output)
-        .filter_map(|(name, id)| {
-            let buffer = executor.plan().buffer(id)?;
-            let Role::Output(kind) = &buffer.role else {
-                return None;
-            };
-            let rank = match kind {
-                OutputKind::Objective => 0,
-                OutputKind::Loss => 1,
-                OutputKind::Metric => 2,
-                OutputKind::Value | OutputKind::Gradient(_) => return None,
-            };
-            let scalar = Scalar {
-                name: name.to_owned(),
-                id,
-                is_loss: rank < 2,
-            };
-            (buffer.shape.iter().product::<usize>() == 1).then_some((rank, scalar))
-        })
-        .collect();
-    scalars.sort_by_key(|(rank, _)| *rank);
-    scalars.into_iter().map(|(_, scalar)| scalar).collect()
-}
-
 /// Whether something that happens every `every` steps happens at this count; never for 0.
 fn is_due(count: u64, every: u64) -> bool {
     every > 0 && count.is_multiple_of(every)
-}
-
-/// Measures steps per second between records.
-struct Clock {
-    since: Instant,
-    step: u64,
-}
-
-impl Clock {
-    fn start(step: u64) -> Self {
-        Self {
-            since: Instant::now(),
-            step,
-        }
-    }
-
-    fn lap(&mut self, step: u64) -> f64 {
-        let seconds = self.since.elapsed().as_secs_f64().max(1e-9);
-        let steps = step.saturating_sub(self.step) as f64;
-        *self = Self::start(step);
-        steps / seconds
-    }
 }

@@ -1,5 +1,11 @@
 //! Running hand-written plans on whatever adapter there is.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and says when it is skipped"
+)]
+
 #[allow(dead_code, reason = "each test binary uses a part of it")]
 mod support;
 
@@ -275,4 +281,25 @@ fn the_probe_adds_correctly() {
     assert!(report.probe.correct);
     assert!(report.probe.gigabytes_per_second > 0.0);
     println!("{report:#?}");
+}
+
+#[test]
+fn large_tensors_come_back_in_several_pieces() {
+    let Some(device) = device() else { return };
+    let mut plan = plan();
+    // 80 MiB, more than is read back at once.
+    let count = 20 << 20;
+    plan.arenas[0].bytes = 4 * count as u64 + 256;
+    plan.buffers[0].shape = vec![count];
+    plan.buffers[0].bytes = 4 * count as u64;
+    plan.buffers[1].offset = 4 * count as u64;
+    plan.arenas[0].bytes += 256;
+    let mut executor = Executor::new(&device, plan, &Options::default()).unwrap();
+    let values: Vec<f32> = (0..count).map(|n| n as f32).collect();
+    let large = HostTensor::f32([count], values);
+    executor.write(X, &large).unwrap();
+    executor.write(W, &one(4.0)).unwrap();
+    let read = executor.read(&[W, X, W]).unwrap();
+    assert_eq!((&read[0], &read[2]), (&one(4.0), &one(4.0)));
+    assert!(read[1] == large);
 }

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::tensor::{HostData, HostTensor};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
+use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -19,13 +20,50 @@ const HEADER_LIMIT: u64 = 100_000_000;
 pub(super) type Contents = (BTreeMap<String, HostTensor>, Option<String>);
 
 /// Reads all tensors. Halves (`F16`, `BF16`) and `F64` become `f32`; integers and truth values become
-/// `u32`.
+/// `u32`. A name that ends in `.index.json` is the index of a file in several parts.
 ///
 /// # Errors
 /// [`Error::File`], or [`Error::DamagedTensors`] for a file that is truncated or of another format, a
 /// negative or too large integer, or an element type without a place here.
 pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, HostTensor>> {
+    if path.to_string_lossy().ends_with(".index.json") {
+        return read_sharded(path);
+    }
     Ok(read_with_metadata(path)?.0)
+}
+
+/// Reads the tensors of an index from the files beside it.
+fn read_sharded(path: &Path) -> Result<BTreeMap<String, HostTensor>> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let damaged = |reason: String| Error::DamagedTensors {
+        path: path.to_path_buf(),
+        reason,
+    };
+    let text = fs::read(path).map_err(Error::file("read", path))?;
+    let index: Index =
+        serde_json::from_slice(&text).map_err(|error| damaged(format!("its index: {error}")))?;
+    let mut shards: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, file) in index.weight_map {
+        shards.entry(file).or_default().push(name);
+    }
+    let mut tensors = BTreeMap::new();
+    for (file, names) in shards {
+        if Path::new(&file).file_name() != Some(file.as_ref()) {
+            return Err(damaged(format!(
+                "it names `{file}`, a file outside its folder"
+            )));
+        }
+        let mut shard = read_with_metadata(&path.with_file_name(&file))?.0;
+        for name in names {
+            let tensor = shard.remove(&name);
+            let tensor = tensor.ok_or_else(|| damaged(format!("`{name}` is not in `{file}`")))?;
+            tensors.insert(name, tensor);
+        }
+    }
+    Ok(tensors)
 }
 
 pub(super) fn read_with_metadata(path: &Path) -> Result<Contents> {

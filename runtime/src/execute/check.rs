@@ -118,7 +118,7 @@ fn check_dispatch(plan: &Plan, dispatch: &Dispatch, limits: &Limits) -> Result<(
         return wrong("binds another number of buffers than its kernel declares");
     }
     let end = u64::from(dispatch.uniform_offset) + u64::from(kernel.uniform_words);
-    if dispatch.uniform_offset % 64 != 0 || end > plan.uniforms.len() as u64 {
+    if !dispatch.uniform_offset.is_multiple_of(64) || end > plan.uniforms.len() as u64 {
         return wrong("has size words outside the plan's or at no multiple of 64");
     }
     let exceeded = |what: String, unit, needed: u64, limit: u64, limit_name, remedy| {
