@@ -193,6 +193,7 @@ pub(crate) fn plan() -> Plan {
             kernel("update", UPDATE, 4),
         ],
         uniforms,
+        activation_bytes_at_least: 0,
         origins: vec![origin("line.y"), origin("line.loss"), origin("line.update")],
         programs: vec![
             program("gradients", gradients),
