@@ -1,17 +1,7 @@
 //! The codes of everything that goes wrong while running, with the pages `gatewright explain` prints.
 
+pub use gatewright_grammar::codes::Explanation;
 use gatewright_grammar::diagnostic::Code;
-
-/// The page of one code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Explanation {
-    /// Which code.
-    pub code: Code,
-    /// One line.
-    pub title: &'static str,
-    /// Markdown: what, why, example, fix.
-    pub body: &'static str,
-}
 
 /// States each page once: as the documentation of its constant and as data.
 macro_rules! pages {
@@ -185,7 +175,7 @@ pages! {
     /// Fix: use one name: `"layers.{i}.ln.weight"`.
     NAME_MAP = "E0615", "a weight map rule is wrong";
 
-    /// What: a loss or a measured value became infinite or NaN.
+    /// What: a loss or a parameter became infinite or NaN.
     ///
     /// Why: every later step would be lost. The run stops before the next checkpoint, so the last
     /// one holds finite values.

@@ -70,12 +70,14 @@ pub enum Error {
         /// What there is.
         present: Vec<String>,
     },
-    /// A batch lacks an input of the plan.
-    #[error("the batch holds no `{name}`")]
-    MissingInput {
-        /// The input.
+    /// Something the plan needs is not among what was given.
+    #[error("the {kind} `{name}` is not given")]
+    NotGiven {
+        /// `input`, `parameter` …
+        kind: &'static str,
+        /// Its name in the plan.
         name: String,
-        /// What the batch holds.
+        /// What was given.
         present: Vec<String>,
     },
     /// A tensor does not fit its place.
@@ -176,7 +178,7 @@ impl Error {
             Self::LimitExceeded { .. } => codes::LIMIT_EXCEEDED,
             Self::KernelRejected { .. } => codes::KERNEL_REJECTED,
             Self::InvalidPlan { .. } => codes::INVALID_PLAN,
-            Self::UnknownName { .. } | Self::MissingInput { .. } => codes::UNKNOWN_NAME,
+            Self::UnknownName { .. } | Self::NotGiven { .. } => codes::UNKNOWN_NAME,
             Self::TensorMismatch { .. } => codes::TENSOR_MISMATCH,
             Self::OutOfMemory { .. } => codes::OUT_OF_MEMORY,
             Self::DeviceLost { .. } => codes::DEVICE_LOST,
@@ -220,7 +222,7 @@ impl From<&Error> for Diagnostic {
                 |diagnostic, name| diagnostic.note(format!("there is: {name}")),
             ),
             Error::LimitExceeded { remedy, .. } => diagnostic.help(*remedy),
-            Error::UnknownName { present, .. } | Error::MissingInput { present, .. }
+            Error::UnknownName { present, .. } | Error::NotGiven { present, .. }
                 if !present.is_empty() =>
             {
                 diagnostic.help(format!("there is: {}", present.join(", ")))

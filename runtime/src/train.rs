@@ -169,7 +169,7 @@ impl Trainer {
     /// records and checkpoints go there; one is saved at the end in either case.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] for a loss or metric that is not finite, and what batches, device and
+    /// [`Error::NonFinite`] for a loss or parameter that is not finite, and what batches, device and
     /// files report.
     pub fn run(
         &mut self,
@@ -249,7 +249,7 @@ impl Trainer {
     /// Writes what the next step reads.
     fn prepare(&mut self, batches: &mut dyn Batches) -> Result<()> {
         let batch = batches.batch(self.step)?;
-        self.executor.write_inputs(&batch)?;
+        self.executor.fill(Slot::Input, &batch)?;
         let words = self.options.update.words(self.options.seed, self.step);
         self.executor.step_words(&words)
     }
@@ -268,14 +268,13 @@ impl Trainer {
             examples_per_second: 0.0,
         };
         for (scalar, tensor) in self.scalars.iter().zip(&values) {
-            let values = tensor.as_f32().unwrap_or_default();
-            self.check_finite(&scalar.name, values)?;
-            let value = values.first().copied().unwrap_or_default();
-            let group = match scalar.is_loss {
-                true => &mut record.losses,
-                false => &mut record.metrics,
-            };
-            group.insert(scalar.name.clone(), value);
+            let value = record::first_value(tensor);
+            if scalar.is_loss {
+                self.check_finite(&scalar.name, &[value])?;
+                record.losses.insert(scalar.name.clone(), value);
+            } else if value.is_finite() {
+                record.metrics.insert(scalar.name.clone(), value);
+            }
         }
         Ok(Some(record))
     }

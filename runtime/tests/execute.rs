@@ -22,7 +22,7 @@ fn executor(device: &Device) -> Executor {
     let executor = Executor::new(device, plan(), &Options::default()).unwrap();
     executor.write(W, &one(0.5)).unwrap();
     executor.write(B, &one(0.25)).unwrap();
-    executor.write_inputs(&batch(0)).unwrap();
+    executor.fill(Slot::Input, &batch(0)).unwrap();
     executor
 }
 
@@ -73,7 +73,7 @@ fn nothing_is_created_after_the_first_step_and_a_step_is_one_submission() {
     let Some(device) = device() else { return };
     let mut executor = executor(&device);
     let mut step = |number: u64| {
-        executor.write_inputs(&batch(number)).unwrap();
+        executor.fill(Slot::Input, &batch(number)).unwrap();
         executor.step_words(&words(0.01)).unwrap();
         let loss = executor.run_and_read(&["gradients", "update"], &[LOSS]);
         loss.unwrap();
@@ -140,8 +140,8 @@ fn what_does_not_fit_is_refused() {
         error.to_string().ends_with("f32[1] with 0 values"),
         "{error}"
     );
-    let error = executor.write_inputs(&BTreeMap::new()).unwrap_err();
-    assert_eq!(error.to_string(), "the batch holds no `target`");
+    let error = executor.fill(Slot::Input, &BTreeMap::new()).unwrap_err();
+    assert_eq!(error.to_string(), "the input `target` is not given");
     assert_eq!(Diagnostic::from(&error).code.0, "E0607");
 }
 
@@ -224,7 +224,7 @@ fn checked_shaders_give_the_same_bits() {
             threads: 1,
         };
         let mut executor = Executor::new(&device, plan(), &options).unwrap();
-        executor.write_inputs(&batch(3)).unwrap();
+        executor.fill(Slot::Input, &batch(3)).unwrap();
         executor
             .run_and_read(&["gradients"], &[Y, DW, LOSS])
             .unwrap()

@@ -90,15 +90,17 @@ impl Executor {
         self.upload(buffer, tensor.data.bytes())
     }
 
-    /// Writes every input of the plan from a batch; what else the batch holds is left alone.
+    /// Writes every buffer of one kind, such as all inputs from a batch; what else `tensors` holds is
+    /// left alone.
     ///
     /// # Errors
-    /// [`Error::UnknownName`] when the batch lacks an input, and what [`Self::write`] reports.
-    pub fn write_inputs(&self, batch: &BTreeMap<String, HostTensor>) -> Result<()> {
-        for (name, id) in self.entries(Slot::Input) {
-            let tensor = batch.get(name).ok_or_else(|| Error::MissingInput {
+    /// [`Error::NotGiven`] for a name that `tensors` lacks, and what [`Self::write`] reports.
+    pub fn fill(&self, slot: Slot, tensors: &BTreeMap<String, HostTensor>) -> Result<()> {
+        for (name, id) in self.entries(slot) {
+            let tensor = tensors.get(name).ok_or_else(|| Error::NotGiven {
+                kind: slot.word(),
                 name: name.to_owned(),
-                present: batch.keys().cloned().collect(),
+                present: tensors.keys().cloned().collect(),
             })?;
             self.write(id, tensor)?;
         }

@@ -1,6 +1,7 @@
 //! What a logged step measures.
 
 use crate::execute::{Executor, Slot};
+use crate::tensor::{HostData, HostTensor};
 use gatewright_compiler::graph::OutputKind;
 use gatewright_compiler::plan::{BufferId, Role};
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,8 @@ pub struct StepRecord {
     pub step: u64,
     /// The objective and the named losses, before this step's update.
     pub losses: BTreeMap<String, f32>,
-    /// Metrics, such as `grad_norm` or a router's success rate.
+    /// Metrics, such as `grad_norm` or a router's success rate; one without a finite value, such as a
+    /// mean over nothing, is left out.
     pub metrics: BTreeMap<String, f32>,
     /// Learning rate of this step.
     pub learning_rate: f64,
@@ -55,6 +57,15 @@ pub(super) fn scalars(executor: &Executor) -> Vec<Scalar> {
         .collect();
     scalars.sort_by_key(|(rank, _)| *rank);
     scalars.into_iter().map(|(_, scalar)| scalar).collect()
+}
+
+/// The value of a scalar.
+pub(super) fn first_value(tensor: &HostTensor) -> f32 {
+    let value = match &tensor.data {
+        HostData::F32(values) => values.first().copied(),
+        HostData::U32(values) => values.first().map(|value| *value as f32),
+    };
+    value.unwrap_or_default()
 }
 
 /// Measures steps per second between records.
