@@ -9,20 +9,21 @@
 
 mod check;
 mod finite;
+mod host;
 mod names;
 mod prepare;
 mod profile;
 
 pub use finite::NonFinitePlace;
+pub(crate) use host::{tensor_text, type_text};
 pub use names::Slot;
-pub(crate) use names::{tensor_text, type_text};
 pub use profile::{Profile, ProfileRow};
 
 use crate::device::commands::{Launch, Recorder};
 use crate::device::memory::{Memory, Region, Staging, read_back};
 use crate::device::{Counters, Device};
 use crate::error::{Error, Result};
-use crate::tensor::HostTensor;
+use crate::tensor::{HostData, HostTensor};
 use gatewright_compiler::graph::DType;
 use gatewright_compiler::plan::{Buffer, BufferId, Plan, Role, STEP_WORDS};
 use prepare::{Prepared, Stage};
@@ -291,8 +292,9 @@ fn decode(buffer: &Buffer, bytes: &[u8]) -> HostTensor {
         .chunks_exact(4)
         .filter_map(|chunk| chunk.try_into().ok().map(u32::from_le_bytes));
     let shape = buffer.shape.clone();
-    match buffer.dtype {
-        DType::F32 => HostTensor::f32(shape, words.map(f32::from_bits).collect()),
-        DType::U32 | DType::Bool => HostTensor::u32(shape, words.collect()),
-    }
+    let data = match buffer.dtype {
+        DType::F32 => HostData::F32(words.map(f32::from_bits).collect()),
+        DType::U32 | DType::Bool => HostData::U32(words.collect()),
+    };
+    HostTensor { shape, data }
 }

@@ -3,7 +3,7 @@
 use crate::checkpoint::Differences;
 use crate::error::{Error, Result};
 use crate::execute::{Executor, Slot};
-use crate::tensor::HostTensor;
+use crate::tensor::{HostData, HostTensor};
 use gatewright_compiler::init::initial;
 use gatewright_compiler::ops::Init;
 use std::collections::BTreeMap;
@@ -23,7 +23,8 @@ pub fn initialise(executor: &Executor, inits: &BTreeMap<&str, &Init>, seed: u32)
         };
         let values = initial(&path, init, &shape, seed);
         let id = executor.find(Slot::Parameter, &path)?;
-        executor.write(id, &HostTensor::f32(shape, values))?;
+        let data = HostData::F32(values);
+        executor.write(id, &HostTensor { shape, data })?;
     }
     if missing.is_empty() {
         return Ok(());

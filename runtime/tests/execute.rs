@@ -14,9 +14,9 @@ use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_runtime::device::{Choice, Device};
 use gatewright_runtime::error::Error;
 use gatewright_runtime::execute::{Executor, Options, Slot};
-use gatewright_runtime::tensor::HostTensor;
+use gatewright_runtime::tensor::{HostData, HostTensor};
 use std::collections::BTreeMap;
-use support::{B, DB, DW, LOSS, ROWS, W, X, Y, batch, device, one, plan};
+use support::{B, DB, DW, LOSS, ROWS, W, X, Y, batch, device, floats, integers, one, plan};
 
 fn executor(device: &Device) -> Executor {
     let executor = Executor::new(device, plan(), &Options::default()).unwrap();
@@ -50,7 +50,7 @@ fn gradients_and_update_are_those_of_the_formula() {
         inputs["target"].as_f32().unwrap(),
     );
     let y: Vec<f32> = x.iter().map(|x| 0.5 * x + 0.25).collect();
-    assert_eq!(read[0], HostTensor::f32([ROWS], y.clone()));
+    assert_eq!(read[0], floats([ROWS], y.clone()));
     let errors: Vec<f32> = y.iter().zip(t).map(|(y, t)| y - t).collect();
     let mean = |values: Vec<f32>| values.iter().sum::<f32>() / ROWS as f32;
     let loss = mean(errors.iter().map(|d| d * d).collect());
@@ -108,7 +108,7 @@ fn named_reads_and_constants() {
     let all = executor.read_all(Slot::Parameter).unwrap();
     assert_eq!(all["line.w"], one(0.5));
     let fixed = executor.read(&[support::FIXED]).unwrap();
-    assert_eq!(fixed[0], HostTensor::u32([3], vec![3, 5, 7]));
+    assert_eq!(fixed[0], integers([3], vec![3, 5, 7]));
     let error = executor.read_named(Slot::Output, &["lose"]).unwrap_err();
     assert!(matches!(&error, Error::UnknownName { present, .. } if present == &["loss", "y"]));
     let error = executor.run(&["forward"]).unwrap_err();
@@ -122,20 +122,18 @@ fn named_reads_and_constants() {
 fn what_does_not_fit_is_refused() {
     let Some(device) = device() else { return };
     let executor = executor(&device);
-    let error = executor
-        .write(X, &HostTensor::f32([2], vec![1.0, 2.0]))
-        .unwrap_err();
+    let error = executor.write(X, &floats([2], vec![1.0, 2.0])).unwrap_err();
     assert_eq!(
         error.to_string(),
         "`x` is f32[13] in the plan, and the tensor given is f32[2]"
     );
-    let error = executor
-        .write(W, &HostTensor::u32([1], vec![1]))
-        .unwrap_err();
+    let error = executor.write(W, &integers([1], vec![1])).unwrap_err();
     assert!(error.to_string().ends_with("the tensor given is u32[1]"));
-    let error = executor
-        .write(W, &HostTensor::f32([1], vec![]))
-        .unwrap_err();
+    let none = HostTensor {
+        shape: vec![1],
+        data: HostData::F32(vec![]),
+    };
+    let error = executor.write(W, &none).unwrap_err();
     assert!(
         error.to_string().ends_with("f32[1] with 0 values"),
         "{error}"
@@ -296,7 +294,7 @@ fn large_tensors_come_back_in_several_pieces() {
     plan.arenas[0].bytes += 256;
     let mut executor = Executor::new(&device, plan, &Options::default()).unwrap();
     let values: Vec<f32> = (0..count).map(|n| n as f32).collect();
-    let large = HostTensor::f32([count], values);
+    let large = floats([count], values);
     executor.write(X, &large).unwrap();
     executor.write(W, &one(4.0)).unwrap();
     let read = executor.read(&[W, X, W]).unwrap();

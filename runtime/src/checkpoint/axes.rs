@@ -34,7 +34,7 @@ pub(super) fn cut(tensor: &HostTensor, pieces: usize) -> Option<Vec<HostTensor>>
     }
     let mut shape = vec![first / pieces];
     shape.extend(rest);
-    let length = tensor.data.len() / pieces;
+    let length = tensor.len() / pieces;
     let piece = |index: usize| {
         let range = index * length..(index + 1) * length;
         let data = match &tensor.data {

@@ -183,11 +183,11 @@ impl View for Stored<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(self.0.data.bytes())
+        Cow::Borrowed(self.0.bytes())
     }
 
     fn data_len(&self) -> usize {
-        self.0.data.bytes().len()
+        self.0.bytes().len()
     }
 }
 

@@ -3,7 +3,6 @@
 use super::kernels::Layout;
 use super::{Device, faults};
 use crate::error::{Error, Result};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 
@@ -111,7 +110,7 @@ impl Device {
 /// A reusable buffer through which results come back to the host.
 #[derive(Debug, Default)]
 pub(crate) struct Staging {
-    buffer: Option<Arc<wgpu::Buffer>>,
+    buffer: Option<wgpu::Buffer>,
 }
 
 impl Staging {
@@ -132,23 +131,32 @@ impl Staging {
         let size = bytes.next_power_of_two().clamp(4096, STAGING_BYTES);
         let usage = wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ;
         let memory = device.create_memory("staging", size, usage)?;
-        self.buffer = Some(Arc::new(memory.raw));
+        self.buffer = Some(memory.raw);
         Ok(())
     }
 
     pub(super) fn raw(&self) -> Result<&wgpu::Buffer> {
-        self.buffer.as_deref().ok_or_else(|| Error::DeviceFault {
+        self.buffer.as_ref().ok_or_else(|| Error::DeviceFault {
             reason: "nothing was reserved for reading back".to_owned(),
         })
     }
 
     /// Waits for the copies submitted before and gives their first `bytes` bytes to `take`.
     pub(crate) fn map<T>(
-        &self,
+        &mut self,
         device: &Device,
         bytes: u64,
         take: impl FnOnce(&[u8]) -> T,
     ) -> Result<T> {
+        let result = self.map_once(device, bytes, take);
+        if result.is_err() {
+            // It may still be mapped, and then nothing could be copied into it again.
+            self.buffer = None;
+        }
+        result
+    }
+
+    fn map_once<T>(&self, device: &Device, bytes: u64, take: impl FnOnce(&[u8]) -> T) -> Result<T> {
         let buffer = self.raw()?;
         let (sender, receiver) = mpsc::channel();
         buffer.map_async(wgpu::MapMode::Read, ..bytes, move |result| {

@@ -1,6 +1,6 @@
 //! Tensors by name: what the host writes before a run and reads after it.
 
-use super::Executor;
+use super::{Executor, tensor_text, type_text};
 use crate::error::{Error, Result};
 use crate::tensor::{HostData, HostTensor};
 use gatewright_compiler::graph::{DType, OutputKind};
@@ -87,7 +87,7 @@ impl Executor {
                 found: tensor_text(tensor),
             });
         }
-        self.upload(buffer, tensor.data.bytes())
+        self.upload(buffer, tensor.bytes())
     }
 
     /// Writes every buffer of one kind, such as all inputs from a batch; what else `tensors` holds is
@@ -154,30 +154,6 @@ impl Executor {
             .map(|(name, id)| (name.to_owned(), id))
             .unzip();
         Ok(names.into_iter().zip(self.read(&ids)?).collect())
-    }
-}
-
-/// `f32[4, 16]`.
-pub(crate) fn type_text(dtype: DType, shape: &[usize]) -> String {
-    let word = match dtype {
-        DType::F32 => "f32",
-        DType::U32 => "u32",
-        DType::Bool => "bool",
-    };
-    format!("{word}{shape:?}")
-}
-
-/// The same for a tensor of the host.
-pub(crate) fn tensor_text(tensor: &HostTensor) -> String {
-    let dtype = match tensor.data {
-        HostData::F32(_) => DType::F32,
-        HostData::U32(_) => DType::U32,
-    };
-    let text = type_text(dtype, &tensor.shape);
-    if tensor.is_well_formed() {
-        text
-    } else {
-        format!("{text} with {} values", tensor.data.len())
     }
 }
 

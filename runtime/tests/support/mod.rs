@@ -209,8 +209,8 @@ pub(crate) fn batch(step: u64) -> BTreeMap<String, HostTensor> {
     let x: Vec<f32> = (0..ROWS).map(value).collect();
     let target = x.iter().map(|x| 3.0 * x - 1.0 + 0.1 * x * x).collect();
     BTreeMap::from([
-        ("target".to_owned(), HostTensor::f32([ROWS], target)),
-        ("x".to_owned(), HostTensor::f32([ROWS], x)),
+        ("target".to_owned(), floats([ROWS], target)),
+        ("x".to_owned(), floats([ROWS], x)),
     ])
 }
 
@@ -228,5 +228,15 @@ pub(crate) fn device() -> Option<Device> {
 
 /// One number.
 pub(crate) fn one(value: f32) -> HostTensor {
-    HostTensor::f32([1], vec![value])
+    floats([1], vec![value])
+}
+
+/// Floats of a shape.
+pub(crate) fn floats(shape: impl Into<Vec<usize>>, data: Vec<f32>) -> HostTensor {
+    HostTensor::f32(shape, data).unwrap()
+}
+
+/// Integers of a shape.
+pub(crate) fn integers(shape: impl Into<Vec<usize>>, data: Vec<u32>) -> HostTensor {
+    HostTensor::u32(shape, data).unwrap()
 }
