@@ -2,7 +2,7 @@
 //! children know wgpu.
 //!
 //! Invariants
-//! - Errors of the driver never panic: they are kept by [`Faults`] and returned by the next call.
+//! - Errors of the driver never panic: they are kept and returned by the next call.
 //! - Every GPU object that outlives a call is counted in [`Counters`].
 //! - At most two submissions are in flight, so that a fast host does not pile up uploads.
 
