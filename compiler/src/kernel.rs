@@ -15,6 +15,7 @@ pub mod interpret;
 pub mod ir;
 mod matmul;
 mod operand;
+pub mod optimizer;
 mod philox;
 mod pointwise;
 mod program;
