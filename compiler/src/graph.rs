@@ -13,7 +13,7 @@ mod text;
 mod verify;
 
 use crate::ops::Op;
-use crate::size::{DimId, Size};
+use crate::size::{Bindings, DimId, Size};
 use gatewright_grammar::source::Span;
 use petgraph::Direction;
 use petgraph::graph::{DiGraph, NodeIndex};
@@ -42,6 +42,18 @@ pub enum DType {
     U32,
     /// Truth value; one `u32` (0 or 1) in device memory.
     Bool,
+}
+
+impl DType {
+    /// How it is written: `f32`, `u32`, `bool`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            DType::F32 => "f32",
+            DType::U32 => "u32",
+            DType::Bool => "bool",
+        }
+    }
 }
 
 /// Element type and sizes, outermost axis first.
@@ -101,6 +113,8 @@ pub enum DimKind {
     /// Rows of a dispatch, bound by the planner: at most every kept assignment, each expert's
     /// segment rounded up to the row tile of the grouped matmul. One with the evaluator's tile.
     Rows(Rows),
+    /// Length of the plan of a dispatch, given its rows; its layout is that of who binds it.
+    Plan(DimId),
 }
 
 /// The ragged row count of one routed layer.
@@ -123,6 +137,32 @@ impl Rows {
             dropless.min(self.experts * rows.div_ceil(tile) * tile)
         });
         bound / tile * tile
+    }
+}
+
+/// Binds the rows and plan dims that have no value yet, given the dims they depend on: segments
+/// padded to `tile` rows, plans in the evaluator's layout. The evaluator's tile is one.
+pub fn bind_rows(graph: &Graph, bindings: &mut Bindings, tile: usize) {
+    for (id, dim) in graph.dims() {
+        if let (DimKind::Rows(rows), false) = (&dim.kind, bindings.contains_key(&id)) {
+            let Some(assignments) = rows.assignments.bind(bindings) else {
+                continue;
+            };
+            let per_expert = rows
+                .per_expert
+                .as_ref()
+                .and_then(|size| size.bind(bindings));
+            bindings.insert(id, rows.bound(assignments, per_expert, tile));
+        }
+    }
+    for (id, dim) in graph.dims() {
+        if let (DimKind::Plan(rows), false) = (&dim.kind, bindings.contains_key(&id))
+            && let Some(DimKind::Rows(described)) = graph.dim(*rows).map(|dim| &dim.kind)
+            && let Some(count) = bindings.get(rows)
+            && let Some(assignments) = described.assignments.bind(bindings)
+        {
+            bindings.insert(id, assignments + 2 * count);
+        }
     }
 }
 
@@ -213,13 +253,8 @@ impl Graph {
     /// Text of a type: `f32[B, 49, 512]`.
     #[must_use]
     pub fn type_text(&self, ty: &Type) -> String {
-        let dtype = match ty.dtype {
-            DType::F32 => "f32",
-            DType::U32 => "u32",
-            DType::Bool => "bool",
-        };
         let sizes: Vec<String> = ty.shape.iter().map(|size| self.size_text(size)).collect();
-        format!("{dtype}[{}]", sizes.join(", "))
+        format!("{}[{}]", ty.dtype.name(), sizes.join(", "))
     }
 
     /// Adds a node whose type the op infers.
@@ -233,13 +268,35 @@ impl Graph {
         origin: Origin,
     ) -> Result<ValueId, crate::ops::OpError> {
         let types: Vec<&Type> = operands.iter().map(|id| self.ty(*id)).collect();
-        let ty = op.primitive().infer(&types)?;
+        let ty = op
+            .primitive()
+            .infer(&types)
+            .map_err(|error| self.with_names(error))?;
         let node = self.inner.add_node(Node { op, ty, origin });
         for (slot, operand) in (0u32..).zip(operands) {
             self.inner
                 .add_edge(NodeIndex::new(operand.0 as usize), node, slot);
         }
         Ok(ValueId(u32::try_from(node.index()).unwrap_or(u32::MAX)))
+    }
+
+    /// The error with the names of dims in place of `?3`.
+    fn with_names(&self, error: crate::ops::OpError) -> crate::ops::OpError {
+        let mut parts = error.message.split('?');
+        let mut message = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let end = part
+                .find(|c: char| !c.is_ascii_digit())
+                .unwrap_or(part.len());
+            let (id, rest) = part.split_at(end);
+            let dim = id.parse().ok().and_then(|id| self.dim(DimId(id)));
+            match dim {
+                Some(dim) => message.push_str(&dim.name),
+                None => message.extend(["?", id]),
+            }
+            message.push_str(rest);
+        }
+        crate::ops::OpError { message, ..error }
     }
 
     /// Names a value as a result.

@@ -3,6 +3,11 @@
 //! Pure: no files, no clock, no environment, no device.
 
 pub mod graph;
+pub mod init;
+pub mod kernel;
 pub mod ops;
+pub mod optimizer;
+pub mod plan;
+pub mod random;
 pub mod size;
 pub mod tensor;

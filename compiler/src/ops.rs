@@ -5,16 +5,27 @@
 //! must see them and also state their decomposition, which is their oracle. Nothing outside this
 //! list matches on all ops.
 
+mod build;
+mod index;
+mod queue;
+mod typing;
+
+pub use build::Builder;
+
 use crate::graph::{DType, Graph, Origin, Type, ValueId};
 use crate::size::{Bindings, DimId, Size};
 use crate::tensor::Tensor;
+use index::*;
+use queue::Plan;
 use serde::{Deserialize, Serialize};
+use typing::*;
 
 /// Why an op cannot take these operands. The caller adds the places.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct OpError {
-    /// What is wrong, in the user's terms: `axis of size 512 meets 768`.
+    /// What is wrong, in the user's terms: `axis 2: 512 meets 768`. A symbol prints as `?3` until
+    /// the graph, which knows its name, passes the error on.
     pub message: String,
     /// Slots of the operands that disagree.
     pub slots: Vec<usize>,
@@ -56,30 +67,6 @@ pub enum Class {
     Indexed,
     /// Has a decomposition into the others.
     Composite,
-}
-
-/// Adds nodes with one origin; what gradient rules and decompositions build with.
-pub struct Builder<'a> {
-    /// The graph under construction.
-    pub graph: &'a mut Graph,
-    /// Origin of every node added.
-    pub origin: Origin,
-}
-
-impl Builder<'_> {
-    /// Adds a node.
-    ///
-    /// # Errors
-    /// What the op says is wrong with these operands.
-    pub fn add(&mut self, op: impl Into<Op>, operands: &[ValueId]) -> Result<ValueId, OpError> {
-        self.graph.add(op.into(), operands, self.origin.clone())
-    }
-
-    /// The type of a value.
-    #[must_use]
-    pub fn ty(&self, value: ValueId) -> &Type {
-        self.graph.ty(value)
-    }
 }
 
 /// What evaluation knows besides the operands.
@@ -141,6 +128,62 @@ pub trait Primitive {
         Ok(None)
     }
 }
+
+/// States name, doc sentence, arity and class of a primitive.
+macro_rules! facts {
+    ($name:literal, $doc:literal, $arity:expr, $class:expr) => {
+        fn name(&self) -> &'static str {
+            $name
+        }
+
+        fn doc(&self) -> &'static str {
+            $doc
+        }
+
+        fn arity(&self) -> Arity {
+            $arity
+        }
+
+        fn class(&self) -> Class {
+            $class
+        }
+    };
+}
+
+/// States an elementwise function of one f32 operand x with result y and gradient g of the result.
+macro_rules! unary {
+    ($op:ident, $name:literal, $doc:literal, value: $value:expr, gradient: $gradient:expr $(,)?) => {
+        impl Primitive for $op {
+            facts!($name, $doc, Arity::Exactly(1), Class::Elementwise);
+
+            fn infer(&self, operands: &[&Type]) -> Result<Type, OpError> {
+                let [x] = exactly(operands)?;
+                need_f32(x, 0)?;
+                Ok(x.clone())
+            }
+
+            fn evaluate(&self, _: &EvalContext, operands: &[&Tensor]) -> Result<Tensor, OpError> {
+                let [x] = exactly(operands)?;
+                Ok(map(x, $value))
+            }
+
+            fn gradient(
+                &self,
+                builder: &mut Builder,
+                operands: &[ValueId],
+                result: ValueId,
+                gradient: ValueId,
+            ) -> Result<Vec<Option<ValueId>>, OpError> {
+                let [x] = exactly(operands)?;
+                let rule: UnaryGradient = $gradient;
+                Ok(vec![Some(rule(builder, x, result, gradient)?)])
+            }
+        }
+    };
+}
+
+/// The gradient of a unary function from builder, x, y and the gradient of y.
+type UnaryGradient = fn(&mut Builder, ValueId, ValueId, ValueId) -> Result<ValueId, OpError>;
 
 /// Declares the modules, the `Op` enum and the dispatch to each file's rules.
 macro_rules! register {

@@ -1,8 +1,10 @@
-//! softmax(scale * q k^T) v per batch and head; operands q[B,H,N,K], k[B,H,M,K], v[B,H,M,K] and, when masked, a bool key mask [B,M].
+//! softmax(scale * q k^T) v per batch and head; operands q[B,H,N,K], k[B,H,M,K], v[B,H,M,K]
+//! and, when masked, a bool key mask [B,M].
 
 use super::*;
 
-/// softmax(scale * q k^T) v per batch and head; operands q[B,H,N,K], k[B,H,M,K], v[B,H,M,K] and, when masked, a bool key mask [B,M].
+/// softmax(scale * q k^T) v per batch and head; operands q[B,H,N,K], k[B,H,M,K], v[B,H,M,K]
+/// and, when masked, a bool key mask [B,M].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Attention {
     /// Factor of the logits, 1/sqrt(K) as a rule.
@@ -13,38 +15,161 @@ pub struct Attention {
     pub masked: bool,
 }
 
+/// The logit of a hidden key: finite, so that a query that sees no key averages all of them.
+const HIDDEN: f64 = -1e30;
+
+impl Attention {
+    /// softmax(scale * q k^T) with hidden keys: [B, H, N, M].
+    fn probabilities(&self, b: &mut Builder, operands: &[ValueId]) -> Result<ValueId, OpError> {
+        let (q, k) = (operands[0], operands[1]);
+        let product = Matmul {
+            transpose_a: false,
+            transpose_b: true,
+        };
+        let logits = b.add(product, &[q, k])?;
+        let mut logits = b.scale(logits, self.scale)?;
+        if let (true, Some(mask)) = (self.masked, operands.get(3)) {
+            let shape = b.ty(logits).shape.clone();
+            let axes = vec![0, 3];
+            let visible = b.add(Broadcast { shape, axes }, &[*mask])?;
+            logits = Self::hide(b, logits, visible)?;
+        }
+        if self.causal {
+            let visible = Self::past(b, logits)?;
+            logits = Self::hide(b, logits, visible)?;
+        }
+        b.add(Softmax {}, &[logits])
+    }
+
+    fn hide(b: &mut Builder, logits: ValueId, visible: ValueId) -> Result<ValueId, OpError> {
+        let hidden = b.like(logits, HIDDEN)?;
+        b.add(Select {}, &[visible, logits, hidden])
+    }
+
+    /// Whether key j comes before query i: j <= i + M - N, of the shape of the logits.
+    fn past(b: &mut Builder, logits: ValueId) -> Result<ValueId, OpError> {
+        let shape = b.ty(logits).shape.clone();
+        let [_, _, queries, keys] = exactly(&shape.iter().collect::<Vec<_>>())?;
+        let line = Iota {
+            shape: vec![keys.clone()],
+            axis: 0,
+        };
+        let key = b.add(line, &[])?;
+        // The last N of the M key positions are those of the queries.
+        let tail = Slice {
+            axis: 0,
+            start: keys.sub(queries),
+            length: queries.clone(),
+        };
+        let query = b.add(tail, &[key])?;
+        let plane = vec![queries.clone(), keys.clone()];
+        let wide = |axis: usize| Broadcast {
+            shape: plane.clone(),
+            axes: vec![axis],
+        };
+        let (query, key) = (b.add(wide(0), &[query])?, b.add(wide(1), &[key])?);
+        let relation = Relation::LessEqual;
+        let past = b.add(Compare { relation }, &[key, query])?;
+        let axes = vec![2, 3];
+        b.add(Broadcast { shape, axes }, &[past])
+    }
+
+    fn check_mask(operands: &[&Type]) -> Result<(), OpError> {
+        let [_, k, _, mask] = exactly(operands)?;
+        need_dtype(mask, 3, &[DType::Bool])?;
+        need_rank(mask, 3, 2)?;
+        equal_sizes(0, &k.shape[0], &mask.shape[0], [1, 3])?;
+        equal_sizes(2, &k.shape[2], &mask.shape[1], [1, 3])
+    }
+}
+
 impl Primitive for Attention {
-    fn name(&self) -> &'static str {
-        "attention"
+    facts!("attention", "softmax(scale * q k^T) v per batch and head; operands q[B,H,N,K], k[B,H,M,K], v[B,H,M,K] and, when masked, a bool key mask [B,M].", Arity::AtLeast(3), Class::Composite);
+
+    fn infer(&self, operands: &[&Type]) -> Result<Type, OpError> {
+        let count = if self.masked { 4 } else { 3 };
+        if operands.len() != count {
+            return Err(OpError::new(format!("{} operands where {count} are needed", operands.len()), []));
+        }
+        let [q, k, v] = exactly(&operands[..3])?;
+        for (slot, ty) in [q, k, v].into_iter().enumerate() {
+            need_f32(ty, slot)?;
+            need_rank(ty, slot, 4)?;
+            equal_shapes(&q.shape[..2], &ty.shape[..2], [0, slot])?;
+            equal_sizes(3, &q.shape[3], &ty.shape[3], [0, slot])?;
+        }
+        equal_sizes(2, &k.shape[2], &v.shape[2], [1, 2])?;
+        if self.masked {
+            Self::check_mask(operands)?;
+        }
+        Ok(q.clone())
     }
 
-    fn doc(&self) -> &'static str {
-        "softmax(scale * q k^T) v per batch and head; operands q[B,H,N,K], k[B,H,M,K], v[B,H,M,K] and, when masked, a bool key mask [B,M]."
+    fn evaluate(&self, context: &EvalContext, operands: &[&Tensor]) -> Result<Tensor, OpError> {
+        let [q, k, v] = exactly(&operands[..3])?;
+        let [batch, heads, queries, width] = exactly(&q.shape)?;
+        let keys = k.shape[2];
+        let at = |x: &Tensor, outer: usize, row: usize| {
+            let start = (outer * x.shape[2] + row) * width;
+            x.data[start..start + width].to_vec()
+        };
+        let mut data = Vec::with_capacity(q.data.len());
+        for outer in 0..batch * heads {
+            for i in 0..queries {
+                let query = at(q, outer, i);
+                let logits = (0..keys).map(|j| {
+                    let mask = operands.get(3).filter(|_| self.masked);
+                    let shown = mask.is_none_or(|mask| mask.data[outer / heads * keys + j] != 0.0);
+                    if !shown || (self.causal && j + queries > i + keys) {
+                        return HIDDEN;
+                    }
+                    let key = at(k, outer, j);
+                    self.scale * query.iter().zip(key).map(|(q, k)| q * k).sum::<f64>()
+                });
+                let weights = softmax_row(&logits.collect::<Vec<_>>());
+                let mut row = vec![0.0; width];
+                for (j, weight) in weights.into_iter().enumerate() {
+                    for (sum, v) in row.iter_mut().zip(at(v, outer, j)) {
+                        *sum += weight * v;
+                    }
+                }
+                data.extend(row);
+            }
+        }
+        Ok(Tensor {
+            shape: context.shape.to_vec(),
+            data,
+        })
     }
 
-    fn arity(&self) -> Arity {
-        Arity::AtLeast(3)
+    fn gradient(&self, builder: &mut Builder, operands: &[ValueId], _result: ValueId, gradient: ValueId) -> Result<Vec<Option<ValueId>>, OpError> {
+        let [q, k, v] = exactly(&operands[..3])?;
+        let product = |transpose_a, transpose_b| Matmul {
+            transpose_a,
+            transpose_b,
+        };
+        let p = self.probabilities(builder, operands)?;
+        let d_v = builder.add(product(true, false), &[p, gradient])?;
+        let d_p = builder.add(product(false, true), &[gradient, v])?;
+        let weighted = builder.add(Mul {}, &[d_p, p])?;
+        let mean = builder.sum_last(weighted)?;
+        let mean = builder.repeat_last(mean, p)?;
+        let centred = builder.add(Sub {}, &[d_p, mean])?;
+        let d_logits = builder.add(Mul {}, &[p, centred])?;
+        let d_logits = builder.scale(d_logits, self.scale)?;
+        let d_q = builder.add(product(false, false), &[d_logits, k])?;
+        let d_k = builder.add(product(true, false), &[d_logits, q])?;
+        let mut gradients = vec![Some(d_q), Some(d_k), Some(d_v)];
+        gradients.resize(operands.len(), None);
+        Ok(gradients)
     }
 
-    fn class(&self) -> Class {
-        Class::Composite
-    }
-
-    fn infer(&self, _operands: &[&Type]) -> Result<Type, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn evaluate(&self, _context: &EvalContext, _operands: &[&Tensor]) -> Result<Tensor, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn gradient(
-        &self,
-        _builder: &mut Builder,
-        _operands: &[ValueId],
-        _result: ValueId,
-        _gradient: ValueId,
-    ) -> Result<Vec<Option<ValueId>>, OpError> {
-        Err(OpError::new("not written yet", []))
+    fn decompose(&self, builder: &mut Builder, operands: &[ValueId]) -> Result<Option<ValueId>, OpError> {
+        let p = self.probabilities(builder, operands)?;
+        let product = Matmul {
+            transpose_a: false,
+            transpose_b: false,
+        };
+        builder.add(product, &[p, operands[2]]).map(Some)
     }
 }

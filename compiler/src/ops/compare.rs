@@ -10,37 +10,29 @@ pub struct Compare {
 }
 
 impl Primitive for Compare {
-    fn name(&self) -> &'static str {
-        "compare"
+    facts!("compare", "A truth value per element.", Arity::Exactly(2), Class::Elementwise);
+
+    fn infer(&self, operands: &[&Type]) -> Result<Type, OpError> {
+        let [x, y] = exactly(operands)?;
+        equal_dtypes(x, y, [0, 1])?;
+        if self.relation != Relation::Equal {
+            need_number(x, 0)?;
+        }
+        equal_shapes(&x.shape, &y.shape, [0, 1])?;
+        Ok(Type::new(DType::Bool, x.shape.clone()))
     }
 
-    fn doc(&self) -> &'static str {
-        "A truth value per element."
+    fn evaluate(&self, context: &EvalContext, operands: &[&Tensor]) -> Result<Tensor, OpError> {
+        zip(context, operands, |x, y| {
+            truth(match self.relation {
+                Relation::Equal => x == y,
+                Relation::Less => x < y,
+                Relation::LessEqual => x <= y,
+            })
+        })
     }
 
-    fn arity(&self) -> Arity {
-        Arity::Exactly(2)
-    }
-
-    fn class(&self) -> Class {
-        Class::Elementwise
-    }
-
-    fn infer(&self, _operands: &[&Type]) -> Result<Type, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn evaluate(&self, _context: &EvalContext, _operands: &[&Tensor]) -> Result<Tensor, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn gradient(
-        &self,
-        _builder: &mut Builder,
-        _operands: &[ValueId],
-        _result: ValueId,
-        _gradient: ValueId,
-    ) -> Result<Vec<Option<ValueId>>, OpError> {
-        Err(OpError::new("not written yet", []))
+    fn gradient(&self, _builder: &mut Builder, _operands: &[ValueId], _result: ValueId, _gradient: ValueId) -> Result<Vec<Option<ValueId>>, OpError> {
+        Ok(vec![None; 2])
     }
 }

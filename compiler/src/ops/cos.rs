@@ -6,38 +6,12 @@ use super::*;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cos {}
 
-impl Primitive for Cos {
-    fn name(&self) -> &'static str {
-        "cos"
-    }
-
-    fn doc(&self) -> &'static str {
-        "Cosine."
-    }
-
-    fn arity(&self) -> Arity {
-        Arity::Exactly(1)
-    }
-
-    fn class(&self) -> Class {
-        Class::Elementwise
-    }
-
-    fn infer(&self, _operands: &[&Type]) -> Result<Type, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn evaluate(&self, _context: &EvalContext, _operands: &[&Tensor]) -> Result<Tensor, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn gradient(
-        &self,
-        _builder: &mut Builder,
-        _operands: &[ValueId],
-        _result: ValueId,
-        _gradient: ValueId,
-    ) -> Result<Vec<Option<ValueId>>, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
+unary! {
+    Cos, "cos", "Cosine.",
+    value: libm::cos,
+    gradient: |b, x, _y, g| {
+    let sine = b.add(Sin {}, &[x])?;
+    let slope = b.add(Neg {}, &[sine])?;
+    b.add(Mul {}, &[g, slope])
+},
 }

@@ -1,8 +1,10 @@
-//! Position of each assignment in its expert queue, counted past the capacity: u32[G, S, k]; operands as dispatch.
+//! Position of each assignment in its expert queue, counted past the capacity: u32[G, S, k];
+//! operands as dispatch.
 
 use super::*;
 
-/// Position of each assignment in its expert queue, counted past the capacity: u32[G, S, k]; operands as dispatch.
+/// Position of each assignment in its expert queue, counted past the capacity: u32[G, S, k];
+/// operands as dispatch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DispatchSlot {
     /// The policy.
@@ -10,37 +12,24 @@ pub struct DispatchSlot {
 }
 
 impl Primitive for DispatchSlot {
-    fn name(&self) -> &'static str {
-        "dispatch_slot"
+    facts!("dispatch_slot", "Position of each assignment in its expert queue, counted past the capacity: u32[G, S, k]; operands as dispatch.", Arity::Exactly(2), Class::Indexed);
+
+    fn infer(&self, operands: &[&Type]) -> Result<Type, OpError> {
+        let [experts, weights] = exactly(operands)?;
+        check_assignments(&self.routing, experts, weights)?;
+        Ok(experts.clone())
     }
 
-    fn doc(&self) -> &'static str {
-        "Position of each assignment in its expert queue, counted past the capacity: u32[G, S, k]; operands as dispatch."
+    fn evaluate(&self, context: &EvalContext, operands: &[&Tensor]) -> Result<Tensor, OpError> {
+        let [experts, weights] = exactly(operands)?;
+        let slots = queue::positions(&self.routing, experts, weights)?;
+        Ok(Tensor {
+            shape: context.shape.to_vec(),
+            data: slots.into_iter().map(|slot| slot as f64).collect(),
+        })
     }
 
-    fn arity(&self) -> Arity {
-        Arity::Exactly(2)
-    }
-
-    fn class(&self) -> Class {
-        Class::Indexed
-    }
-
-    fn infer(&self, _operands: &[&Type]) -> Result<Type, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn evaluate(&self, _context: &EvalContext, _operands: &[&Tensor]) -> Result<Tensor, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn gradient(
-        &self,
-        _builder: &mut Builder,
-        _operands: &[ValueId],
-        _result: ValueId,
-        _gradient: ValueId,
-    ) -> Result<Vec<Option<ValueId>>, OpError> {
-        Err(OpError::new("not written yet", []))
+    fn gradient(&self, _builder: &mut Builder, _operands: &[ValueId], _result: ValueId, _gradient: ValueId) -> Result<Vec<Option<ValueId>>, OpError> {
+        Ok(vec![None; 2])
     }
 }

@@ -7,37 +7,20 @@ use super::*;
 pub struct Div {}
 
 impl Primitive for Div {
-    fn name(&self) -> &'static str {
-        "div"
+    facts!("div", "x / y.", Arity::Exactly(2), Class::Elementwise);
+
+    fn infer(&self, operands: &[&Type]) -> Result<Type, OpError> {
+        arithmetic(operands)
     }
 
-    fn doc(&self) -> &'static str {
-        "x / y."
+    fn evaluate(&self, context: &EvalContext, operands: &[&Tensor]) -> Result<Tensor, OpError> {
+        zip(context, operands, |x, y| x / y)
     }
 
-    fn arity(&self) -> Arity {
-        Arity::Exactly(2)
-    }
-
-    fn class(&self) -> Class {
-        Class::Elementwise
-    }
-
-    fn infer(&self, _operands: &[&Type]) -> Result<Type, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn evaluate(&self, _context: &EvalContext, _operands: &[&Tensor]) -> Result<Tensor, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn gradient(
-        &self,
-        _builder: &mut Builder,
-        _operands: &[ValueId],
-        _result: ValueId,
-        _gradient: ValueId,
-    ) -> Result<Vec<Option<ValueId>>, OpError> {
-        Err(OpError::new("not written yet", []))
+    fn gradient(&self, builder: &mut Builder, operands: &[ValueId], result: ValueId, gradient: ValueId) -> Result<Vec<Option<ValueId>>, OpError> {
+        let [_, y] = exactly(operands)?;
+        let d_x = builder.add(Div {}, &[gradient, y])?;
+        let d_y = builder.add(Mul {}, &[d_x, result])?;
+        Ok(vec![Some(d_x), Some(builder.add(Neg {}, &[d_y])?)])
     }
 }

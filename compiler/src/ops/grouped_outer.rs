@@ -10,37 +10,43 @@ pub struct GroupedOuter {
 }
 
 impl Primitive for GroupedOuter {
-    fn name(&self) -> &'static str {
-        "grouped_outer"
+    facts!("grouped_outer", "a^T b over each expert's rows: a[R, K], b[R, N] to [E, K, N]; operands a, b, plan.", Arity::Exactly(3), Class::Contraction);
+
+    fn infer(&self, operands: &[&Type]) -> Result<Type, OpError> {
+        let [a, b, plan] = exactly(operands)?;
+        for (slot, ty) in [a, b].into_iter().enumerate() {
+            need_f32(ty, slot)?;
+            need_rank(ty, slot, 2)?;
+        }
+        equal_sizes(0, &a.shape[0], &b.shape[0], [0, 1])?;
+        need_plan(plan, 2)?;
+        let (k, n) = (a.shape[1].clone(), b.shape[1].clone());
+        Ok(Type::f32(vec![Size::from(self.experts), k, n]))
     }
 
-    fn doc(&self) -> &'static str {
-        "a^T b over each expert's rows: a[R, K], b[R, N] to [E, K, N]; operands a, b, plan."
+    fn evaluate(&self, context: &EvalContext, operands: &[&Tensor]) -> Result<Tensor, OpError> {
+        let [a, b, plan] = exactly(operands)?;
+        let plan = Plan::read(plan, a.shape[0])?;
+        let (depth, columns) = (a.shape[1], b.shape[1]);
+        let mut result = Tensor::full(context.shape.to_vec(), 0.0);
+        for row in 0..a.shape[0] {
+            let Some(expert) = plan.expert(row, self.experts) else {
+                continue;
+            };
+            for l in 0..depth {
+                for j in 0..columns {
+                    result.data[(expert * depth + l) * columns + j] +=
+                        a.data[row * depth + l] * b.data[row * columns + j];
+                }
+            }
+        }
+        Ok(result)
     }
 
-    fn arity(&self) -> Arity {
-        Arity::Exactly(3)
-    }
-
-    fn class(&self) -> Class {
-        Class::Contraction
-    }
-
-    fn infer(&self, _operands: &[&Type]) -> Result<Type, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn evaluate(&self, _context: &EvalContext, _operands: &[&Tensor]) -> Result<Tensor, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn gradient(
-        &self,
-        _builder: &mut Builder,
-        _operands: &[ValueId],
-        _result: ValueId,
-        _gradient: ValueId,
-    ) -> Result<Vec<Option<ValueId>>, OpError> {
-        Err(OpError::new("not written yet", []))
+    fn gradient(&self, builder: &mut Builder, operands: &[ValueId], _result: ValueId, gradient: ValueId) -> Result<Vec<Option<ValueId>>, OpError> {
+        let [a, b, plan] = exactly(operands)?;
+        let d_a = builder.add(GroupedMatmul { transpose: true }, &[b, gradient, plan])?;
+        let d_b = builder.add(GroupedMatmul { transpose: false }, &[a, gradient, plan])?;
+        Ok(vec![Some(d_a), Some(d_b), None])
     }
 }

@@ -14,37 +14,19 @@ pub struct Input {
 }
 
 impl Primitive for Input {
-    fn name(&self) -> &'static str {
-        "input"
-    }
+    facts!("input", "A batch value given by name.", Arity::Exactly(0), Class::Source);
 
-    fn doc(&self) -> &'static str {
-        "A batch value given by name."
-    }
-
-    fn arity(&self) -> Arity {
-        Arity::Exactly(0)
-    }
-
-    fn class(&self) -> Class {
-        Class::Source
-    }
-
-    fn infer(&self, _operands: &[&Type]) -> Result<Type, OpError> {
-        Err(OpError::new("not written yet", []))
+    fn infer(&self, operands: &[&Type]) -> Result<Type, OpError> {
+        let [] = exactly(operands)?;
+        Ok(self.ty.clone())
     }
 
     fn evaluate(&self, _context: &EvalContext, _operands: &[&Tensor]) -> Result<Tensor, OpError> {
-        Err(OpError::new("not written yet", []))
+        // The evaluator looks inputs up before it asks the op.
+        Err(OpError::new(format!("no value given for input {}", self.name), []))
     }
 
-    fn gradient(
-        &self,
-        _builder: &mut Builder,
-        _operands: &[ValueId],
-        _result: ValueId,
-        _gradient: ValueId,
-    ) -> Result<Vec<Option<ValueId>>, OpError> {
-        Err(OpError::new("not written yet", []))
+    fn gradient(&self, _builder: &mut Builder, _operands: &[ValueId], _result: ValueId, _gradient: ValueId) -> Result<Vec<Option<ValueId>>, OpError> {
+        Ok(Vec::new())
     }
 }

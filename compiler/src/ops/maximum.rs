@@ -7,37 +7,23 @@ use super::*;
 pub struct Maximum {}
 
 impl Primitive for Maximum {
-    fn name(&self) -> &'static str {
-        "maximum"
+    facts!("maximum", "The larger; a tie gives the gradient to the first.", Arity::Exactly(2), Class::Elementwise);
+
+    fn infer(&self, operands: &[&Type]) -> Result<Type, OpError> {
+        arithmetic(operands)
     }
 
-    fn doc(&self) -> &'static str {
-        "The larger; a tie gives the gradient to the first."
+    fn evaluate(&self, context: &EvalContext, operands: &[&Tensor]) -> Result<Tensor, OpError> {
+        zip(context, operands, |x, y| if y <= x { x } else { y })
     }
 
-    fn arity(&self) -> Arity {
-        Arity::Exactly(2)
-    }
-
-    fn class(&self) -> Class {
-        Class::Elementwise
-    }
-
-    fn infer(&self, _operands: &[&Type]) -> Result<Type, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn evaluate(&self, _context: &EvalContext, _operands: &[&Tensor]) -> Result<Tensor, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn gradient(
-        &self,
-        _builder: &mut Builder,
-        _operands: &[ValueId],
-        _result: ValueId,
-        _gradient: ValueId,
-    ) -> Result<Vec<Option<ValueId>>, OpError> {
-        Err(OpError::new("not written yet", []))
+    fn gradient(&self, builder: &mut Builder, operands: &[ValueId], _result: ValueId, gradient: ValueId) -> Result<Vec<Option<ValueId>>, OpError> {
+        let [x, y] = exactly(operands)?;
+        let relation = Relation::LessEqual;
+        let first = builder.add(Compare { relation }, &[y, x])?;
+        let zero = builder.like(gradient, 0.0)?;
+        let d_x = builder.add(Select {}, &[first, gradient, zero])?;
+        let d_y = builder.add(Select {}, &[first, zero, gradient])?;
+        Ok(vec![Some(d_x), Some(d_y)])
     }
 }

@@ -6,38 +6,8 @@ use super::*;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Neg {}
 
-impl Primitive for Neg {
-    fn name(&self) -> &'static str {
-        "neg"
-    }
-
-    fn doc(&self) -> &'static str {
-        "-x."
-    }
-
-    fn arity(&self) -> Arity {
-        Arity::Exactly(1)
-    }
-
-    fn class(&self) -> Class {
-        Class::Elementwise
-    }
-
-    fn infer(&self, _operands: &[&Type]) -> Result<Type, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn evaluate(&self, _context: &EvalContext, _operands: &[&Tensor]) -> Result<Tensor, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn gradient(
-        &self,
-        _builder: &mut Builder,
-        _operands: &[ValueId],
-        _result: ValueId,
-        _gradient: ValueId,
-    ) -> Result<Vec<Option<ValueId>>, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
+unary! {
+    Neg, "neg", "-x.",
+    value: |x| -x,
+    gradient: |b, _x, _y, g| b.add(Neg {}, &[g]),
 }

@@ -14,37 +14,36 @@ pub struct Pad {
 }
 
 impl Primitive for Pad {
-    fn name(&self) -> &'static str {
-        "pad"
+    facts!("pad", "Zeros before and after along one axis.", Arity::Exactly(1), Class::Movement);
+
+    fn infer(&self, operands: &[&Type]) -> Result<Type, OpError> {
+        let [x] = exactly(operands)?;
+        need_axis(x, 0, self.axis)?;
+        let mut ty = x.clone();
+        ty.shape[self.axis] = self.before.add(&x.shape[self.axis]).add(&self.after);
+        Ok(ty)
     }
 
-    fn doc(&self) -> &'static str {
-        "Zeros before and after along one axis."
+    fn evaluate(&self, context: &EvalContext, operands: &[&Tensor]) -> Result<Tensor, OpError> {
+        let [x] = exactly(operands)?;
+        let before = bound(&self.before, context)?;
+        let strides = x.strides();
+        let inside = before..before + x.shape[self.axis];
+        Ok(from_positions(context.shape, |position| {
+            if !inside.contains(&position[self.axis]) {
+                return 0.0;
+            }
+            x.data[offset(position, &strides) - before * strides[self.axis]]
+        }))
     }
 
-    fn arity(&self) -> Arity {
-        Arity::Exactly(1)
-    }
-
-    fn class(&self) -> Class {
-        Class::Movement
-    }
-
-    fn infer(&self, _operands: &[&Type]) -> Result<Type, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn evaluate(&self, _context: &EvalContext, _operands: &[&Tensor]) -> Result<Tensor, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn gradient(
-        &self,
-        _builder: &mut Builder,
-        _operands: &[ValueId],
-        _result: ValueId,
-        _gradient: ValueId,
-    ) -> Result<Vec<Option<ValueId>>, OpError> {
-        Err(OpError::new("not written yet", []))
+    fn gradient(&self, builder: &mut Builder, operands: &[ValueId], _result: ValueId, gradient: ValueId) -> Result<Vec<Option<ValueId>>, OpError> {
+        let [x] = exactly(operands)?;
+        let slice = Slice {
+            axis: self.axis,
+            start: self.before.clone(),
+            length: builder.ty(x).shape[self.axis].clone(),
+        };
+        Ok(vec![Some(builder.add(slice, &[gradient])?)])
     }
 }

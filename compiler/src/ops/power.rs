@@ -7,37 +7,25 @@ use super::*;
 pub struct Power {}
 
 impl Primitive for Power {
-    fn name(&self) -> &'static str {
-        "power"
+    facts!("power", "x to the y, for x > 0.", Arity::Exactly(2), Class::Elementwise);
+
+    fn infer(&self, operands: &[&Type]) -> Result<Type, OpError> {
+        let ty = arithmetic(operands)?;
+        need_f32(&ty, 0)?;
+        Ok(ty)
     }
 
-    fn doc(&self) -> &'static str {
-        "x to the y, for x > 0."
+    fn evaluate(&self, context: &EvalContext, operands: &[&Tensor]) -> Result<Tensor, OpError> {
+        zip(context, operands, libm::pow)
     }
 
-    fn arity(&self) -> Arity {
-        Arity::Exactly(2)
-    }
-
-    fn class(&self) -> Class {
-        Class::Elementwise
-    }
-
-    fn infer(&self, _operands: &[&Type]) -> Result<Type, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn evaluate(&self, _context: &EvalContext, _operands: &[&Tensor]) -> Result<Tensor, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn gradient(
-        &self,
-        _builder: &mut Builder,
-        _operands: &[ValueId],
-        _result: ValueId,
-        _gradient: ValueId,
-    ) -> Result<Vec<Option<ValueId>>, OpError> {
-        Err(OpError::new("not written yet", []))
+    fn gradient(&self, builder: &mut Builder, operands: &[ValueId], result: ValueId, gradient: ValueId) -> Result<Vec<Option<ValueId>>, OpError> {
+        let [x, y] = exactly(operands)?;
+        let scaled = builder.add(Mul {}, &[gradient, result])?;
+        let slope = builder.add(Div {}, &[y, x])?;
+        let d_x = builder.add(Mul {}, &[scaled, slope])?;
+        let log = builder.add(Log {}, &[x])?;
+        let d_y = builder.add(Mul {}, &[scaled, log])?;
+        Ok(vec![Some(d_x), Some(d_y)])
     }
 }

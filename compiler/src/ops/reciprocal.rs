@@ -6,38 +6,12 @@ use super::*;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reciprocal {}
 
-impl Primitive for Reciprocal {
-    fn name(&self) -> &'static str {
-        "reciprocal"
-    }
-
-    fn doc(&self) -> &'static str {
-        "1 / x."
-    }
-
-    fn arity(&self) -> Arity {
-        Arity::Exactly(1)
-    }
-
-    fn class(&self) -> Class {
-        Class::Elementwise
-    }
-
-    fn infer(&self, _operands: &[&Type]) -> Result<Type, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn evaluate(&self, _context: &EvalContext, _operands: &[&Tensor]) -> Result<Tensor, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn gradient(
-        &self,
-        _builder: &mut Builder,
-        _operands: &[ValueId],
-        _result: ValueId,
-        _gradient: ValueId,
-    ) -> Result<Vec<Option<ValueId>>, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
+unary! {
+    Reciprocal, "reciprocal", "1 / x.",
+    value: |x| 1.0 / x,
+    gradient: |b, _x, y, g| {
+    let square = b.add(Mul {}, &[y, y])?;
+    let slope = b.add(Neg {}, &[square])?;
+    b.add(Mul {}, &[g, slope])
+},
 }

@@ -10,37 +10,33 @@ pub struct Reshape {
 }
 
 impl Primitive for Reshape {
-    fn name(&self) -> &'static str {
-        "reshape"
+    facts!("reshape", "The same elements in row-major order under another shape.", Arity::Exactly(1), Class::Movement);
+
+    fn infer(&self, operands: &[&Type]) -> Result<Type, OpError> {
+        let [x] = exactly(operands)?;
+        let (from, to) = (product(&x.shape), product(&self.shape));
+        if from != to {
+            let message = format!(
+                "{} has {} elements, {} has {}",
+                shape_text(&x.shape),
+                text(&from),
+                shape_text(&self.shape),
+                text(&to)
+            );
+            return Err(OpError::new(message, [0]));
+        }
+        Ok(Type::new(x.dtype, self.shape.clone()))
     }
 
-    fn doc(&self) -> &'static str {
-        "The same elements in row-major order under another shape."
+    fn evaluate(&self, context: &EvalContext, operands: &[&Tensor]) -> Result<Tensor, OpError> {
+        let [x] = exactly(operands)?;
+        Tensor::new(context.shape.to_vec(), x.data.clone())
+            .ok_or_else(|| OpError::new("the number of elements changes", [0]))
     }
 
-    fn arity(&self) -> Arity {
-        Arity::Exactly(1)
-    }
-
-    fn class(&self) -> Class {
-        Class::Movement
-    }
-
-    fn infer(&self, _operands: &[&Type]) -> Result<Type, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn evaluate(&self, _context: &EvalContext, _operands: &[&Tensor]) -> Result<Tensor, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn gradient(
-        &self,
-        _builder: &mut Builder,
-        _operands: &[ValueId],
-        _result: ValueId,
-        _gradient: ValueId,
-    ) -> Result<Vec<Option<ValueId>>, OpError> {
-        Err(OpError::new("not written yet", []))
+    fn gradient(&self, builder: &mut Builder, operands: &[ValueId], _result: ValueId, gradient: ValueId) -> Result<Vec<Option<ValueId>>, OpError> {
+        let [x] = exactly(operands)?;
+        let shape = builder.ty(x).shape.clone();
+        Ok(vec![Some(builder.add(Reshape { shape }, &[gradient])?)])
     }
 }

@@ -6,38 +6,13 @@ use super::*;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rsqrt {}
 
-impl Primitive for Rsqrt {
-    fn name(&self) -> &'static str {
-        "rsqrt"
-    }
-
-    fn doc(&self) -> &'static str {
-        "1 / sqrt(x)."
-    }
-
-    fn arity(&self) -> Arity {
-        Arity::Exactly(1)
-    }
-
-    fn class(&self) -> Class {
-        Class::Elementwise
-    }
-
-    fn infer(&self, _operands: &[&Type]) -> Result<Type, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn evaluate(&self, _context: &EvalContext, _operands: &[&Tensor]) -> Result<Tensor, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn gradient(
-        &self,
-        _builder: &mut Builder,
-        _operands: &[ValueId],
-        _result: ValueId,
-        _gradient: ValueId,
-    ) -> Result<Vec<Option<ValueId>>, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
+unary! {
+    Rsqrt, "rsqrt", "1 / sqrt(x).",
+    value: |x| 1.0 / libm::sqrt(x),
+    gradient: |b, x, y, g| {
+    // -y^3 / 2 = -y / (2 x)
+    let half = b.scale(g, -0.5)?;
+    let slope = b.add(Div {}, &[y, x])?;
+    b.add(Mul {}, &[half, slope])
+},
 }

@@ -6,38 +6,12 @@ use super::*;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sigmoid {}
 
-impl Primitive for Sigmoid {
-    fn name(&self) -> &'static str {
-        "sigmoid"
-    }
-
-    fn doc(&self) -> &'static str {
-        "1 / (1 + exp(-x))."
-    }
-
-    fn arity(&self) -> Arity {
-        Arity::Exactly(1)
-    }
-
-    fn class(&self) -> Class {
-        Class::Elementwise
-    }
-
-    fn infer(&self, _operands: &[&Type]) -> Result<Type, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn evaluate(&self, _context: &EvalContext, _operands: &[&Tensor]) -> Result<Tensor, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn gradient(
-        &self,
-        _builder: &mut Builder,
-        _operands: &[ValueId],
-        _result: ValueId,
-        _gradient: ValueId,
-    ) -> Result<Vec<Option<ValueId>>, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
+unary! {
+    Sigmoid, "sigmoid", "1 / (1 + exp(-x)).",
+    value: |x| 1.0 / (1.0 + libm::exp(-x)),
+    gradient: |b, _x, y, g| {
+    let rest = b.from(1.0, y)?;
+    let slope = b.add(Mul {}, &[y, rest])?;
+    b.add(Mul {}, &[g, slope])
+},
 }

@@ -6,38 +6,11 @@ use super::*;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sin {}
 
-impl Primitive for Sin {
-    fn name(&self) -> &'static str {
-        "sin"
-    }
-
-    fn doc(&self) -> &'static str {
-        "Sine."
-    }
-
-    fn arity(&self) -> Arity {
-        Arity::Exactly(1)
-    }
-
-    fn class(&self) -> Class {
-        Class::Elementwise
-    }
-
-    fn infer(&self, _operands: &[&Type]) -> Result<Type, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn evaluate(&self, _context: &EvalContext, _operands: &[&Tensor]) -> Result<Tensor, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn gradient(
-        &self,
-        _builder: &mut Builder,
-        _operands: &[ValueId],
-        _result: ValueId,
-        _gradient: ValueId,
-    ) -> Result<Vec<Option<ValueId>>, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
+unary! {
+    Sin, "sin", "Sine.",
+    value: libm::sin,
+    gradient: |b, x, _y, g| {
+    let slope = b.add(Cos {}, &[x])?;
+    b.add(Mul {}, &[g, slope])
+},
 }

@@ -7,37 +7,38 @@ use super::*;
 pub struct Softmax {}
 
 impl Primitive for Softmax {
-    fn name(&self) -> &'static str {
-        "softmax"
+    facts!("softmax", "exp(x - max) / sum over the last axis.", Arity::Exactly(1), Class::Composite);
+
+    fn infer(&self, operands: &[&Type]) -> Result<Type, OpError> {
+        let [x] = exactly(operands)?;
+        need_f32(x, 0)?;
+        last_size(x, 0)?;
+        Ok(x.clone())
     }
 
-    fn doc(&self) -> &'static str {
-        "exp(x - max) / sum over the last axis."
+    fn evaluate(&self, _context: &EvalContext, operands: &[&Tensor]) -> Result<Tensor, OpError> {
+        let [x] = exactly(operands)?;
+        Ok(map_rows(x, softmax_row))
     }
 
-    fn arity(&self) -> Arity {
-        Arity::Exactly(1)
+    fn gradient(&self, builder: &mut Builder, _operands: &[ValueId], result: ValueId, gradient: ValueId) -> Result<Vec<Option<ValueId>>, OpError> {
+        // y * (g - sum(g * y))
+        let weighted = builder.add(Mul {}, &[gradient, result])?;
+        let mean = builder.sum_last(weighted)?;
+        let mean = builder.repeat_last(mean, result)?;
+        let centred = builder.add(Sub {}, &[gradient, mean])?;
+        Ok(vec![Some(builder.add(Mul {}, &[result, centred])?)])
     }
 
-    fn class(&self) -> Class {
-        Class::Composite
-    }
-
-    fn infer(&self, _operands: &[&Type]) -> Result<Type, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn evaluate(&self, _context: &EvalContext, _operands: &[&Tensor]) -> Result<Tensor, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn gradient(
-        &self,
-        _builder: &mut Builder,
-        _operands: &[ValueId],
-        _result: ValueId,
-        _gradient: ValueId,
-    ) -> Result<Vec<Option<ValueId>>, OpError> {
-        Err(OpError::new("not written yet", []))
+    fn decompose(&self, builder: &mut Builder, operands: &[ValueId]) -> Result<Option<ValueId>, OpError> {
+        let [x] = exactly(operands)?;
+        let axes = vec![builder.ty(x).rank().saturating_sub(1)];
+        let top = builder.add(Max { axes }, &[x])?;
+        let top = builder.repeat_last(top, x)?;
+        let shifted = builder.add(Sub {}, &[x, top])?;
+        let exps = builder.add(Exp {}, &[shifted])?;
+        let sum = builder.sum_last(exps)?;
+        let sum = builder.repeat_last(sum, x)?;
+        builder.add(Div {}, &[exps, sum]).map(Some)
     }
 }

@@ -6,38 +6,11 @@ use super::*;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sqrt {}
 
-impl Primitive for Sqrt {
-    fn name(&self) -> &'static str {
-        "sqrt"
-    }
-
-    fn doc(&self) -> &'static str {
-        "Square root."
-    }
-
-    fn arity(&self) -> Arity {
-        Arity::Exactly(1)
-    }
-
-    fn class(&self) -> Class {
-        Class::Elementwise
-    }
-
-    fn infer(&self, _operands: &[&Type]) -> Result<Type, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn evaluate(&self, _context: &EvalContext, _operands: &[&Tensor]) -> Result<Tensor, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn gradient(
-        &self,
-        _builder: &mut Builder,
-        _operands: &[ValueId],
-        _result: ValueId,
-        _gradient: ValueId,
-    ) -> Result<Vec<Option<ValueId>>, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
+unary! {
+    Sqrt, "sqrt", "Square root.",
+    value: libm::sqrt,
+    gradient: |b, _x, y, g| {
+    let half = b.scale(g, 0.5)?;
+    b.add(Div {}, &[half, y])
+},
 }

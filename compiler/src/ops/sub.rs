@@ -7,37 +7,17 @@ use super::*;
 pub struct Sub {}
 
 impl Primitive for Sub {
-    fn name(&self) -> &'static str {
-        "sub"
+    facts!("sub", "x - y.", Arity::Exactly(2), Class::Elementwise);
+
+    fn infer(&self, operands: &[&Type]) -> Result<Type, OpError> {
+        arithmetic(operands)
     }
 
-    fn doc(&self) -> &'static str {
-        "x - y."
+    fn evaluate(&self, context: &EvalContext, operands: &[&Tensor]) -> Result<Tensor, OpError> {
+        zip(context, operands, |x, y| x - y)
     }
 
-    fn arity(&self) -> Arity {
-        Arity::Exactly(2)
-    }
-
-    fn class(&self) -> Class {
-        Class::Elementwise
-    }
-
-    fn infer(&self, _operands: &[&Type]) -> Result<Type, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn evaluate(&self, _context: &EvalContext, _operands: &[&Tensor]) -> Result<Tensor, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn gradient(
-        &self,
-        _builder: &mut Builder,
-        _operands: &[ValueId],
-        _result: ValueId,
-        _gradient: ValueId,
-    ) -> Result<Vec<Option<ValueId>>, OpError> {
-        Err(OpError::new("not written yet", []))
+    fn gradient(&self, builder: &mut Builder, _operands: &[ValueId], _result: ValueId, gradient: ValueId) -> Result<Vec<Option<ValueId>>, OpError> {
+        Ok(vec![Some(gradient), Some(builder.add(Neg {}, &[gradient])?)])
     }
 }

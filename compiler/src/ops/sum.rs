@@ -10,37 +10,24 @@ pub struct Sum {
 }
 
 impl Primitive for Sum {
-    fn name(&self) -> &'static str {
-        "sum"
+    facts!("sum", "Sum over axes, which it removes.", Arity::Exactly(1), Class::Reduction);
+
+    fn infer(&self, operands: &[&Type]) -> Result<Type, OpError> {
+        let [x] = exactly(operands)?;
+        need_number(x, 0)?;
+        need_axes(x, 0, &self.axes)?;
+        Ok(without(x, &self.axes))
     }
 
-    fn doc(&self) -> &'static str {
-        "Sum over axes, which it removes."
+    fn evaluate(&self, _context: &EvalContext, operands: &[&Tensor]) -> Result<Tensor, OpError> {
+        let [x] = exactly(operands)?;
+        Ok(reduce(x, &self.axes, 0.0, |sum, x| sum + x))
     }
 
-    fn arity(&self) -> Arity {
-        Arity::Exactly(1)
-    }
-
-    fn class(&self) -> Class {
-        Class::Reduction
-    }
-
-    fn infer(&self, _operands: &[&Type]) -> Result<Type, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn evaluate(&self, _context: &EvalContext, _operands: &[&Tensor]) -> Result<Tensor, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn gradient(
-        &self,
-        _builder: &mut Builder,
-        _operands: &[ValueId],
-        _result: ValueId,
-        _gradient: ValueId,
-    ) -> Result<Vec<Option<ValueId>>, OpError> {
-        Err(OpError::new("not written yet", []))
+    fn gradient(&self, builder: &mut Builder, operands: &[ValueId], _result: ValueId, gradient: ValueId) -> Result<Vec<Option<ValueId>>, OpError> {
+        let [x] = exactly(operands)?;
+        let shape = builder.ty(x).shape.clone();
+        let axes = kept(shape.len(), &self.axes);
+        Ok(vec![Some(builder.add(Broadcast { shape, axes }, &[gradient])?)])
     }
 }

@@ -6,38 +6,12 @@ use super::*;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tanh {}
 
-impl Primitive for Tanh {
-    fn name(&self) -> &'static str {
-        "tanh"
-    }
-
-    fn doc(&self) -> &'static str {
-        "Hyperbolic tangent."
-    }
-
-    fn arity(&self) -> Arity {
-        Arity::Exactly(1)
-    }
-
-    fn class(&self) -> Class {
-        Class::Elementwise
-    }
-
-    fn infer(&self, _operands: &[&Type]) -> Result<Type, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn evaluate(&self, _context: &EvalContext, _operands: &[&Tensor]) -> Result<Tensor, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn gradient(
-        &self,
-        _builder: &mut Builder,
-        _operands: &[ValueId],
-        _result: ValueId,
-        _gradient: ValueId,
-    ) -> Result<Vec<Option<ValueId>>, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
+unary! {
+    Tanh, "tanh", "Hyperbolic tangent.",
+    value: libm::tanh,
+    gradient: |b, _x, y, g| {
+    let square = b.add(Mul {}, &[y, y])?;
+    let slope = b.from(1.0, square)?;
+    b.add(Mul {}, &[g, slope])
+},
 }

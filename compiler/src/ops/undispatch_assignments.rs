@@ -14,37 +14,29 @@ pub struct UndispatchAssignments {
 }
 
 impl Primitive for UndispatchAssignments {
-    fn name(&self) -> &'static str {
-        "undispatch_assignments"
+    facts!("undispatch_assignments", "Adjoint of gather_assignments: r[R] to [G, S, k], zeros where dropped; operands r, plan.", Arity::Exactly(2), Class::Indexed);
+
+    fn infer(&self, operands: &[&Type]) -> Result<Type, OpError> {
+        let [r, plan] = exactly(operands)?;
+        need_f32(r, 0)?;
+        need_rank(r, 0, 1)?;
+        need_plan(plan, 1)?;
+        let (groups, tokens) = (self.groups.clone(), self.tokens.clone());
+        Ok(Type::f32(vec![groups, tokens, Size::from(self.choices)]))
     }
 
-    fn doc(&self) -> &'static str {
-        "Adjoint of gather_assignments: r[R] to [G, S, k], zeros where dropped; operands r, plan."
+    fn evaluate(&self, context: &EvalContext, operands: &[&Tensor]) -> Result<Tensor, OpError> {
+        let [r, plan] = exactly(operands)?;
+        let plan = Plan::read(plan, r.shape[0])?;
+        Ok(Tensor::from_fn(context.shape.to_vec(), |assignment| {
+            plan.row(assignment).map_or(0.0, |row| r.data[row])
+        }))
     }
 
-    fn arity(&self) -> Arity {
-        Arity::Exactly(2)
-    }
-
-    fn class(&self) -> Class {
-        Class::Indexed
-    }
-
-    fn infer(&self, _operands: &[&Type]) -> Result<Type, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn evaluate(&self, _context: &EvalContext, _operands: &[&Tensor]) -> Result<Tensor, OpError> {
-        Err(OpError::new("not written yet", []))
-    }
-
-    fn gradient(
-        &self,
-        _builder: &mut Builder,
-        _operands: &[ValueId],
-        _result: ValueId,
-        _gradient: ValueId,
-    ) -> Result<Vec<Option<ValueId>>, OpError> {
-        Err(OpError::new("not written yet", []))
+    fn gradient(&self, builder: &mut Builder, operands: &[ValueId], _result: ValueId, gradient: ValueId) -> Result<Vec<Option<ValueId>>, OpError> {
+        let [r, plan] = exactly(operands)?;
+        let rows = rows_dim(builder.ty(r))?;
+        let d_r = builder.add(GatherAssignments { rows }, &[gradient, plan])?;
+        Ok(vec![Some(d_r), None])
     }
 }

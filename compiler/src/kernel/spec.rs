@@ -1,0 +1,432 @@
+//! What the fuser asks for: one fused group, its operands as strided views, its arithmetic as a
+//! small program of scalars. No buffers, no names of the user's model.
+
+use crate::graph::DType;
+use crate::ops::{Distribution, Routing};
+use serde::{Deserialize, Serialize};
+
+/// How an operand is read (or written) over an iteration space: element `offset + sum(index * stride)`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct View {
+    /// First element.
+    pub offset: usize,
+    /// One stride per iteration axis, in elements; 0 repeats.
+    pub strides: Vec<usize>,
+}
+
+/// One operand of a group.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Operand {
+    /// Element type in memory.
+    pub dtype: DType,
+    /// Number of elements of the whole buffer.
+    pub elements: usize,
+    /// How it is read over the group's iteration space.
+    pub view: View,
+}
+
+/// Index of an instruction in its program.
+pub type InstrId = usize;
+
+/// One scalar instruction. Its operands precede it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Instr {
+    /// The element of an input under its view.
+    Load {
+        /// Which input.
+        input: usize,
+    },
+    /// `input[offset + row * strides[0] + column * strides[last]]`, where `row` is a u32 value that
+    /// does not depend on the last iteration axis and `column` is the index along it. The view of
+    /// such an input has exactly two strides: row and column.
+    LoadRow {
+        /// Which input.
+        input: usize,
+        /// The row.
+        row: InstrId,
+    },
+    /// `input[offset + index]`.
+    LoadAt {
+        /// Which input.
+        input: usize,
+        /// The element, u32.
+        index: InstrId,
+    },
+    /// A constant; u32 and bool constants are exact.
+    Constant(f64),
+    /// The u32 index along one iteration axis.
+    Index {
+        /// The axis.
+        axis: usize,
+    },
+    /// One operand.
+    Unary(Unary, InstrId),
+    /// Two operands of one type.
+    Binary(Binary, InstrId, InstrId),
+    /// `condition ? then : otherwise`.
+    Select(InstrId, InstrId, InstrId),
+    /// Conversion to the instruction's type; f32 to u32 truncates.
+    Convert(InstrId),
+    /// A random number keyed by (seed, step, stream, row-major element of the iteration space).
+    Random {
+        /// What is drawn.
+        distribution: Distribution,
+        /// Distinguishes nodes of one step.
+        stream: u32,
+    },
+    /// Reduction of a value along the last axis; row programs only. The result is per row.
+    Reduce(Reduce, InstrId),
+    /// The contraction's result; epilogues only.
+    Accumulator,
+}
+
+/// Scalar functions of one operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are the functions")]
+pub enum Unary {
+    Negate,
+    Exp,
+    Log,
+    Sqrt,
+    ReciprocalSqrt,
+    Reciprocal,
+    Tanh,
+    Erf,
+    Sin,
+    Cos,
+    Not,
+}
+
+/// Scalar functions of two operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are the functions")]
+pub enum Binary {
+    Add,
+    Subtract,
+    Multiply,
+    Divide,
+    Remainder,
+    Maximum,
+    Minimum,
+    Power,
+    Equal,
+    Less,
+    LessEqual,
+    And,
+    Or,
+}
+
+/// Associative reductions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are the reductions")]
+pub enum Reduce {
+    Sum,
+    Maximum,
+}
+
+/// Straight-line scalar arithmetic. Invariant: instructions refer to earlier ones only, and
+/// `types[i]` is the type of instruction `i`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Program {
+    /// The instructions.
+    pub instrs: Vec<Instr>,
+    /// Their types.
+    pub types: Vec<DType>,
+}
+
+impl Program {
+    /// Appends an instruction, reusing an equal earlier one.
+    pub fn push(&mut self, instr: Instr, ty: DType) -> InstrId {
+        let same = |(known, known_ty): (&Instr, &DType)| *known == instr && *known_ty == ty;
+        if let Some(id) = self.instrs.iter().zip(&self.types).position(same) {
+            return id;
+        }
+        self.instrs.push(instr);
+        self.types.push(ty);
+        self.instrs.len() - 1
+    }
+}
+
+/// One result of a group: an instruction's value, written through a view.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Store {
+    /// The value.
+    pub value: InstrId,
+    /// Where it is written (element type = the instruction's type). Row results have one stride per
+    /// leading axis; every written element is written once.
+    pub operand: Operand,
+}
+
+/// One matrix operand of a contraction: element `offset + batch + row * row_stride + column * column_stride`,
+/// where one of the two strides is 1 unless the matrix is degenerate.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Matrix {
+    /// Number of elements of the whole buffer.
+    pub elements: usize,
+    /// First element.
+    pub offset: usize,
+    /// Stride per batch axis.
+    pub batch_strides: Vec<usize>,
+    /// Stride between rows (M of a, K of b).
+    pub row_stride: usize,
+    /// Stride between columns (K of a, N of b).
+    pub column_stride: usize,
+}
+
+/// Sizes that locate the parts of a dispatch plan in its u32 buffer. The buffer holds, in order:
+/// `row_source[rows]` (assignment index `token * choices + choice` over all groups, or NONE),
+/// `assignment_row[assignments]` (row, or NONE when dropped), `segment[experts + 1]` (first row of
+/// each expert, a multiple of `tile`), `used[experts]` (rows in use), and
+/// `block_expert[rows / tile]` (expert of each row tile, or NONE past the last).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct DispatchLayout {
+    /// Static upper bound of rows, a multiple of `tile`.
+    pub rows: usize,
+    /// Groups times tokens times choices.
+    pub assignments: usize,
+    /// Number of experts.
+    pub experts: usize,
+    /// Choices per token.
+    pub choices: usize,
+    /// Row tile of the grouped matmul.
+    pub tile: usize,
+}
+
+/// Marks an unused row, a dropped assignment, or a row tile past the last expert.
+pub const NONE: u32 = u32::MAX;
+
+impl DispatchLayout {
+    /// Offset of `row_source`, in words.
+    #[must_use]
+    pub fn row_source(&self) -> usize {
+        0
+    }
+
+    /// Offset of `assignment_row`.
+    #[must_use]
+    pub fn assignment_row(&self) -> usize {
+        self.rows
+    }
+
+    /// Offset of `segment`.
+    #[must_use]
+    pub fn segment(&self) -> usize {
+        self.assignment_row() + self.assignments
+    }
+
+    /// Offset of `used`.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.segment() + self.experts + 1
+    }
+
+    /// Offset of `block_expert`.
+    #[must_use]
+    pub fn block_expert(&self) -> usize {
+        self.used() + self.experts
+    }
+
+    /// Length of the buffer.
+    #[must_use]
+    pub fn words(&self) -> usize {
+        self.block_expert() + self.rows / self.tile
+    }
+}
+
+/// One fused group with concrete sizes. Inputs and outputs are numbered as listed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum KernelSpec {
+    /// Every output element from equally placed input elements. At most four iteration axes.
+    Pointwise {
+        /// Iteration space.
+        space: Vec<usize>,
+        /// Inputs.
+        inputs: Vec<Operand>,
+        /// Arithmetic.
+        program: Program,
+        /// Outputs.
+        outputs: Vec<Store>,
+    },
+    /// Rows of `columns` elements: arithmetic per element and per row, with reductions along the row.
+    /// Per-row instructions (reductions, loads with column stride 0, arithmetic of such) may be
+    /// stored per row (view without the column stride) or per element.
+    Row {
+        /// Leading iteration axes (at most three); `columns` is the last.
+        rows: Vec<usize>,
+        /// Row length.
+        columns: usize,
+        /// Inputs, views over `[rows..., columns]`.
+        inputs: Vec<Operand>,
+        /// Arithmetic.
+        program: Program,
+        /// Outputs; the number of strides tells per-row from per-element.
+        outputs: Vec<Store>,
+    },
+    /// Reductions over the middle axis of `[batch, rows, columns]`; results are `[batch, columns]`.
+    Column {
+        /// Kept leading axis.
+        batch: usize,
+        /// Reduced axis.
+        rows: usize,
+        /// Kept last axis.
+        columns: usize,
+        /// Inputs, views over `[batch, rows, columns]`.
+        inputs: Vec<Operand>,
+        /// Arithmetic per element.
+        program: Program,
+        /// Per output: the reduction of the stored instruction; views over `[batch, columns]`.
+        outputs: Vec<(Reduce, Store)>,
+    },
+    /// `a[m, k] b[k, n]` per batch, then the epilogue. Inputs are a, b, then the epilogue's.
+    Matmul {
+        /// Batch axes (at most two).
+        batch: Vec<usize>,
+        /// Rows of the result.
+        m: usize,
+        /// Columns of the result.
+        n: usize,
+        /// Summed axis.
+        k: usize,
+        /// Left operand.
+        a: Matrix,
+        /// Right operand.
+        b: Matrix,
+        /// Epilogue inputs, views over `[batch..., m, n]`.
+        inputs: Vec<Operand>,
+        /// Epilogue; starts from `Accumulator`.
+        program: Program,
+        /// Outputs, views over `[batch..., m, n]`.
+        outputs: Vec<Store>,
+    },
+    /// Fused attention forward. Inputs: q, k, v as matrices per (batch, head), then a u32 key mask
+    /// `[B, M]` when `masked`. Outputs: the result as a matrix, and the log-sum-exp `[B, H, N]`.
+    Attention {
+        /// B and H.
+        batch: [usize; 2],
+        /// Queries per sequence.
+        queries: usize,
+        /// Keys per sequence.
+        keys: usize,
+        /// Size of a head.
+        width: usize,
+        /// Factor of the logits.
+        scale: f64,
+        /// Query i sees keys up to `i + keys - queries`.
+        causal: bool,
+        /// Whether a key mask follows.
+        masked: bool,
+        /// q, k, v and the result.
+        matrices: [Matrix; 4],
+    },
+    /// Top-k of score rows, and per-block expert counts for the dispatch. Inputs: scores
+    /// `[tokens, experts]`. Outputs: indices u32 `[tokens, k]`, optionally the values `[tokens, k]`.
+    TopK {
+        /// Number of rows.
+        tokens: usize,
+        /// Row length.
+        experts: usize,
+        /// How many.
+        k: usize,
+        /// Whether the values are stored too.
+        values: bool,
+    },
+    /// The router in one kernel: logits = x w, optional noise, softmax, top-k. Inputs: x `[tokens, width]`,
+    /// w `[width, experts]`, then noise `[tokens, experts]` when `noise`. Outputs in order, as far as
+    /// `wanted`: logits, routed logits, probs (each `[tokens, experts]`), indices u32 and weights
+    /// (each `[tokens, k]`).
+    RouteScores {
+        /// Number of rows.
+        tokens: usize,
+        /// Width of x.
+        width: usize,
+        /// Number of experts (at most 128).
+        experts: usize,
+        /// Choices.
+        k: usize,
+        /// Factor of the noise input, when there is one.
+        noise: Option<f64>,
+        /// Which outputs are stored.
+        wanted: [bool; 5],
+    },
+    /// The dispatch plan from experts u32 `[G, S, k]` and weights f32 `[G, S, k]`. Output: the plan.
+    Dispatch {
+        /// Groups.
+        groups: usize,
+        /// Tokens per group.
+        tokens: usize,
+        /// Policy.
+        routing: Routing,
+        /// Where the parts of the plan lie.
+        layout: DispatchLayout,
+    },
+    /// Queue positions u32 `[G, S, k]`; inputs as `Dispatch`.
+    DispatchSlot {
+        /// Groups.
+        groups: usize,
+        /// Tokens per group.
+        tokens: usize,
+        /// Policy.
+        routing: Routing,
+    },
+    /// Rows times their expert's matrix. Inputs: rows `[R, k]` (or, when `gather`, token rows `[tokens, k]`
+    /// read through the plan), weight, plan, then the epilogue's. Views of the epilogue are over
+    /// `[R, n]`; a view input with `per_expert` is over `[experts, n]` (bias).
+    GroupedMatmul {
+        /// Where the parts of the plan lie.
+        layout: DispatchLayout,
+        /// Columns of the result.
+        n: usize,
+        /// Summed axis.
+        k: usize,
+        /// Weight is `[E, n, k]` instead of `[E, k, n]`.
+        transpose: bool,
+        /// The left operand is gathered from token rows; unused rows are zero.
+        gather: bool,
+        /// Epilogue inputs with how each is addressed.
+        inputs: Vec<(RowAddress, Operand)>,
+        /// Epilogue; starts from `Accumulator`.
+        program: Program,
+        /// Outputs, views over `[R, n]`.
+        outputs: Vec<Store>,
+    },
+    /// `a^T b` over the rows of each expert: inputs a `[R, m]` (or token rows when `gather_a`),
+    /// b `[R, n]`, plan. Output `[E, m, n]`; zeros for an expert without rows.
+    GroupedOuter {
+        /// Where the parts of the plan lie.
+        layout: DispatchLayout,
+        /// Columns of a.
+        m: usize,
+        /// Columns of b.
+        n: usize,
+        /// a is gathered from token rows.
+        gather_a: bool,
+    },
+    /// Sum of rows `[R, n]` per expert over used rows: `[E, n]`. Inputs: rows, plan.
+    ExpertSum {
+        /// Where the parts of the plan lie.
+        layout: DispatchLayout,
+        /// Columns.
+        n: usize,
+    },
+    /// Rows summed into a table at ids, without float atomics. Inputs: rows f32 `[count, width]`, ids
+    /// u32 `[count]`. Output: `[size, width]`.
+    ScatterAdd {
+        /// Number of rows.
+        count: usize,
+        /// Row length.
+        width: usize,
+        /// Rows of the table.
+        size: usize,
+    },
+}
+
+/// How an epilogue input of a grouped matmul is addressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum RowAddress {
+    /// By row: `[R, n]`, or `[R]` with column stride 0.
+    Row,
+    /// By the row's expert: `[E, n]`.
+    Expert,
+    /// By the row's assignment (`[G, S, k]` weights, column stride 0); zero in unused rows.
+    Assignment,
+}

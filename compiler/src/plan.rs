@@ -1,0 +1,271 @@
+//! The artefact: buffers in arenas, kernels as text, dispatches in order. The runtime needs nothing else.
+//!
+//! Invariants (checked by [`Plan::verify`])
+//! - Buffers lie inside their arena at offsets that are multiples of the alignment; buffers of one
+//!   arena overlap only when their lifetimes do not.
+//! - Every dispatch binds as many buffers as its kernel declares, reads nothing before it is
+//!   written, and stays within the limits the plan was made for.
+//! - Uniform words of a dispatch lie inside `uniforms`, at a multiple of 64 words (256 bytes).
+
+use crate::graph::{DType, Origin, OutputKind};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Version of the serialised form.
+pub const VERSION: u32 = 1;
+
+/// Index of a buffer; prints as `#7`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BufferId(pub u32);
+
+/// What a device can do; data for the fuser and the planner, filled in by the runtime.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Which skeletons fit the device.
+    pub profile: Profile,
+    /// Largest storage binding, bytes.
+    pub max_binding_bytes: u64,
+    /// Largest buffer, bytes.
+    pub max_buffer_bytes: u64,
+    /// Storage bindings per kernel.
+    pub max_storage_bindings: u32,
+    /// Workgroups per dimension.
+    pub max_workgroups: u32,
+    /// Invocations per workgroup.
+    pub max_invocations: u32,
+    /// Workgroup memory, bytes.
+    pub workgroup_memory_bytes: u32,
+    /// Alignment of storage binding offsets, bytes.
+    pub offset_alignment: u32,
+    /// Lanes of a subgroup when that is one fixed number, else 0.
+    pub subgroup_size: u32,
+}
+
+/// Families of skeletons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// Software Vulkan with eight-lane subgroups: subgroup tiles, no workgroup memory.
+    CpuVulkan,
+    /// Workgroup memory tiles; runs everywhere.
+    Gpu,
+}
+
+impl Limits {
+    /// Mesa's software driver (lavapipe 22.3, eight lanes), for compiling without a device.
+    #[must_use]
+    pub fn cpu_vulkan() -> Self {
+        Self {
+            profile: Profile::CpuVulkan,
+            max_binding_bytes: 128 << 20,
+            max_buffer_bytes: i32::MAX as u64,
+            max_storage_bindings: 32,
+            max_workgroups: 65_535,
+            max_invocations: 1_024,
+            workgroup_memory_bytes: 32_768,
+            offset_alignment: 256,
+            subgroup_size: 8,
+        }
+    }
+
+    /// What WebGPU guarantees everywhere.
+    #[must_use]
+    pub fn portable() -> Self {
+        Self {
+            profile: Profile::Gpu,
+            max_binding_bytes: 128 << 20,
+            max_buffer_bytes: 256 << 20,
+            max_storage_bindings: 8,
+            max_workgroups: 65_535,
+            max_invocations: 256,
+            workgroup_memory_bytes: 16_384,
+            offset_alignment: 256,
+            subgroup_size: 0,
+        }
+    }
+}
+
+/// One device allocation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arena {
+    /// `parameters`, `gradients`, `state.m`, `activations.0` …
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Contents outlive a step.
+    pub persistent: bool,
+}
+
+/// What a buffer is for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Filled from a batch before a step, by input name.
+    Input,
+    /// A parameter, by path.
+    Parameter,
+    /// d objective / d parameter, by path.
+    Gradient,
+    /// Optimiser state: `m`, `v` …, by parameter path or for all at once.
+    State(String),
+    /// A named result that can be read back.
+    Output(OutputKind),
+    /// The scalars of [`StepWord`], written before every step.
+    Step,
+    /// Fixed words, uploaded once.
+    Constant(Vec<u32>),
+    /// An intermediate value.
+    Activation,
+}
+
+/// One value in device memory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Buffer {
+    /// Input name, parameter path, output name, or the path of the producing node.
+    pub name: String,
+    /// What it is for.
+    pub role: Role,
+    /// Element type (bool takes one u32).
+    pub dtype: DType,
+    /// Sizes.
+    pub shape: Vec<usize>,
+    /// Which arena.
+    pub arena: u32,
+    /// Where in it, bytes.
+    pub offset: u64,
+    /// Length, bytes.
+    pub bytes: u64,
+}
+
+/// One shader module with one entry point, `main`. Binding 0 of group 0 is the uniform block of
+/// size words; storage bindings follow from 1, all `read_write`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelText {
+    /// A readable name, unique in the plan: `trunk_1_ffn_fc1_grouped_matmul`.
+    pub name: String,
+    /// The module.
+    pub wgsl: String,
+    /// Number of storage bindings.
+    pub bindings: u32,
+    /// Number of uniform words.
+    pub uniform_words: u32,
+}
+
+/// One command.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// Runs a kernel.
+    Dispatch(Dispatch),
+    /// Fills a buffer with zeros.
+    Clear(BufferId),
+    /// Copies one buffer over another of the same length.
+    Copy {
+        /// Read.
+        from: BufferId,
+        /// Written.
+        to: BufferId,
+    },
+}
+
+/// One run of a kernel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dispatch {
+    /// Index into [`Plan::kernels`].
+    pub kernel: u32,
+    /// Storage bindings in order.
+    pub bindings: Vec<BufferId>,
+    /// First word of its sizes in [`Plan::uniforms`], a multiple of 64.
+    pub uniform_offset: u32,
+    /// Workgroup counts.
+    pub workgroups: [u32; 3],
+    /// What it is: `matmul`, `row`, `pointwise` … for reports.
+    pub family: String,
+    /// Indices into [`Plan::origins`] of the nodes it computes.
+    pub origins: Vec<u32>,
+    /// Floating-point operations, 2 per multiply-add.
+    pub flops: u64,
+    /// Bytes read and written, each operand once.
+    pub bytes: u64,
+}
+
+/// A named command list: `forward`, `gradients`, `update`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Program {
+    /// Its name.
+    pub name: String,
+    /// What runs, in order.
+    pub commands: Vec<Command>,
+}
+
+/// Everything a runtime needs to run one entry or train one stage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Version of this form.
+    pub version: u32,
+    /// What was compiled: `stage pretrain`, `entry embed_image`.
+    pub name: String,
+    /// What it was compiled for.
+    pub limits: Limits,
+    /// Values of the symbolic dims, by name.
+    pub dims: BTreeMap<String, usize>,
+    /// Device allocations.
+    pub arenas: Vec<Arena>,
+    /// Values.
+    pub buffers: Vec<Buffer>,
+    /// Shader modules, each once.
+    pub kernels: Vec<KernelText>,
+    /// Size words of all dispatches.
+    pub uniforms: Vec<u32>,
+    /// Places in the spec.
+    pub origins: Vec<Origin>,
+    /// Command lists. A training plan has `gradients` (forward and backward) and `update`.
+    pub programs: Vec<Program>,
+}
+
+/// Words of the step buffer. Floats are stored as bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(usize)]
+pub enum StepWord {
+    /// Run seed, u32.
+    Seed = 0,
+    /// Step number from 0, u32.
+    Step = 1,
+    /// Learning rate of this step, f32.
+    LearningRate = 2,
+    /// 1 - beta1^t, f32 (AdamW).
+    BiasCorrection1 = 3,
+    /// 1 - beta2^t, f32 (AdamW).
+    BiasCorrection2 = 4,
+    /// beta2 of this step, f32 (Adafactor).
+    Beta2 = 5,
+    /// Weight decay factor of this step, f32: what multiplies a decayed parameter before it is subtracted.
+    Decay = 6,
+}
+
+/// Length of the step buffer in words.
+pub const STEP_WORDS: usize = 16;
+
+impl Plan {
+    /// The program of this name.
+    #[must_use]
+    pub fn program(&self, name: &str) -> Option<&Program> {
+        self.programs.iter().find(|program| program.name == name)
+    }
+
+    /// The buffer with this id.
+    #[must_use]
+    pub fn buffer(&self, id: BufferId) -> Option<&Buffer> {
+        self.buffers.get(id.0 as usize)
+    }
+
+    /// Buffers of one role, selected by `pick`, by name.
+    pub fn buffers_by_name(&self, pick: impl Fn(&Role) -> bool) -> BTreeMap<&str, BufferId> {
+        (0u32..)
+            .zip(&self.buffers)
+            .filter(|(_, buffer)| pick(&buffer.role))
+            .map(|(id, buffer)| (buffer.name.as_str(), BufferId(id)))
+            .collect()
+    }
+}
