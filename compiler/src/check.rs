@@ -15,7 +15,6 @@ macro_rules! page {
             };
     };
 }
-pub(crate) use page;
 
 pub(crate) mod absent_input;
 pub(crate) mod arguments;

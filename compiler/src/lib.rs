@@ -2,9 +2,12 @@
 //!
 //! Pure: no files, no clock, no environment, no device.
 
+pub mod check;
 pub mod graph;
 pub mod init;
 pub mod kernel;
+pub mod lower;
+pub mod model;
 pub mod ops;
 pub mod optimizer;
 pub mod plan;

@@ -1,6 +1,5 @@
 //! An entry that needs an input it does not read.
 
-use crate::check::page;
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::Span;
 

@@ -1,6 +1,5 @@
 //! Arguments that do not fit what is called.
 
-use crate::check::page;
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::Span;
 

@@ -1,6 +1,5 @@
 //! A preset or setting that cannot be applied.
 
-use crate::check::page;
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::Span;
 

@@ -1,6 +1,5 @@
 //! An `einsum` or `rearrange` pattern that does not fit.
 
-use crate::check::page;
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::Span;
 

@@ -1,6 +1,5 @@
 //! A setting with a value it cannot take.
 
-use crate::check::page;
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::Span;
 

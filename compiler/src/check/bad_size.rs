@@ -1,6 +1,5 @@
 //! A size that is not a positive whole number.
 
-use crate::check::page;
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::Span;
 

@@ -1,6 +1,5 @@
 //! Two tensors whose axes do not fit together.
 
-use crate::check::page;
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::Span;
 

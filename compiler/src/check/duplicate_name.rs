@@ -1,6 +1,5 @@
 //! Two definitions of one name.
 
-use crate::check::page;
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::Span;
 

@@ -1,6 +1,5 @@
 //! A section without a field that it needs.
 
-use crate::check::page;
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::Span;
 

@@ -1,6 +1,5 @@
 //! A capacity below one slot.
 
-use crate::check::page;
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::Span;
 

@@ -1,6 +1,5 @@
 //! A place where nothing flows.
 
-use crate::check::page;
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::Span;
 

@@ -1,6 +1,5 @@
 //! A loss or objective that is not one number.
 
-use crate::check::page;
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::Span;
 

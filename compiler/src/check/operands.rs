@@ -1,6 +1,5 @@
 //! Tensors that an operation cannot take.
 
-use crate::check::page;
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::Span;
 

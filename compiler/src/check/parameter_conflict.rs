@@ -1,6 +1,5 @@
 //! One parameter path with two shapes.
 
-use crate::check::page;
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::Span;
 

@@ -1,6 +1,5 @@
 //! A tensor with another number of axes than is taken.
 
-use crate::check::page;
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::Span;
 

@@ -1,6 +1,5 @@
 //! A definition that needs itself.
 
-use crate::check::page;
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::Span;
 

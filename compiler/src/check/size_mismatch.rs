@@ -1,6 +1,5 @@
 //! Two sizes that must agree and do not.
 
-use crate::check::page;
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::Span;
 

@@ -1,6 +1,5 @@
 //! A model that is too large to trace.
 
-use crate::check::page;
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::Span;
 

@@ -1,6 +1,5 @@
 //! A symbolic size where a known one is needed.
 
-use crate::check::page;
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::Span;
 

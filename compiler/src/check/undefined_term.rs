@@ -1,6 +1,5 @@
 //! A loss term that is undefined here.
 
-use crate::check::page;
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::Span;
 

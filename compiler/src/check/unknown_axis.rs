@@ -1,6 +1,5 @@
 //! An axis name that a tensor does not have.
 
-use crate::check::page;
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::Span;
 

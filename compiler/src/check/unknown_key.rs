@@ -1,6 +1,5 @@
 //! A key that a section does not know.
 
-use crate::check::page;
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::Span;
 

@@ -1,6 +1,5 @@
 //! A name that nothing defines.
 
-use crate::check::page;
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::Span;
 

@@ -1,6 +1,5 @@
 //! Something asked for that the file does not have.
 
-use crate::check::page;
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::Span;
 

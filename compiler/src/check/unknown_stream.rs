@@ -1,6 +1,5 @@
 //! A stream that a bundle does not have.
 
-use crate::check::page;
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::Span;
 

@@ -1,6 +1,5 @@
 //! A value of another kind than is needed.
 
-use crate::check::page;
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::Span;
 

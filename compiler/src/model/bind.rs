@@ -5,7 +5,7 @@ use super::{Definition, Item, Items, Model, dims, resolve, sections, standard};
 use crate::check;
 use gatewright_grammar::ast::{self, Dim, ItemKind, SectionKind, UseSource};
 use gatewright_grammar::diagnostic::{Diagnostic, Diagnostics};
-use gatewright_grammar::parse::parse;
+use gatewright_grammar::parse;
 use gatewright_grammar::source::{FileId, Sources, Span};
 use std::collections::BTreeMap;
 

@@ -304,7 +304,10 @@ impl Resolver<'_> {
         let model = self.model;
         let names = self.locals.iter().chain(self.dims).chain(model.values.keys());
         let names = names.chain(model.formulas.keys()).chain(model.library.keys());
-        let known: Vec<&str> = names.map(String::as_str).chain(builtins::names()).collect();
+        let mut known: Vec<&str> = names.map(String::as_str).collect();
+        for name in builtins::names() {
+            known.push(name);
+        }
         let noun = if position == Position::Step { "block" } else { "value" };
         self.diagnostics.push(check::unknown_name::report(span, noun, name, known));
     }
