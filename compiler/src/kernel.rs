@@ -11,4 +11,144 @@
 //! - Loop bounds and sizes come from the launch's uniform words, so one kernel serves many shapes.
 //! - The order of every floating-point sum is fixed by the launch: results repeat bit for bit.
 
+pub mod interpret;
+pub mod ir;
 pub mod spec;
+
+use crate::plan::Limits;
+use ir::{Builder, Kernel};
+use spec::KernelSpec;
+
+/// What a binding of a launch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Slot {
+    /// Input of the spec, as numbered there.
+    Input(usize),
+    /// Output of the spec.
+    Output(usize),
+    /// Scratch memory of this lowering.
+    Scratch(usize),
+    /// The step buffer ([`crate::plan::StepWord`]).
+    Step,
+}
+
+/// One run of one kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    /// What runs.
+    pub kernel: Kernel,
+    /// What its storage bindings are, in order.
+    pub bindings: Vec<Slot>,
+    /// Its uniform words.
+    pub sizes: Vec<u32>,
+    /// Workgroup counts.
+    pub workgroups: [u32; 3],
+    /// Floating-point operations, 2 per multiply-add.
+    pub flops: u64,
+    /// Bytes read and written, each operand once.
+    pub bytes: u64,
+}
+
+impl Launch {
+    /// Finishes a kernel and states how it runs.
+    ///
+    /// # Errors
+    /// A fault of the skeleton: what the verifier finds, or unequal numbers of bindings.
+    pub fn new(
+        builder: Builder,
+        bindings: Vec<Slot>,
+        workgroups: [u32; 3],
+        flops: u64,
+        bytes: u64,
+    ) -> Result<Self, String> {
+        let (kernel, sizes) = builder.finish()?;
+        if kernel.bindings.len() != bindings.len() {
+            let (name, declared) = (&kernel.name, kernel.bindings.len());
+            let given = bindings.len();
+            return Err(format!("kernel {name}: {declared} bindings, {given} slots"));
+        }
+        Ok(Self {
+            kernel,
+            bindings,
+            sizes,
+            workgroups,
+            flops,
+            bytes,
+        })
+    }
+}
+
+/// A spec as launches, to be run in order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Lowered {
+    /// What runs.
+    pub launches: Vec<Launch>,
+    /// Scratch buffers by their length in words; contents need no clearing.
+    pub scratch: Vec<usize>,
+}
+
+/// Picks the skeleton for a spec and builds its kernels.
+///
+/// # Errors
+/// What of the spec no skeleton covers, or a limit of the device that it exceeds.
+pub fn lower(spec: &KernelSpec, limits: &Limits) -> Result<Lowered, String> {
+    let lowered = match spec {
+        KernelSpec::Pointwise { .. } => Err("pointwise is not written yet".to_owned()),
+        KernelSpec::Row { .. } => Err("row is not written yet".to_owned()),
+        KernelSpec::Column { .. } => Err("column is not written yet".to_owned()),
+        KernelSpec::Matmul { .. } => Err("matmul is not written yet".to_owned()),
+        KernelSpec::Attention { .. } => Err("attention is not written yet".to_owned()),
+        KernelSpec::TopK { .. } => Err("top_k is not written yet".to_owned()),
+        KernelSpec::RouteScores { .. } => Err("route_scores is not written yet".to_owned()),
+        KernelSpec::Dispatch { .. } => Err("dispatch is not written yet".to_owned()),
+        KernelSpec::DispatchSlot { .. } => Err("dispatch_slot is not written yet".to_owned()),
+        KernelSpec::GroupedMatmul { .. } => Err("grouped_matmul is not written yet".to_owned()),
+        KernelSpec::GroupedOuter { .. } => Err("grouped_outer is not written yet".to_owned()),
+        KernelSpec::ExpertSum { .. } => Err("expert_sum is not written yet".to_owned()),
+        KernelSpec::ScatterAdd { .. } => Err("scatter_add is not written yet".to_owned()),
+    }?;
+    check_limits(&lowered, limits)?;
+    Ok(lowered)
+}
+
+fn check_limits(lowered: &Lowered, limits: &Limits) -> Result<(), String> {
+    for launch in &lowered.launches {
+        let kernel = &launch.kernel;
+        let most = limits.max_storage_bindings as usize;
+        if kernel.bindings.len() > most {
+            let (name, count) = (&kernel.name, kernel.bindings.len());
+            return Err(format!(
+                "kernel {name} binds {count} buffers of at most {most}"
+            ));
+        }
+        if launch
+            .workgroups
+            .iter()
+            .any(|it| *it > limits.max_workgroups)
+        {
+            let (name, grid) = (&kernel.name, launch.workgroups);
+            return Err(format!("kernel {name} exceeds the grid: {grid:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// A grid of at least `count` workgroups along x and y. Kernels find their place by
+/// [`Builder::linear_group`] and guard or clamp the few workgroups past the end.
+#[must_use]
+pub fn linear_grid(count: usize, limits: &Limits) -> [u32; 3] {
+    let most = (limits.max_workgroups as usize).max(1);
+    let y = count.div_ceil(most).max(1);
+    let x = count.div_ceil(y).max(1);
+    [x, y, 1].map(|it| u32::try_from(it).unwrap_or(u32::MAX))
+}
+
+/// Rows of a dispatched segment that one workgroup of a grouped matmul computes: segments are
+/// padded to a multiple of it.
+#[must_use]
+pub fn row_tile(limits: &Limits) -> usize {
+    match limits.profile {
+        crate::plan::Profile::CpuVulkan => 32,
+        crate::plan::Profile::Gpu => 64,
+    }
+}

@@ -1,0 +1,513 @@
+//! Kernels as WGSL text.
+//!
+//! One entry point `main`. Group 0, binding 0 is the uniform block of size words; storage bindings
+//! follow from 1, all `read_write`. The text is a function of the kernel alone. Subgroup functions
+//! are used without an `enable` line, which naga does not take.
+
+use crate::kernel::ir::{
+    Array, BindingDecl, Builtin, Expr, Function, Kernel, Node, Operator, Scalar, Space, Stmt, Ty,
+};
+use std::fmt::Write;
+
+/// Prints a kernel.
+#[must_use]
+pub fn write(kernel: &Kernel) -> String {
+    let mut writer = Writer {
+        kernel,
+        out: String::new(),
+    };
+    writer.header();
+    writer.declarations();
+    writer.entry();
+    writer.out
+}
+
+struct Writer<'a> {
+    kernel: &'a Kernel,
+    out: String,
+}
+
+/// How tightly an operator binds; WGSL does not let bitwise operators, shifts, comparisons and
+/// logical operators nest without parentheses.
+fn precedence(operator: Operator) -> u8 {
+    match operator {
+        Operator::Multiply | Operator::Divide | Operator::Remainder => 3,
+        Operator::Add | Operator::Subtract => 2,
+        _ => 1,
+    }
+}
+
+const ATOM: u8 = 4;
+
+fn symbol(operator: Operator, vec4: bool) -> &'static str {
+    match operator {
+        Operator::Add => "+",
+        Operator::Subtract => "-",
+        Operator::Multiply => "*",
+        Operator::Divide => "/",
+        Operator::Remainder => "%",
+        Operator::And => "&",
+        Operator::Or => "|",
+        Operator::Xor => "^",
+        Operator::ShiftLeft => "<<",
+        Operator::ShiftRight => ">>",
+        Operator::Equal => "==",
+        Operator::NotEqual => "!=",
+        Operator::Less => "<",
+        Operator::LessEqual => "<=",
+        // The short-circuit forms take scalars only.
+        Operator::BothTrue => ["&&", "&"][usize::from(vec4)],
+        Operator::EitherTrue => ["||", "|"][usize::from(vec4)],
+    }
+}
+
+fn function(function: Function) -> &'static str {
+    match function {
+        Function::Minimum => "min",
+        Function::Maximum => "max",
+        Function::Power => "pow",
+        Function::Exp => "exp",
+        Function::Log => "log",
+        Function::Sqrt => "sqrt",
+        Function::InverseSqrt => "inverseSqrt",
+        Function::Tanh => "tanh",
+        Function::Sin => "sin",
+        Function::Cos => "cos",
+        Function::Absolute => "abs",
+        Function::Floor => "floor",
+    }
+}
+
+fn builtin(builtin: Builtin) -> &'static str {
+    match builtin {
+        Builtin::GroupX => "workgroup.x",
+        Builtin::GroupY => "workgroup.y",
+        Builtin::GroupZ => "workgroup.z",
+        Builtin::GroupsX => "workgroups.x",
+        Builtin::LocalX => "local.x",
+        Builtin::LocalY => "local.y",
+        Builtin::LocalIndex => "local_index",
+        Builtin::Lane => "lane",
+    }
+}
+
+/// Parameters of the entry point: name, WGSL builtin, type.
+const PARAMETERS: [(&str, &str, &str); 5] = [
+    ("workgroup", "workgroup_id", "vec3<u32>"),
+    ("workgroups", "num_workgroups", "vec3<u32>"),
+    ("local", "local_invocation_id", "vec3<u32>"),
+    ("local_index", "local_invocation_index", "u32"),
+    ("lane", "subgroup_invocation_id", "u32"),
+];
+
+fn type_name(ty: Ty) -> &'static str {
+    match (ty.scalar, ty.vec4) {
+        (Scalar::F32, false) => "f32",
+        (Scalar::U32, false) => "u32",
+        (Scalar::Bool, false) => "bool",
+        (Scalar::F32, true) => "vec4<f32>",
+        (Scalar::U32, true) => "vec4<u32>",
+        (Scalar::Bool, true) => "vec4<bool>",
+    }
+}
+
+fn element_name(ty: Ty, atomic: bool) -> &'static str {
+    if atomic { "atomic<u32>" } else { type_name(ty) }
+}
+
+/// The shortest text that reads back as the same f32.
+fn float(value: f32) -> String {
+    format!("{value:?}f")
+}
+
+impl Writer<'_> {
+    fn line(&mut self, depth: usize, text: &str) {
+        for _ in 0..depth {
+            self.out.push_str("    ");
+        }
+        self.out.push_str(text);
+        self.out.push('\n');
+    }
+
+    fn header(&mut self) {
+        let kernel = self.kernel;
+        self.line(0, &format!("// {}", kernel.name));
+        for line in &kernel.doc {
+            self.line(0, format!("// {line}").trim_end());
+        }
+        self.line(0, "");
+    }
+
+    fn declarations(&mut self) {
+        let kernel = self.kernel;
+        let blocks = kernel.sizes.len().div_ceil(4).max(1);
+        self.line(
+            0,
+            &format!("@group(0) @binding(0) var<uniform> sizes: array<vec4<u32>, {blocks}>;"),
+        );
+        for (slot, binding) in (1..).zip(&kernel.bindings) {
+            let BindingDecl {
+                name,
+                element,
+                vec4,
+                atomic,
+            } = binding;
+            let element = element_name(Ty::of(*element).wide(*vec4), *atomic);
+            self.line(
+                0,
+                &format!(
+                    "@group(0) @binding({slot}) var<storage, read_write> {name}: array<{element}>;"
+                ),
+            );
+        }
+        for array in &kernel.workgroup_arrays {
+            let element = element_name(array.ty, array.atomic);
+            let (name, length) = (&array.name, array.length);
+            self.line(
+                0,
+                &format!("var<workgroup> {name}: array<{element}, {length}>;"),
+            );
+        }
+        self.line(0, "");
+    }
+
+    fn entry(&mut self) {
+        let kernel = self.kernel;
+        let [x, y, z] = kernel.workgroup_size;
+        self.line(0, &format!("@compute @workgroup_size({x}, {y}, {z})"));
+        let used = used_builtins(&kernel.body);
+        let parameters: Vec<String> = PARAMETERS
+            .iter()
+            .filter(|(name, ..)| used.iter().any(|it| it.split('.').next() == Some(*name)))
+            .map(|(name, builtin, ty)| format!("@builtin({builtin}) {name}: {ty}"))
+            .collect();
+        match parameters.as_slice() {
+            [] | [_] => self.line(0, &format!("fn main({}) {{", parameters.join(""))),
+            _ => {
+                self.line(0, "fn main(");
+                for parameter in &parameters {
+                    self.line(1, &format!("{parameter},"));
+                }
+                self.line(0, ") {");
+            }
+        }
+        for (index, name) in kernel.sizes.iter().enumerate() {
+            let component = ["x", "y", "z", "w"][index % 4];
+            self.line(
+                1,
+                &format!("let {name} = sizes[{}].{component};", index / 4),
+            );
+        }
+        self.block(1, &kernel.body);
+        self.line(0, "}");
+    }
+
+    fn block(&mut self, depth: usize, body: &[Stmt]) {
+        for statement in body {
+            self.statement(depth, statement);
+        }
+    }
+
+    fn statement(&mut self, depth: usize, statement: &Stmt) {
+        let text = match statement {
+            Stmt::Comment(text) => format!("// {text}"),
+            Stmt::Let { name, value } => format!("let {name} = {};", self.text(value)),
+            Stmt::Var { name, value } => format!("var {name} = {};", self.text(value)),
+            Stmt::Assign { name, value } => format!("{name} = {};", self.text(value)),
+            Stmt::Store {
+                array,
+                index,
+                value,
+            } => {
+                let place = self.place(*array, index, value.ty().vec4);
+                format!("{place} = {};", self.text(value))
+            }
+            Stmt::AtomicAdd {
+                array,
+                index,
+                value,
+                result,
+            } => {
+                let place = self.place(*array, index, false);
+                let name = result
+                    .as_ref()
+                    .map_or(String::new(), |it| format!("let {it} = "));
+                format!("{name}atomicAdd(&{place}, {});", self.text(value))
+            }
+            Stmt::For { .. } | Stmt::If { .. } => return self.nested(depth, statement),
+            Stmt::Break => "break;".to_owned(),
+            Stmt::Barrier(Space::Workgroup) => "workgroupBarrier();".to_owned(),
+            Stmt::Barrier(Space::Storage) => "storageBarrier();".to_owned(),
+        };
+        self.line(depth, &text);
+    }
+
+    fn nested(&mut self, depth: usize, statement: &Stmt) {
+        match statement {
+            Stmt::For {
+                name,
+                from,
+                to,
+                step,
+                body,
+            } => {
+                let (from, to, step) = (self.text(from), self.at(to, 2), self.text(step));
+                self.line(
+                    depth,
+                    &format!("for (var {name} = {from}; {name} < {to}; {name} += {step}) {{"),
+                );
+                self.block(depth + 1, body);
+            }
+            Stmt::If {
+                condition,
+                then,
+                otherwise,
+            } => {
+                let condition = self.text(condition);
+                self.line(depth, &format!("if {condition} {{"));
+                self.block(depth + 1, then);
+                if !otherwise.is_empty() {
+                    self.line(depth, "} else {");
+                    self.block(depth + 1, otherwise);
+                }
+            }
+            _ => return,
+        }
+        self.line(depth, "}");
+    }
+
+    fn array(&self, array: Array) -> (&str, bool) {
+        match array.space {
+            Space::Storage => self
+                .kernel
+                .bindings
+                .get(array.index)
+                .map_or(("?", false), |it| (&*it.name, it.atomic)),
+            Space::Workgroup => self
+                .kernel
+                .workgroup_arrays
+                .get(array.index)
+                .map_or(("?", false), |it| (&*it.name, it.atomic)),
+        }
+    }
+
+    fn place(&self, array: Array, index: &Expr, vec4: bool) -> String {
+        let (name, _) = self.array(array);
+        if array.ty.vec4 && !vec4 {
+            let index = self.at(index, ATOM);
+            return format!("{name}[{index} >> 2u][{index} & 3u]");
+        }
+        format!("{name}[{}]", self.text(index))
+    }
+
+    fn text(&self, expr: &Expr) -> String {
+        self.print(expr).0
+    }
+
+    /// The text, in parentheses when it binds less tightly than `least`.
+    fn at(&self, expr: &Expr, least: u8) -> String {
+        match self.print(expr) {
+            (text, binds) if binds < least => format!("({text})"),
+            (text, _) => text,
+        }
+    }
+
+    fn list(&self, operands: &[Expr]) -> String {
+        let texts: Vec<String> = operands.iter().map(|it| self.text(it)).collect();
+        texts.join(", ")
+    }
+
+    /// The text and how tightly its outermost operator binds.
+    fn print(&self, expr: &Expr) -> (String, u8) {
+        let atom = match expr.node() {
+            Node::F32(value) if value.is_sign_negative() => return (float(*value), 3),
+            Node::F32(value) => float(*value),
+            Node::U32(value) => format!("{value}u"),
+            Node::Bool(value) => value.to_string(),
+            Node::Variable(name) => name.to_string(),
+            Node::Size(index) => self
+                .kernel
+                .sizes
+                .get(*index)
+                .map_or_else(|| "?".to_owned(), ToString::to_string),
+            Node::Builtin(it) => builtin(*it).to_owned(),
+            Node::Load(array, index) => {
+                let place = self.place(*array, index, expr.ty().vec4);
+                match self.array(*array).1 {
+                    true => format!("atomicLoad(&{place})"),
+                    false => place,
+                }
+            }
+            Node::Negate(it) => return (format!("-{}", self.at(it, ATOM)), 3),
+            Node::Not(it) => return (format!("!{}", self.at(it, ATOM)), 3),
+            Node::Operator(operator, left, right) => {
+                return self.infix(*operator, left, right);
+            }
+            Node::Call(it, operands) => format!("{}({})", function(*it), self.list(operands)),
+            Node::Select(condition, then, otherwise) => {
+                let operands = [otherwise.clone(), then.clone(), condition.clone()];
+                format!("select({})", self.list(&operands))
+            }
+            Node::Convert(it) => format!("{}({})", type_name(expr.ty()), self.text(it)),
+            Node::Bitcast(it) => {
+                format!("bitcast<{}>({})", type_name(expr.ty()), self.text(it))
+            }
+            Node::Component(it, index) => {
+                format!("{}.{}", self.at(it, ATOM), ["x", "y", "z", "w"][*index % 4])
+            }
+            Node::Vec4(parts) => format!("{}({})", type_name(expr.ty()), self.list(parts)),
+            Node::Splat(it) => format!("{}({})", type_name(expr.ty()), self.text(it)),
+            Node::Shuffle(it, lane) => format!("subgroupShuffle({}, {lane}u)", self.text(it)),
+            Node::ShuffleXor(it, mask) => {
+                format!("subgroupShuffleXor({}, {mask}u)", self.text(it))
+            }
+        };
+        (atom, ATOM)
+    }
+
+    fn infix(&self, operator: Operator, left: &Expr, right: &Expr) -> (String, u8) {
+        let binds = precedence(operator);
+        // Sums and products group to the left; the order of a float sum is part of the kernel.
+        let (left_least, right_least) = match binds {
+            1 if operator.is_comparison() => (2, 2),
+            1 => (ATOM, ATOM),
+            _ => (binds, binds + 1),
+        };
+        let vec4 = left.ty().vec4;
+        let mut text = self.at(left, left_least);
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
+            " {} {}",
+            symbol(operator, vec4),
+            self.at(right, right_least)
+        );
+        (text, binds)
+    }
+}
+
+fn used_builtins(body: &[Stmt]) -> Vec<&'static str> {
+    fn visit(expr: &Expr, used: &mut Vec<&'static str>) {
+        if let Node::Builtin(it) = expr.node() {
+            used.push(builtin(*it));
+        }
+        for operand in expr.operands() {
+            visit(operand, used);
+        }
+    }
+    let mut used = Vec::new();
+    for statement in body {
+        match statement {
+            Stmt::Let { value, .. } | Stmt::Var { value, .. } | Stmt::Assign { value, .. } => {
+                visit(value, &mut used);
+            }
+            Stmt::Store { index, value, .. } | Stmt::AtomicAdd { index, value, .. } => {
+                visit(index, &mut used);
+                visit(value, &mut used);
+            }
+            Stmt::For {
+                from,
+                to,
+                step,
+                body,
+                ..
+            } => {
+                for bound in [from, to, step] {
+                    visit(bound, &mut used);
+                }
+                used.extend(used_builtins(body));
+            }
+            Stmt::If {
+                condition,
+                then,
+                otherwise,
+            } => {
+                visit(condition, &mut used);
+                used.extend(used_builtins(then));
+                used.extend(used_builtins(otherwise));
+            }
+            Stmt::Comment(_) | Stmt::Break | Stmt::Barrier(_) => {}
+        }
+    }
+    used
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::ir::Builder;
+
+    fn validate(text: &str) {
+        let module = naga::front::wgsl::parse_str(text)
+            .unwrap_or_else(|error| panic!("{}\n{text}", error.emit_to_string(text)));
+        naga::valid::Validator::new(
+            naga::valid::ValidationFlags::all(),
+            naga::valid::Capabilities::all(),
+        )
+        .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+        .subgroup_operations(naga::valid::SubgroupOperationSet::all())
+        .validate(&module)
+        .unwrap_or_else(|error| panic!("{}\n{text}", error.emit_to_string(text)));
+    }
+
+    #[test]
+    fn every_construct_is_valid() {
+        let mut b = Builder::new("everything", [8, 1, 1]);
+        b.doc("One of each.");
+        let x = b.binding("x", Scalar::F32, true);
+        let ids = b.binding("ids", Scalar::U32, false);
+        let counts = b.atomic_binding("counts");
+        let tile = b.workgroup_array("tile", Ty::VEC4F, 8);
+        let rows = b.size("rows", 5);
+        let group = b.linear_group();
+        let lane = Expr::builtin(Builtin::Lane);
+        let local = Expr::builtin(Builtin::LocalX) + Expr::builtin(Builtin::LocalIndex);
+        let index = b.bind("index", (&group * 8u32 + &lane).min(&rows - 1u32));
+        let sum = b.var("sum", Expr::from(0.0f32).splat());
+        b.repeat("row", 0u32, &rows, 1u32, |b, row| {
+            let value = b.bind("value", x.at4(row * 2u32 + &index));
+            b.assign(&sum, &sum + &value * 0.1f32 - (&value + 1e-7f32) * -2.5f32);
+            b.when(row.equals(3u32).or(rows.at_most(2u32)), Builder::leave);
+        });
+        b.store(tile, &local, sum.shuffle(3) + sum.shuffle_xor(1));
+        b.barrier();
+        let positive = Expr::from(0.0f32)
+            .splat()
+            .less(&sum)
+            .and(sum.differs(7.0f32));
+        let chosen = positive.select(&sum, sum.exp().max(0.5f32));
+        let bits = (chosen.bitcast(Scalar::U32) & 255u32) << 1u32;
+        let before = b.atomic_add(counts, &index, &ids.at(&index));
+        b.choose(
+            before.less(9u32),
+            |b| b.store(x, &index, bits.convert(Scalar::F32)),
+            |b| b.store(x, &index, tile.at(2u32) + x.at(&index + 1u32)),
+        );
+        b.store(ids, 0u32, counts.at(&rows));
+        let (kernel, words) = b.finish().unwrap();
+        assert_eq!(words, [5]);
+        let text = write(&kernel);
+        validate(&text);
+        assert!(
+            text.contains("sum = sum + value * 0.1f - (value + 1e-7f) * (-2.5f);"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn faults_of_a_skeleton_are_found() {
+        let mut b = Builder::new("fault", [8, 1, 1]);
+        let sum = b.var("sum", 1.0f32);
+        b.assign(&sum, 1u32);
+        assert!(b.finish().is_err());
+
+        let mut b = Builder::new("fault", [8, 1, 1]);
+        b.when(Expr::builtin(Builtin::LocalX).less(1u32), Builder::barrier);
+        assert!(b.finish().is_err());
+
+        let mut b = Builder::new("fault", [8, 1, 1]);
+        let inner = b.when(Expr::bool(true), |b| b.var("inner", 1u32));
+        b.copy("outer", &inner);
+        assert!(b.finish().is_err());
+    }
+}
