@@ -51,11 +51,7 @@ impl Dump {
 
     fn item(&mut self, item: &Item) {
         for doc in &item.docs {
-<<<<<<< HEAD
-            self.line(&format!("; {doc}").trim_end().to_owned());
-=======
             self.line(format!("; {doc}").trim_end());
->>>>>>> main
         }
         match &item.kind {
             ItemKind::Use(import) => {

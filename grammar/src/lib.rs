@@ -6,16 +6,10 @@ pub mod ast;
 pub mod codes;
 pub mod diagnostic;
 mod dump;
-<<<<<<< HEAD
-=======
 mod format;
->>>>>>> main
 mod parse;
 pub mod source;
 
 pub use dump::dump;
-<<<<<<< HEAD
-=======
 pub use format::format;
->>>>>>> main
 pub use parse::{decode, parse};
