@@ -6,5 +6,8 @@ pub mod device;
 pub mod error;
 pub mod execute;
 pub mod initialise;
+pub mod once;
+pub mod project;
+pub mod reference;
 pub mod tensor;
 pub mod train;
