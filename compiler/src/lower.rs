@@ -67,7 +67,12 @@ impl Request {
     /// A request without recorded routing and bindings.
     #[must_use]
     pub fn new(what: Target, mode: Mode) -> Self {
-        Self { what, mode, record_routing: false, bindings: BTreeMap::new() }
+        Self {
+            what,
+            mode,
+            record_routing: false,
+            bindings: BTreeMap::new(),
+        }
     }
 }
 

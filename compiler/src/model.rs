@@ -107,7 +107,10 @@ impl Model {
 
     /// Symbolic dims in id order, with the ids that [`DimValue::size`] uses.
     pub fn symbols(&self) -> impl Iterator<Item = (&str, DimId)> {
-        self.symbols.iter().map(String::as_str).zip((0u32..).map(DimId))
+        self.symbols
+            .iter()
+            .map(String::as_str)
+            .zip((0u32..).map(DimId))
     }
 
     /// Names of the inputs, in name order.
@@ -140,7 +143,9 @@ impl Model {
     pub fn formulas(&self, kind: ast::FormulaKind) -> Vec<&str> {
         let formulas = self.formulas.iter();
         formulas
-            .filter(|(_, item)| matches!(&item.definition, Definition::Formula(f) if f.kind == kind))
+            .filter(
+                |(_, item)| matches!(&item.definition, Definition::Formula(f) if f.kind == kind),
+            )
             .map(|(name, _)| name.as_str())
             .collect()
     }

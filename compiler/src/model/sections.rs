@@ -15,8 +15,23 @@ const ROUTER: &[&str] = &[
 const EXPERTS: &[&str] = &["router", "expert", "init"];
 /// The keys of a stage.
 const STAGE: &[&str] = &[
-    "objective", "train", "freeze", "data", "optimizer", "steps", "batch", "accumulate", "budget",
-    "seed", "init", "weights", "experts", "every", "log", "save", "evaluate",
+    "objective",
+    "train",
+    "freeze",
+    "data",
+    "optimizer",
+    "steps",
+    "batch",
+    "accumulate",
+    "budget",
+    "seed",
+    "init",
+    "weights",
+    "experts",
+    "every",
+    "log",
+    "save",
+    "evaluate",
 ];
 /// Fields that may differ between training and evaluation.
 const PAIRED: &[&str] = &["noise", "capacity"];
@@ -48,7 +63,10 @@ impl Model {
     /// All sections of a kind in the order written.
     #[must_use]
     pub fn sections(&self, kind: SectionKind) -> Vec<SectionView> {
-        let of_kind = self.sections.iter().filter(|(section, _)| section.kind == kind);
+        let of_kind = self
+            .sections
+            .iter()
+            .filter(|(section, _)| section.kind == kind);
         of_kind.map(|(section, _)| self.view(section)).collect()
     }
 
