@@ -105,7 +105,9 @@ pub struct Results {
 pub fn run(project: &mut Project, once: &Once, backend: &Backend) -> Result<Results, Failure> {
     let mut request = once.request.clone();
     let lowered = project.lower(&request)?;
-    request.bindings.extend(sizes_of(&lowered.graph, once.inputs));
+    request
+        .bindings
+        .extend(sizes_of(&lowered.graph, once.inputs));
     let lowered = project.lower(&request)?;
     match backend {
         Backend::Reference => on_reference(&lowered, once),
@@ -118,10 +120,14 @@ pub fn run(project: &mut Project, once: &Once, backend: &Backend) -> Result<Resu
 pub fn sizes_of(graph: &Graph, inputs: &Tensors) -> BTreeMap<String, usize> {
     let mut sizes = BTreeMap::new();
     for (name, id) in graph.inputs() {
-        let Some(tensor) = inputs.get(&name) else { continue };
+        let Some(tensor) = inputs.get(&name) else {
+            continue;
+        };
         for (axis, size) in graph.ty(id).shape.iter().zip(&tensor.shape) {
             let symbols = axis.symbols();
-            let [symbol] = symbols.as_slice() else { continue };
+            let [symbol] = symbols.as_slice() else {
+                continue;
+            };
             let whole = *axis == gatewright_compiler::size::Size::from(*symbol);
             if let (true, Some(dim)) = (whole, graph.dim(*symbol)) {
                 sizes.entry(dim.name.clone()).or_insert(*size);
@@ -186,7 +192,10 @@ fn on_device(lowered: &Lowered, once: &Once, device: &Device) -> Result<Results,
     words[0] = once.seed;
     executor.step_words(&words)?;
     executor.run(&[program])?;
-    let mut results = Results { outputs: executor.read_all(Slot::Output)?, ..Results::default() };
+    let mut results = Results {
+        outputs: executor.read_all(Slot::Output)?,
+        ..Results::default()
+    };
     results.outputs.remove("grad_norm");
     if once.gradients {
         results.gradients = executor.read_all(Slot::Gradient)?;
@@ -203,7 +212,10 @@ fn on_device(lowered: &Lowered, once: &Once, device: &Device) -> Result<Results,
 
 fn on_reference(lowered: &Lowered, once: &Once) -> Result<Results, Failure> {
     let graph = &lowered.graph;
-    let objective = graph.outputs().iter().find(|it| it.kind == OutputKind::Objective);
+    let objective = graph
+        .outputs()
+        .iter()
+        .find(|it| it.kind == OutputKind::Objective);
     let parameters = graph.parameters();
     let (graph, gradients) = match objective {
         Some(objective) if once.gradients || once.steps.is_some() => {
@@ -214,17 +226,31 @@ fn on_reference(lowered: &Lowered, once: &Once) -> Result<Results, Failure> {
     };
     let inputs = floats(once.inputs);
     let mut values = floats(once.parameters);
-    let named: Vec<_> = graph.outputs().iter().map(|it| (it.name.clone(), it.value)).collect();
+    let named: Vec<_> = graph
+        .outputs()
+        .iter()
+        .map(|it| (it.name.clone(), it.value))
+        .collect();
     let mut wanted: Vec<_> = named.iter().map(|(_, id)| *id).collect();
     wanted.extend(gradients.values().copied());
     let evaluate = |values: &BTreeMap<String, Tensor>, step: u32| {
-        evaluate_values(&graph, &wanted, &inputs, values, &Bindings::new(), once.seed, step)
+        evaluate_values(
+            &graph,
+            &wanted,
+            &inputs,
+            values,
+            &Bindings::new(),
+            once.seed,
+            step,
+        )
     };
     let found = evaluate(&values, 0)?;
     let mut results = Results::default();
     for (name, id) in &named {
         if let Some(tensor) = found.get(id) {
-            results.outputs.insert(name.clone(), host(tensor, graph.ty(*id)));
+            results
+                .outputs
+                .insert(name.clone(), host(tensor, graph.ty(*id)));
         }
     }
     let by_path = |found: &BTreeMap<_, Tensor>| -> BTreeMap<String, Tensor> {
@@ -237,8 +263,10 @@ fn on_reference(lowered: &Lowered, once: &Once) -> Result<Results, Failure> {
     if once.gradients {
         let f32 = Type::f32(Vec::new());
         let tensors = by_path(&found);
-        results.gradients =
-            tensors.iter().map(|(path, tensor)| (path.clone(), host(tensor, &f32))).collect();
+        results.gradients = tensors
+            .iter()
+            .map(|(path, tensor)| (path.clone(), host(tensor, &f32)))
+            .collect();
     }
     if let Some(steps) = &once.steps {
         let mut state = crate::reference::State::default();
@@ -248,8 +276,10 @@ fn on_reference(lowered: &Lowered, once: &Once) -> Result<Results, Failure> {
             state.step(steps.optimizer, steps.update, step, &mut values, gradients);
         }
         let f32 = Type::f32(Vec::new());
-        results.parameters =
-            values.iter().map(|(path, tensor)| (path.clone(), host(tensor, &f32))).collect();
+        results.parameters = values
+            .iter()
+            .map(|(path, tensor)| (path.clone(), host(tensor, &f32)))
+            .collect();
     }
     Ok(results)
 }
@@ -260,9 +290,15 @@ fn floats(tensors: &Tensors) -> BTreeMap<String, Tensor> {
             HostData::F32(values) => values.iter().map(|value| f64::from(*value)).collect(),
             HostData::U32(values) => values.iter().map(|value| f64::from(*value)).collect(),
         };
-        Tensor { shape: tensor.shape.clone(), data }
+        Tensor {
+            shape: tensor.shape.clone(),
+            data,
+        }
     };
-    tensors.iter().map(|(name, tensor)| (name.clone(), convert(tensor))).collect()
+    tensors
+        .iter()
+        .map(|(name, tensor)| (name.clone(), convert(tensor)))
+        .collect()
 }
 
 #[expect(
@@ -277,5 +313,8 @@ fn host(tensor: &Tensor, ty: &Type) -> HostTensor {
             HostData::U32(tensor.data.iter().map(|value| *value as u32).collect())
         }
     };
-    HostTensor { shape: tensor.shape.clone(), data }
+    HostTensor {
+        shape: tensor.shape.clone(),
+        data,
+    }
 }

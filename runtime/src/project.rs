@@ -54,7 +54,10 @@ impl Project {
             Ok(text) => text,
             Err(diagnostic) => {
                 let diagnostics = vec![*diagnostic];
-                return Err(Box::new(Mistakes { sources, diagnostics }));
+                return Err(Box::new(Mistakes {
+                    sources,
+                    diagnostics,
+                }));
             }
         };
         let root = sources.add(name, text.clone());
@@ -68,9 +71,18 @@ impl Project {
         match model {
             Some(model) => {
                 let path = path.to_path_buf();
-                Ok(Self { sources, model, path, text, warnings: diagnostics })
+                Ok(Self {
+                    sources,
+                    model,
+                    path,
+                    text,
+                    warnings: diagnostics,
+                })
             }
-            None => Err(Box::new(Mistakes { sources, diagnostics })),
+            None => Err(Box::new(Mistakes {
+                sources,
+                diagnostics,
+            })),
         }
     }
 
@@ -94,7 +106,10 @@ impl Project {
     /// Diagnostics with this project's sources.
     #[must_use]
     pub fn mistakes(&self, diagnostics: Vec<Diagnostic>) -> Box<Mistakes> {
-        Box::new(Mistakes { sources: self.sources.clone(), diagnostics })
+        Box::new(Mistakes {
+            sources: self.sources.clone(),
+            diagnostics,
+        })
     }
 
     /// A path of the spec, relative to the spec's folder.

