@@ -6,6 +6,8 @@
 //! - Comments are kept in [`File::comments`]; doc comments (`///`) also belong to their item.
 //! - Numbers are stored as written; [`Number::value`] is their meaning.
 
+mod words;
+
 use crate::source::{Span, Spanned};
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +19,7 @@ pub type Name = Spanned<String>;
 pub struct File {
     /// The items in order.
     pub items: Vec<Item>,
-    /// All `//` and `///` comments with their places, for the formatter.
+    /// All `//` and `///` comments, slashes included, with their places, for the formatter.
     pub comments: Vec<Spanned<String>>,
 }
 
