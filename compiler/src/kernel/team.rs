@@ -53,13 +53,13 @@ impl Team {
         let mut half = self.lanes / 2;
         while half > 0 {
             b.when(self.lane.less(half), |b| {
-                let pair = exchange.get(&self.lane) + exchange.get(&self.lane + half);
+                let pair = exchange.at(&self.lane) + exchange.at(&self.lane + half);
                 b.store(exchange, &self.lane, pair);
             });
             b.barrier();
             half /= 2;
         }
-        let sum = b.copy("sum", exchange.get(&Expr::from(0u32)));
+        let sum = b.copy("sum", exchange.at(0u32));
         b.barrier();
         sum
     }
@@ -74,18 +74,14 @@ impl Team {
     }
 
     fn prefix_by_shuffle(&self, b: &mut Builder, value: &Expr) -> (Expr, Expr) {
-        let mut inclusive = value.clone();
-        for distance in [1u32, 2, 4] {
-            // The lane below by `distance`: the last lane of the lower half of its group of two halves.
-            let mut lower = inclusive.shuffle(distance - 1);
-            for last in (distance - 1..SUBGROUP).step_by(2 * distance as usize).skip(1) {
-                lower = self.lane.less(last).select(lower, inclusive.shuffle(last));
-            }
-            let upper = (&self.lane & distance).differs(0u32);
-            inclusive = b.copy("running", &inclusive + upper.select(lower, 0u32));
+        let mut before = Expr::from(0u32);
+        for lower in 0..SUBGROUP - 1 {
+            let counts = Expr::from(lower).less(&self.lane);
+            before = before + counts.select(value.shuffle(lower), 0u32);
         }
-        let total = b.copy("total", inclusive.shuffle(SUBGROUP - 1));
-        (b.copy("before", inclusive - value), total)
+        let before = b.copy("before", before);
+        let total = b.copy("total", (&before + value).shuffle(SUBGROUP - 1));
+        (before, total)
     }
 
     fn prefix_by_memory(&self, b: &mut Builder, exchange: Array, value: &Expr) -> (Expr, Expr) {
@@ -100,7 +96,7 @@ impl Team {
             b.barrier();
             (from, to, distance) = (to, from, distance * 2);
         }
-        let total = b.copy("total", exchange.at(Expr::from(from + self.lanes - 1)));
+        let total = b.copy("total", exchange.at(from + self.lanes - 1));
         let before = b.copy("before", exchange.at(&self.lane + from) - value);
         b.barrier();
         (before, total)

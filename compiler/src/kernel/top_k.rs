@@ -12,7 +12,7 @@ use super::{Launch, Lowered, Slot, linear_grid};
 use crate::plan::{Limits, Profile};
 
 /// Most scores a lane holds.
-pub const MOST_EXPERTS: usize = 128;
+const MOST_EXPERTS: usize = 128;
 
 /// What a score that is not a number counts as, and the floor of all others.
 const FLOOR: f32 = -3.4e38;
@@ -37,7 +37,9 @@ pub(super) struct Router {
 fn check(experts: usize, k: usize) -> Result<(), String> {
     match experts {
         0 => Err("a router needs an expert".to_owned()),
-        _ if experts > MOST_EXPERTS => Err(format!("at most {MOST_EXPERTS} experts, not {experts}")),
+        _ if experts > MOST_EXPERTS => {
+            Err(format!("at most {MOST_EXPERTS} experts, not {experts}"))
+        }
         _ if k == 0 || k > experts => Err(format!("{k} choices among {experts} experts")),
         _ => Ok(()),
     }
@@ -63,7 +65,9 @@ pub(super) fn lower_top_k(
     check(experts, k)?;
     let lanes = row_lanes(limits);
     let mut b = Builder::new("top_k", [lanes, 1, 1]);
-    b.doc(format!("One lane per row: the {k} largest of {experts} scores, ties to the lower index."));
+    b.doc(format!(
+        "One lane per row: the {k} largest of {experts} scores, ties to the lower index."
+    ));
     let scores = b.binding("scores", Scalar::F32, false);
     let indices = b.binding("indices", Scalar::U32, false);
     let weights = values.then(|| b.binding("weights", Scalar::F32, false));
@@ -82,11 +86,16 @@ pub(super) fn lower_top_k(
         }
     });
     let outputs = if values { 2 } else { 1 };
-    let bindings = [Slot::Input(0)].into_iter().chain((0..outputs).map(Slot::Output));
+    let bindings = [Slot::Input(0)]
+        .into_iter()
+        .chain((0..outputs).map(Slot::Output));
     let grid = linear_grid(tokens.div_ceil(lanes as usize), limits);
     let bytes = 4 * tokens * (experts + outputs * k);
     let launch = Launch::new(b, bindings.collect(), grid, 0, bytes as u64)?;
-    Ok(Lowered { launches: vec![launch], scratch: Vec::new() })
+    Ok(Lowered {
+        launches: vec![launch],
+        scratch: Vec::new(),
+    })
 }
 
 /// k passes of a masked maximum over named scores; `found` gets the choice and the index.
@@ -125,46 +134,6 @@ fn choose(
         }
         found(b, choice, &index);
     });
-}
-
-/// The router.
-pub(super) fn lower_route_scores(spec: &Router, limits: &Limits) -> Result<Lowered, String> {
-    check(spec.experts, spec.k)?;
-    let lanes = row_lanes(limits);
-    let mut b = Builder::new("route_scores", [lanes, 1, 1]);
-    b.doc(format!(
-        "One lane per token: {} logits, softmax, {} choices.",
-        spec.experts, spec.k
-    ));
-    let wide = spec.width % 4 == 0;
-    let x = b.binding("x", Scalar::F32, wide);
-    let w = b.binding("w", Scalar::F32, wide);
-    let noise = spec.noise.map(|factor| (b.binding("noise", Scalar::F32, false), factor));
-    let outputs = Outputs::declare(&mut b, spec.wanted);
-    let tokens = b.size("tokens", spec.tokens);
-    let width = b.size("width", spec.width);
-    let choices = b.size("choices", spec.k);
-    let row = row_of(&mut b, lanes, &tokens);
-    let zero = Expr::from(0.0f32);
-    let logits: Vec<Expr> = (0..spec.experts).map(|_| b.var("logit", &zero)).collect();
-    let operands = Operands { x, w, wide, row: row.clone(), width, logits: logits.clone() };
-    match limits.profile {
-        Profile::CpuVulkan => operands.sum_by_shuffle(&mut b),
-        Profile::Gpu => operands.sum_by_memory(&mut b, lanes),
-    }
-    let base = b.bind("base", &row * as_u32(spec.experts));
-    outputs.store_row(&mut b, 0, &base, &logits);
-    if let Some((noise, factor)) = noise {
-        for (expert, logit) in (0u32..).zip(&logits) {
-            b.assign(logit, logit + noise.at(&base + expert) * as_f32(factor));
-        }
-    }
-    outputs.store_row(&mut b, 1, &base, &logits);
-    finish_routing(&mut b, spec, &outputs, &logits, [&row, &base, &choices]);
-    let grid = linear_grid(spec.tokens.div_ceil(lanes as usize), limits);
-    let flops = 2 * spec.tokens * spec.width * spec.experts;
-    let launch = Launch::new(b, outputs.slots(spec.noise.is_some()), grid, flops as u64, spec.bytes())?;
-    Ok(Lowered { launches: vec![launch], scratch: Vec::new() })
 }
 
 /// Softmax of the routed logits, then the choices and their weights.
@@ -211,13 +180,75 @@ fn finish_routing(
 }
 
 impl Router {
+    /// One launch.
+    pub(super) fn lower(&self, limits: &Limits) -> Result<Lowered, String> {
+        check(self.experts, self.k)?;
+        let lanes = row_lanes(limits);
+        let mut b = Builder::new("route_scores", [lanes, 1, 1]);
+        b.doc(format!(
+            "One lane per token: {} logits, softmax, {} choices.",
+            self.experts, self.k
+        ));
+        let wide = self.width % 4 == 0;
+        let x = b.binding("x", Scalar::F32, wide);
+        let w = b.binding("w", Scalar::F32, wide);
+        let noise = self
+            .noise
+            .map(|factor| (b.binding("noise", Scalar::F32, false), factor));
+        let outputs = Outputs::declare(&mut b, self.wanted);
+        let tokens = b.size("tokens", self.tokens);
+        let width = b.size("width", self.width);
+        let choices = b.size("choices", self.k);
+        let row = row_of(&mut b, lanes, &tokens);
+        let zero = Expr::from(0.0f32);
+        let logits: Vec<Expr> = (0..self.experts).map(|_| b.var("logit", &zero)).collect();
+        let operands = Operands {
+            x,
+            w,
+            wide,
+            row: row.clone(),
+            width,
+            logits: logits.clone(),
+        };
+        match limits.profile {
+            Profile::CpuVulkan => operands.sum_by_shuffle(&mut b),
+            Profile::Gpu => operands.sum_by_memory(&mut b, lanes),
+        }
+        let base = b.bind("base", &row * as_u32(self.experts));
+        outputs.store_row(&mut b, 0, &base, &logits);
+        if let Some((noise, factor)) = noise {
+            for (expert, logit) in (0u32..).zip(&logits) {
+                b.assign(logit, logit + noise.at(&base + expert) * as_f32(factor));
+            }
+        }
+        outputs.store_row(&mut b, 1, &base, &logits);
+        finish_routing(&mut b, self, &outputs, &logits, [&row, &base, &choices]);
+        let grid = linear_grid(self.tokens.div_ceil(lanes as usize), limits);
+        let flops = 2 * self.tokens * self.width * self.experts;
+        let launch = Launch::new(
+            b,
+            outputs.slots(self.noise.is_some()),
+            grid,
+            flops as u64,
+            self.bytes(),
+        )?;
+        Ok(Lowered {
+            launches: vec![launch],
+            scratch: Vec::new(),
+        })
+    }
+
     fn bytes(&self) -> u64 {
         let table = self.tokens * self.experts;
         let choices = self.tokens * self.k;
         let noise = if self.noise.is_some() { table } else { 0 };
         let sizes = [table, table, table, choices, choices];
-        let stored: usize =
-            sizes.iter().zip(self.wanted).filter(|(_, wanted)| *wanted).map(|(size, _)| size).sum();
+        let stored: usize = sizes
+            .iter()
+            .zip(self.wanted)
+            .filter(|(_, wanted)| *wanted)
+            .map(|(size, _)| size)
+            .sum();
         4 * (self.tokens * self.width + self.width * self.experts + noise + stored) as u64
     }
 }
@@ -249,7 +280,10 @@ impl Outputs {
     fn slots(&self, noise: bool) -> Vec<Slot> {
         let inputs = if noise { 3 } else { 2 };
         let outputs = self.arrays.iter().flatten().count();
-        (0..inputs).map(Slot::Input).chain((0..outputs).map(Slot::Output)).collect()
+        (0..inputs)
+            .map(Slot::Input)
+            .chain((0..outputs).map(Slot::Output))
+            .collect()
     }
 }
 
@@ -297,7 +331,10 @@ impl Operands {
         let words = b.bind("words", &self.width * experts);
         b.repeat("column", 0u32, &self.width, 4u32, |b, column| {
             let x = self.tokens(b, column);
-            let base = b.bind("w_base", (column >> 2u32) * experts + Expr::builtin(Builtin::LocalX));
+            let base = b.bind(
+                "w_base",
+                (column >> 2u32) * experts + Expr::builtin(Builtin::LocalX),
+            );
             let loads: Vec<Expr> = (0..experts.div_ceil(8))
                 .map(|load| self.four(b, self.w, &(&base + load * 8), &words))
                 .collect();
