@@ -15,7 +15,6 @@ mod dispatch;
 pub mod ir;
 mod matmul;
 mod operand;
-pub mod optimizer;
 mod philox;
 mod pointwise;
 mod program;
