@@ -12,9 +12,12 @@
 //! - The order of every floating-point sum is fixed by the launch: results repeat bit for bit.
 
 mod dispatch;
+mod expert_sum;
+pub mod interpret;
 pub mod ir;
 mod matmul;
 mod operand;
+pub mod optimizer;
 mod philox;
 mod pointwise;
 mod program;
@@ -174,9 +177,33 @@ pub fn lower(spec: &KernelSpec, limits: &Limits) -> Result<Lowered, String> {
             tokens,
             routing,
         } => dispatch::lower_slot(*groups, *tokens, routing, limits),
-        KernelSpec::GroupedMatmul { .. } => Err("grouped_matmul is not written yet".to_owned()),
-        KernelSpec::GroupedOuter { .. } => Err("grouped_outer is not written yet".to_owned()),
-        KernelSpec::ExpertSum { .. } => Err("expert_sum is not written yet".to_owned()),
+        KernelSpec::GroupedMatmul {
+            layout,
+            n,
+            k,
+            transpose,
+            gather,
+            inputs,
+            program,
+            outputs,
+        } => matmul::grouped::Grouped {
+            layout,
+            n: *n,
+            k: *k,
+            transpose: *transpose,
+            gather: *gather,
+            inputs,
+            program,
+            outputs,
+        }
+        .lower(limits),
+        KernelSpec::GroupedOuter {
+            layout,
+            m,
+            n,
+            gather_a,
+        } => matmul::grouped::lower_outer(layout, [*m, *n], *gather_a, limits),
+        KernelSpec::ExpertSum { layout, n } => expert_sum::lower(layout, *n, limits),
         KernelSpec::ScatterAdd { count, width, size } => {
             scatter::lower(*count, *width, *size, limits)
         }
@@ -215,4 +242,14 @@ pub fn linear_grid(count: usize, limits: &Limits) -> [u32; 3] {
     let y = count.div_ceil(most).max(1);
     let x = count.div_ceil(y).max(1);
     [x, y, 1].map(|it| u32::try_from(it).unwrap_or(u32::MAX))
+}
+
+/// Rows of a dispatched segment that one workgroup of a grouped matmul computes: segments are
+/// padded to a multiple of it.
+#[must_use]
+pub fn row_tile(limits: &Limits) -> usize {
+    match limits.profile {
+        crate::plan::Profile::CpuVulkan => 32,
+        crate::plan::Profile::Gpu => 64,
+    }
 }

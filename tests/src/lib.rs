@@ -1,1 +1,4 @@
-//! Tests across the crates.
+//! Tests across the crates: what they share.
+
+pub mod reference;
+pub mod spec;
