@@ -11,12 +11,14 @@
 //! - Loop bounds and sizes come from the launch's uniform words, so one kernel serves many shapes.
 //! - The order of every floating-point sum is fixed by the launch: results repeat bit for bit.
 
+mod column;
 pub mod ir;
 mod matmul;
 mod operand;
 mod philox;
 mod pointwise;
 mod program;
+mod row;
 pub mod spec;
 
 use crate::plan::Limits;
@@ -112,8 +114,36 @@ pub fn lower(spec: &KernelSpec, limits: &Limits) -> Result<Lowered, String> {
             partials: None,
         }
         .lower(limits),
-        KernelSpec::Row { .. } => Err("row is not written yet".to_owned()),
-        KernelSpec::Column { .. } => Err("column is not written yet".to_owned()),
+        KernelSpec::Row {
+            rows,
+            columns,
+            inputs,
+            program,
+            outputs,
+        } => row::Row {
+            rows,
+            columns: *columns,
+            inputs,
+            program,
+            outputs,
+        }
+        .lower(limits),
+        KernelSpec::Column {
+            batch,
+            rows,
+            columns,
+            inputs,
+            program,
+            outputs,
+        } => column::Column {
+            batch: *batch,
+            rows: *rows,
+            columns: *columns,
+            inputs,
+            program,
+            outputs,
+        }
+        .lower(limits),
         KernelSpec::Matmul {
             batch,
             m,

@@ -1,1 +1,4 @@
 //! Tests across the crates.
+
+pub mod gpu_harness;
+pub mod interpret;
