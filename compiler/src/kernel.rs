@@ -11,6 +11,7 @@
 //! - Loop bounds and sizes come from the launch's uniform words, so one kernel serves many shapes.
 //! - The order of every floating-point sum is fixed by the launch: results repeat bit for bit.
 
+mod column;
 mod dispatch;
 mod expert_sum;
 pub mod interpret;
@@ -21,6 +22,7 @@ pub mod optimizer;
 mod philox;
 mod pointwise;
 mod program;
+mod row;
 mod scatter;
 pub mod spec;
 mod team;
@@ -119,8 +121,36 @@ pub fn lower(spec: &KernelSpec, limits: &Limits) -> Result<Lowered, String> {
             partials: None,
         }
         .lower(limits),
-        KernelSpec::Row { .. } => Err("row is not written yet".to_owned()),
-        KernelSpec::Column { .. } => Err("column is not written yet".to_owned()),
+        KernelSpec::Row {
+            rows,
+            columns,
+            inputs,
+            program,
+            outputs,
+        } => row::Row {
+            rows,
+            columns: *columns,
+            inputs,
+            program,
+            outputs,
+        }
+        .lower(limits),
+        KernelSpec::Column {
+            batch,
+            rows,
+            columns,
+            inputs,
+            program,
+            outputs,
+        } => column::Column {
+            batch: *batch,
+            rows: *rows,
+            columns: *columns,
+            inputs,
+            program,
+            outputs,
+        }
+        .lower(limits),
         KernelSpec::Matmul {
             batch,
             m,

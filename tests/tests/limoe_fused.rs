@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 #[test]
 fn the_tiny_preset_means_the_same_fused() {
     let text = model_text("limoe/limoe.gate");
-    let (_, model) = bound(&text, Some("tiny"), &[]).unwrap_or_else(|e| panic!("{e}"));
+    let (sources, model) = bound(&text, Some("tiny"), &[]).unwrap_or_else(|e| panic!("{e}"));
     for mode in [Mode::Train, Mode::Eval] {
         let what = Target::Objective("pretrain".to_owned());
-        let (traced, _) = lowered(&model, what, mode, true, &[]).unwrap_or_else(|e| panic!("{e}"));
+        let (traced, _) = lowered(&sources, &model, what, mode).unwrap_or_else(|e| panic!("{e}"));
         for limits in [Limits::cpu_vulkan(), Limits::portable()] {
             let (graph, groups) = fused(&traced.graph, &limits, true);
             let mut inputs = Tensors::new();
@@ -30,9 +30,9 @@ fn the_tiny_preset_means_the_same_fused() {
 fn launches_of_a_training_step() {
     let text = model_text("limoe/limoe.gate");
     for preset in ["tiny", "demo"] {
-        let (_, model) = bound(&text, Some(preset), &[]).unwrap_or_else(|e| panic!("{e}"));
+        let (sources, model) = bound(&text, Some(preset), &[]).unwrap_or_else(|e| panic!("{e}"));
         let what = Target::Objective("pretrain".to_owned());
-        let (traced, _) = lowered(&model, what, Mode::Train, false, &[]).unwrap_or_else(|e| panic!("{e}"));
+        let (traced, _) = lowered(&sources, &model, what, Mode::Train).unwrap_or_else(|e| panic!("{e}"));
         let (graph, groups) = fused(&traced.graph, &Limits::cpu_vulkan(), true);
         let mut families: BTreeMap<String, usize> = BTreeMap::new();
         for group in &groups {

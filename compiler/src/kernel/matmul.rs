@@ -410,7 +410,8 @@ impl Matmul<'_> {
             && inputs.iter().all(fits_vec4)
             && outputs.iter().all(store);
         let stores: Vec<&Store> = outputs.iter().collect();
-        let operands = Operands::bind(b, program, inputs, &stores, 2, self.n, vec4);
+        let wide: Vec<(&Store, bool)> = outputs.iter().map(|it| (it, vec4)).collect();
+        let operands = Operands::bind(b, program, inputs, &wide, 2, self.n, vec4);
         let mut indices: Vec<Expr> = part.into_iter().collect();
         indices.extend(batch);
         Frame {

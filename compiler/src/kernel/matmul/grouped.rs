@@ -283,6 +283,9 @@ fn epilogue<'a>(
         && inputs.iter().all(fits_vec4)
         && outputs.iter().all(store);
     let stores: Vec<&Store> = outputs.iter().collect();
-    let operands = Operands::bind(b, program, inputs, &stores, 3, n, vec4);
+    let operands = {
+        let wide: Vec<(&Store, bool)> = stores.iter().map(|it| (*it, vec4)).collect();
+        Operands::bind(b, program, inputs, &wide, 3, n, vec4)
+    };
     Epilogue { program, stores, operands, vec4 }
 }
