@@ -6,8 +6,10 @@ pub mod ast;
 pub mod codes;
 pub mod diagnostic;
 mod dump;
+mod format;
 mod parse;
 pub mod source;
 
 pub use dump::dump;
+pub use format::format;
 pub use parse::{decode, parse};

@@ -2,7 +2,7 @@
 
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::{FileId, Sources};
-use gatewright_grammar::{codes, decode, dump, parse};
+use gatewright_grammar::{dump, format, parse};
 
 const LIMOE: &str = include_str!("../fixtures/syntax/limoe.gate");
 const EVERYTHING: &str = include_str!("../fixtures/syntax/everything.gate");
@@ -71,35 +71,29 @@ fn errors(text: &str) -> String {
     report(text, &diagnostics)
 }
 
+
+fn formatted(text: &str) -> String {
+    let (file, diagnostics) = parse(FileId(0), text);
+    assert!(diagnostics.is_empty(), "{}\n{text}", report(text, &diagnostics));
+    format(&file, text)
+}
+
+/// The laws of the formatter on one sound text.
+fn check_format(text: &str) {
+    let once = formatted(text);
+    assert_eq!(tree(&once), tree(text), "the tree changes:\n{text}\n---\n{once}");
+    assert_eq!(formatted(&once), once, "not idempotent:\n{text}");
+    let comments = |text: &str| -> Vec<String> {
+        let (file, _) = parse(FileId(0), text);
+        file.comments.into_iter().map(|comment| comment.value).collect()
+    };
+    assert_eq!(comments(&once), comments(text), "comments change:\n{text}\n---\n{once}");
+}
+
 #[test]
 fn smoke() {
-    println!("{}", tree(LIMOE));
-    println!("{}", tree(EVERYTHING));
-    for text in [
-        "let u = image -> linear(D bias: none)",
-        "stage a { steps 20 }",
-        "let a = 3 +\nlet b = (4\nencodr x(a) { b }\nloss = 3\nblock x { q = y -> z }\n stage y { data: z }",
-        "block b { stack dense * L / 2 }",
-        "let x = f(a = 3)",
-        "let x = [a b, c]",
-        "stage s { a = 1, b = 2 }",
-        "block b { stak (a, b) * 3 }",
-        "let stack = 3",
-        "input x: f32",
-        "input x f32[B]",
-        "dim",
-        "dim B,",
-        "block b { repeat i in 0..4 norm }",
-        "let x = a; let y = b",
-        "let x = f(\"abc)\nlet y = 3__0 + )",
-        "block { norm }",
-        "let x = ",
-        "let x",
-        "entry f(a) u",
-        "use std.",
-        "}",
-        "let x = a -> ",
-    ] {
-        println!("--- {text}\n{}", errors(text));
-    }
+    println!("{}", formatted(LIMOE));
+    println!("{}", formatted(EVERYTHING));
+    check_format(LIMOE);
+    check_format(EVERYTHING);
 }
