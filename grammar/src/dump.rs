@@ -51,7 +51,7 @@ impl Dump {
 
     fn item(&mut self, item: &Item) {
         for doc in &item.docs {
-            self.line(&format!("; {doc}").trim_end().to_owned());
+            self.line(format!("; {doc}").trim_end());
         }
         match &item.kind {
             ItemKind::Use(import) => {

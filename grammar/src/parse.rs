@@ -82,26 +82,24 @@ pub fn decode(name: &str, bytes: &[u8]) -> Result<String, Diagnostic> {
     if bytes.len() > MAX_BYTES {
         return Err(too_large(Some(name), bytes.len()));
     }
-    let not_text = |why: &str| {
-        Err(Diagnostic::error(codes::NOT_TEXT, format!("{name} is not a text file")).note(why))
+    let not_text = |why: String| {
+        let headline = format!("{name} is not a text file");
+        Diagnostic::error(codes::NOT_TEXT, headline)
+            .note(why)
+            .help("save it as UTF-8")
     };
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-        return not_text("it looks like UTF-16")
-            .map_err(|error: Diagnostic| error.help("save it as UTF-8"));
+        return Err(not_text("it looks like UTF-16".to_owned()));
     }
     if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
-        return not_text(&format!("byte {at} is zero"));
+        return Err(not_text(format!("byte {at} is zero")));
     }
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    match std::str::from_utf8(bytes) {
-        Ok(text) => Ok(text.to_owned()),
-        Err(error) => {
-            let at = error.valid_up_to();
-            let line = bytes[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
-            not_text(&format!("byte {at}, in line {line}, is not UTF-8"))
-                .map_err(|error: Diagnostic| error.help("save it as UTF-8"))
-        }
-    }
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let at = error.valid_up_to();
+        let line = bytes[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+        not_text(format!("byte {at}, in line {line}, is not UTF-8"))
+    })?;
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(text).to_owned())
 }
 
 fn too_large(name: Option<&str>, bytes: usize) -> Diagnostic {

@@ -69,7 +69,7 @@ impl<'a> Failure<'a> {
     }
 
     fn message(&self) -> Diagnostic {
-        if self.has(Rule::item)
+        if (self.has(Rule::item) || self.has(Rule::file))
             && let Some(found) = self.found.filter(|found| found.kind == TokenKind::Word)
         {
             return self.unknown_item(found);
@@ -210,7 +210,7 @@ impl<'a> Failure<'a> {
         if self.has(Rule::assign) && word == ":" {
             return Some("fields are written `key = value`".to_owned());
         }
-        if self.has(Rule::colon) && word == "=" {
+        if self.has(Rule::colon) && self.has(Rule::close_paren) && word == "=" {
             return Some("arguments are written `name: value`".to_owned());
         }
         if self.has(Rule::field) && word == "," {
@@ -247,6 +247,7 @@ impl<'a> Failure<'a> {
 
 /// What a message names, in the order it names it.
 const EXPECTATIONS: &[(Rule, &str)] = &[
+    (Rule::file, "an item"),
     (Rule::item, "an item"),
     (Rule::statement, "a statement"),
     (Rule::field, "a field"),
@@ -258,6 +259,7 @@ const EXPECTATIONS: &[(Rule, &str)] = &[
     (Rule::stack_part, "a block"),
     (Rule::reference, "a block"),
     (Rule::type_, "a type such as `f32[B, D]`"),
+    (Rule::type_name, "a type such as `f32[B, D]`"),
     (Rule::type_axis, "an axis"),
     (Rule::axis_name, "an axis"),
     (Rule::axis_group, "an axis"),

@@ -48,7 +48,8 @@ pub(super) fn scan(file: FileId, text: &str) -> Result<Scan, Diagnostic> {
 struct Scanner<'a> {
     file: FileId,
     text: &'a str,
-    /// Whether an item keyword at the first column ends every open bracket.
+    /// Whether an item keyword at the first column ends every open bracket. Only for a text whose
+    /// brackets are known to be wrong.
     resynchronise: bool,
     scan: Scan,
     open: Vec<Token>,
@@ -202,8 +203,10 @@ impl<'a> Scanner<'a> {
         if !head {
             return false;
         }
-        if !self.open.is_empty() {
-            return self.resynchronise && self.at_first_column(token) && known && word != "let";
+        if let Some(open) = self.open.last() {
+            // In braces `let` is a statement; in other brackets nothing of the kind is.
+            let item = known && (word != "let" || self.word(*open) != "{");
+            return self.resynchronise && item && self.at_first_column(token);
         }
         let last = self.previous;
         if known {
