@@ -6,6 +6,8 @@
 //! - Comments are kept in [`File::comments`]; doc comments (`///`) also belong to their item.
 //! - Numbers are stored as written; [`Number::value`] is their meaning.
 
+mod words;
+
 use crate::source::{Span, Spanned};
 use serde::{Deserialize, Serialize};
 
