@@ -7,10 +7,13 @@
 //!   neighbours come in reverse insertion order and `x * x` needs two numbered edges.
 //! - Every node carries its origin (place in the spec) and path; both survive autodiff and fusion.
 //! - Elementwise operands have equal shapes; broadcasting is an explicit op.
-//! - Input, parameter and output names are unique; outputs keep their order.
+//! - Input, parameter, output and dim names are unique; outputs keep their order.
+//! - A dispatch binds a dim of kind rows and one of kind plan for it.
 
 mod text;
 mod verify;
+
+pub use text::TextError;
 
 use crate::ops::Op;
 use crate::size::{Bindings, DimId, Size};
@@ -107,6 +110,7 @@ pub struct Node {
 
 /// What a symbolic dim stands for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DimKind {
     /// Bound by data, the batch size or the command line.
     Free,
@@ -281,7 +285,7 @@ impl Graph {
     }
 
     /// The error with the names of dims in place of `?3`.
-    fn with_names(&self, error: crate::ops::OpError) -> crate::ops::OpError {
+    pub(crate) fn with_names(&self, error: crate::ops::OpError) -> crate::ops::OpError {
         let mut parts = error.message.split('?');
         let mut message = parts.next().unwrap_or_default().to_owned();
         for part in parts {

@@ -11,6 +11,7 @@
 //! - Loop bounds and sizes come from the launch's uniform words, so one kernel serves many shapes.
 //! - The order of every floating-point sum is fixed by the launch: results repeat bit for bit.
 
+pub mod interpret;
 pub mod ir;
 pub mod spec;
 
@@ -140,4 +141,14 @@ pub fn linear_grid(count: usize, limits: &Limits) -> [u32; 3] {
     let y = count.div_ceil(most).max(1);
     let x = count.div_ceil(y).max(1);
     [x, y, 1].map(|it| u32::try_from(it).unwrap_or(u32::MAX))
+}
+
+/// Rows of a dispatched segment that one workgroup of a grouped matmul computes: segments are
+/// padded to a multiple of it.
+#[must_use]
+pub fn row_tile(limits: &Limits) -> usize {
+    match limits.profile {
+        crate::plan::Profile::CpuVulkan => 32,
+        crate::plan::Profile::Gpu => 64,
+    }
 }

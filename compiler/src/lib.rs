@@ -2,6 +2,10 @@
 //!
 //! Pure: no files, no clock, no environment, no device.
 
+pub mod autodiff;
+pub mod compile;
+pub mod evaluate;
+pub mod fuse;
 pub mod graph;
 pub mod init;
 pub mod kernel;
@@ -9,6 +13,7 @@ pub mod ops;
 pub mod optimizer;
 pub mod plan;
 pub mod random;
+pub mod rewrite;
 pub mod size;
 pub mod tensor;
 pub mod wgsl;

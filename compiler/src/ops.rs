@@ -7,6 +7,7 @@
 
 mod build;
 mod index;
+pub(crate) mod number;
 mod queue;
 mod typing;
 
@@ -199,6 +200,9 @@ macro_rules! register {
         }
 
         impl Op {
+            /// The names of all ops, in the order of this list.
+            pub const NAMES: &[&str] = &[$(stringify!($module)),*];
+
             /// The rules of this op.
             #[must_use]
             pub fn primitive(&self) -> &dyn Primitive {

@@ -7,6 +7,12 @@
 //!   written, and stays within the limits the plan was made for.
 //! - Uniform words of a dispatch lie inside `uniforms`, at a multiple of 64 words (256 bytes).
 
+mod assemble;
+mod memory;
+mod verify;
+
+pub use assemble::{ALIGN_WORDS, PlanError, Request, aligned, assemble};
+
 use crate::graph::{DType, Origin, OutputKind};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -169,6 +175,18 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// The buffers it touches.
+    #[must_use]
+    pub fn buffers(&self) -> Vec<BufferId> {
+        match self {
+            Command::Dispatch(dispatch) => dispatch.bindings.clone(),
+            Command::Clear(buffer) => vec![*buffer],
+            Command::Copy { from, to } => vec![*from, *to],
+        }
+    }
+}
+
 /// One run of a kernel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Dispatch {
@@ -220,6 +238,8 @@ pub struct Plan {
     pub uniforms: Vec<u32>,
     /// Places in the spec.
     pub origins: Vec<Origin>,
+    /// Bytes that live at the busiest command: what no placement of activations can undercut.
+    pub activation_bytes_at_least: u64,
     /// Command lists. A training plan has `gradients` (forward and backward) and `update`.
     pub programs: Vec<Program>,
 }

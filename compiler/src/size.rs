@@ -18,10 +18,43 @@ pub type Bindings = BTreeMap<DimId, usize>;
 type Monomial = Vec<DimId>;
 
 /// A polynomial over dims. Invariants: no zero coefficients, monomials sorted.
+///
+/// Serialises as a number when constant, else as text with dims by id: `196*?0 + 8`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "Written", into = "Written")]
 pub struct Size {
     terms: Vec<(Monomial, i64)>,
+}
+
+/// The serial form of a size.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Constant(usize),
+    Symbolic(String),
+}
+
+impl From<Size> for Written {
+    fn from(size: Size) -> Self {
+        size.as_const().map_or_else(
+            || Written::Symbolic(size.display(&|dim| format!("?{}", dim.0))),
+            Written::Constant,
+        )
+    }
+}
+
+impl TryFrom<Written> for Size {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        let dim = |name: &str| name.strip_prefix('?')?.parse().ok().map(DimId);
+        match written {
+            Written::Constant(value) => Ok(value.into()),
+            Written::Symbolic(text) => {
+                Size::parse(&text, &dim).ok_or_else(|| format!("{text} is no size"))
+            }
+        }
+    }
 }
 
 impl From<usize> for Size {
@@ -182,6 +215,29 @@ impl Size {
         }
         parts.join(" + ").replace("+ -", "- ")
     }
+
+    /// Reads what [`display`](Size::display) writes, with dims by name; `None` when it does not
+    /// read.
+    #[must_use]
+    pub fn parse(text: &str, dim: &dyn Fn(&str) -> Option<DimId>) -> Option<Size> {
+        let mut total = Size::default();
+        for term in text.replace(" - ", " + -").split(" + ") {
+            let (sign, factors) = match term.strip_prefix('-') {
+                Some(rest) => (-1, rest),
+                None => (1, term),
+            };
+            let mut product = Size::collect([(Vec::new(), sign)]);
+            for factor in factors.split('*') {
+                let value = match factor.parse::<usize>() {
+                    Ok(value) => value.into(),
+                    Err(_) => dim(factor)?.into(),
+                };
+                product = product.mul(&value);
+            }
+            total = total.add(&product);
+        }
+        Some(total)
+    }
 }
 
 #[cfg(test)]
@@ -221,5 +277,28 @@ mod tests {
             "196*B + 8"
         );
         assert_eq!(Size::from(0).display(&name), "0");
+    }
+
+    #[test]
+    fn reads_what_it_writes() {
+        let name = |dim: DimId| ["B", "tokens of N"][dim.0 as usize].to_owned();
+        let dim = |text: &str| match text {
+            "B" => Some(B),
+            "tokens of N" => Some(N),
+            _ => None,
+        };
+        let square = Size::from(B).mul(&Size::from(B));
+        for size in [
+            Size::from(0),
+            Size::from(7),
+            Size::from(1).sub(&square),
+            square.sub(&Size::from(N).mul(&3.into())).add(&2.into()),
+        ] {
+            assert_eq!(Size::parse(&size.display(&name), &dim), Some(size.clone()));
+            let serial = serde_json::to_string(&size).unwrap();
+            assert_eq!(serde_json::from_str::<Size>(&serial).unwrap(), size);
+        }
+        assert_eq!(Size::parse("2*C", &dim), None);
+        assert_eq!(Size::parse("", &dim), None);
     }
 }

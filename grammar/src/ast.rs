@@ -19,7 +19,7 @@ pub type Name = Spanned<String>;
 pub struct File {
     /// The items in order.
     pub items: Vec<Item>,
-    /// All `//` and `///` comments with their places, for the formatter.
+    /// All `//` and `///` comments, slashes included, with their places, for the formatter.
     pub comments: Vec<Spanned<String>>,
 }
 

@@ -19,31 +19,48 @@ pub struct Attention {
 const HIDDEN: f64 = -1e30;
 
 impl Attention {
-    /// softmax(scale * q k^T) with hidden keys: [B, H, N, M].
-    fn probabilities(&self, b: &mut Builder, operands: &[ValueId]) -> Result<ValueId, OpError> {
-        let (q, k) = (operands[0], operands[1]);
+    /// softmax(scale * q k^T) and which keys each query sees, all when none: [B, H, N, M].
+    fn probabilities(
+        &self,
+        b: &mut Builder,
+        operands: &[ValueId],
+    ) -> Result<(ValueId, Option<ValueId>), OpError> {
         let product = Matmul {
             transpose_a: false,
             transpose_b: true,
         };
-        let logits = b.add(product, &[q, k])?;
+        let logits = b.add(product, &operands[..2])?;
         let mut logits = b.scale(logits, self.scale)?;
-        if let (true, Some(mask)) = (self.masked, operands.get(3)) {
-            let shape = b.ty(logits).shape.clone();
-            let axes = vec![0, 3];
-            let visible = b.add(Broadcast { shape, axes }, &[*mask])?;
-            logits = Self::hide(b, logits, visible)?;
+        let visible = self.visible(b, logits, operands)?;
+        if let Some(visible) = visible {
+            let hidden = b.like(logits, HIDDEN)?;
+            logits = b.add(Select {}, &[visible, logits, hidden])?;
         }
-        if self.causal {
-            let visible = Self::past(b, logits)?;
-            logits = Self::hide(b, logits, visible)?;
-        }
-        b.add(Softmax {}, &[logits])
+        Ok((b.add(Softmax {}, &[logits])?, visible))
     }
 
-    fn hide(b: &mut Builder, logits: ValueId, visible: ValueId) -> Result<ValueId, OpError> {
-        let hidden = b.like(logits, HIDDEN)?;
-        b.add(Select {}, &[visible, logits, hidden])
+    /// Which keys each query sees, of the shape of the logits.
+    fn visible(
+        &self,
+        b: &mut Builder,
+        logits: ValueId,
+        operands: &[ValueId],
+    ) -> Result<Option<ValueId>, OpError> {
+        let past = match self.causal {
+            true => Some(Self::past(b, logits)?),
+            false => None,
+        };
+        let Some(mask) = operands.get(3).filter(|_| self.masked) else {
+            return Ok(past);
+        };
+        let shape = b.ty(logits).shape.clone();
+        let axes = vec![0, 3];
+        let shown = b.add(Broadcast { shape, axes }, &[*mask])?;
+        let Some(past) = past else {
+            return Ok(Some(shown));
+        };
+        let operator = LogicOperator::And;
+        b.add(Logic { operator }, &[shown, past]).map(Some)
     }
 
     /// Whether key j comes before query i: j <= i + M - N, of the shape of the logits.
@@ -109,31 +126,27 @@ impl Primitive for Attention {
         let [q, k, v] = exactly(&operands[..3])?;
         let [batch, heads, queries, width] = exactly(&q.shape)?;
         let keys = k.shape[2];
-        let at = |x: &Tensor, outer: usize, row: usize| {
-            let start = (outer * x.shape[2] + row) * width;
-            x.data[start..start + width].to_vec()
-        };
         let mut data = Vec::with_capacity(q.data.len());
         for outer in 0..batch * heads {
             for i in 0..queries {
-                let query = at(q, outer, i);
+                let query = row(q, outer * queries + i);
                 let logits = (0..keys).map(|j| {
                     let mask = operands.get(3).filter(|_| self.masked);
                     let shown = mask.is_none_or(|mask| mask.data[outer / heads * keys + j] != 0.0);
                     if !shown || (self.causal && j + queries > i + keys) {
                         return HIDDEN;
                     }
-                    let key = at(k, outer, j);
+                    let key = row(k, outer * keys + j);
                     self.scale * query.iter().zip(key).map(|(q, k)| q * k).sum::<f64>()
                 });
                 let weights = softmax_row(&logits.collect::<Vec<_>>());
-                let mut row = vec![0.0; width];
+                let mut mixed = vec![0.0; width];
                 for (j, weight) in weights.into_iter().enumerate() {
-                    for (sum, v) in row.iter_mut().zip(at(v, outer, j)) {
+                    for (sum, v) in mixed.iter_mut().zip(row(v, outer * keys + j)) {
                         *sum += weight * v;
                     }
                 }
-                data.extend(row);
+                data.extend(mixed);
             }
         }
         Ok(Tensor {
@@ -148,7 +161,7 @@ impl Primitive for Attention {
             transpose_a,
             transpose_b,
         };
-        let p = self.probabilities(builder, operands)?;
+        let (p, visible) = self.probabilities(builder, operands)?;
         let d_v = builder.add(product(true, false), &[p, gradient])?;
         let d_p = builder.add(product(false, true), &[gradient, v])?;
         let weighted = builder.add(Mul {}, &[d_p, p])?;
@@ -156,7 +169,12 @@ impl Primitive for Attention {
         let mean = builder.repeat_last(mean, p)?;
         let centred = builder.add(Sub {}, &[d_p, mean])?;
         let d_logits = builder.add(Mul {}, &[p, centred])?;
-        let d_logits = builder.scale(d_logits, self.scale)?;
+        let mut d_logits = builder.scale(d_logits, self.scale)?;
+        if let (true, Some(visible)) = (self.masked, visible) {
+            // Hidden keys have no weight, except to a query that sees none.
+            let zero = builder.like(d_logits, 0.0)?;
+            d_logits = builder.add(Select {}, &[visible, d_logits, zero])?;
+        }
         let d_q = builder.add(product(false, false), &[d_logits, k])?;
         let d_k = builder.add(product(true, false), &[d_logits, q])?;
         let mut gradients = vec![Some(d_q), Some(d_k), Some(d_v)];
@@ -165,7 +183,7 @@ impl Primitive for Attention {
     }
 
     fn decompose(&self, builder: &mut Builder, operands: &[ValueId]) -> Result<Option<ValueId>, OpError> {
-        let p = self.probabilities(builder, operands)?;
+        let (p, _) = self.probabilities(builder, operands)?;
         let product = Matmul {
             transpose_a: false,
             transpose_b: false,

@@ -8,6 +8,7 @@ pub struct Constant {
     /// Its type.
     pub ty: Type,
     /// The value.
+    #[serde(with = "crate::ops::number")]
     pub value: f64,
 }
 

@@ -49,6 +49,7 @@ pub(super) fn from_positions(shape: &[usize], mut f: impl FnMut(&[usize]) -> f64
     })
 }
 
+/// Steps to the next position in row-major order; the last one is followed by the first.
 fn advance(position: &mut [usize], shape: &[usize]) {
     for axis in (0..shape.len()).rev() {
         position[axis] += 1;
@@ -78,12 +79,12 @@ pub(super) fn reduce(
         strides[*axis] = stride;
     }
     let mut result = Tensor::full(shape, start);
-    from_positions(&x.shape, |position| {
-        let source = offset(position, &x.strides());
-        let target = offset(position, &strides);
-        result.data[target] = fold(result.data[target], x.data[source]);
-        0.0
-    });
+    let mut position = vec![0; x.shape.len()];
+    for value in &x.data {
+        let target = &mut result.data[offset(&position, &strides)];
+        *target = fold(*target, *value);
+        advance(&mut position, &x.shape);
+    }
     result
 }
 
@@ -96,6 +97,12 @@ pub(super) fn width(x: &Tensor) -> usize {
 pub(super) fn rows(x: &Tensor) -> impl Iterator<Item = &[f64]> {
     // A width of zero has no elements and therefore no rows to speak of.
     x.data.chunks_exact(width(x).max(1))
+}
+
+/// One row along the last axis.
+pub(super) fn row(x: &Tensor, index: usize) -> &[f64] {
+    let width = width(x);
+    &x.data[index * width..(index + 1) * width]
 }
 
 /// Maps every row along the last axis to a row of the same width.

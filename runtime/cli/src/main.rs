@@ -8,6 +8,7 @@ mod bug;
 mod failure;
 mod input;
 mod output;
+mod render;
 mod verbs;
 
 use clap::Parser;

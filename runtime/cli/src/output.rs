@@ -1,5 +1,6 @@
 //! Where results, diagnostics and progress go.
 
+use crate::render;
 use gatewright_grammar::diagnostic::{Diagnostic, Severity};
 use gatewright_grammar::source::Sources;
 use std::io::{IsTerminal, Write};
@@ -16,13 +17,13 @@ pub(crate) struct Output {
 impl Output {
     /// The process's own streams; colours when standard error is a terminal and `NO_COLOR` is unset.
     pub(crate) fn standard(quiet: bool, verbose: u8) -> Self {
-        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let no_color = std::env::var("NO_COLOR").ok();
         Self {
             out: Box::new(std::io::stdout().lock()),
             error: Box::new(std::io::stderr()),
             quiet,
             verbose,
-            color: !no_color && std::io::stderr().is_terminal(),
+            color: render::wants_colour(std::io::stderr().is_terminal(), no_color.as_deref()),
         }
     }
 
@@ -49,13 +50,13 @@ impl Output {
 
     /// Diagnostics in the order of the text; `-q` silences warnings.
     pub(crate) fn diagnostics(&mut self, sources: &Sources, diagnostics: &[Diagnostic]) {
-        for diagnostic in diagnostics {
-            if self.quiet && diagnostic.severity == Severity::Warning {
-                continue;
-            }
-            let text = crate::render::terminal(sources, diagnostic, self.color);
-            self.raw_error(&text);
-        }
+        let shown: Vec<Diagnostic> = diagnostics
+            .iter()
+            .filter(|it| !self.quiet || it.severity == Severity::Error)
+            .cloned()
+            .collect();
+        let text = render::terminal(&shown, sources, self.color);
+        self.raw_error(&text);
     }
 
     /// Text as it is, on standard error. A closed standard error is no reason to fail.

@@ -1,0 +1,236 @@
+//! The pipeline from a forward graph to a plan, each line a named pass.
+
+use crate::autodiff;
+use crate::fuse::{self, Group};
+use crate::graph::{DimKind, Graph, OutputKind, ValueId};
+use crate::kernel::spec::DispatchLayout;
+use crate::ops::{Input, Op, OpError};
+use crate::optimizer::Optimizer;
+use crate::plan::{self, Limits, Plan};
+use crate::rewrite;
+use crate::size::Bindings;
+use std::collections::BTreeSet;
+
+/// What to compile a graph for.
+#[derive(Clone, Debug)]
+pub struct Options<'a> {
+    /// What the plan is called: `stage pretrain`, `entry embed_image`.
+    pub name: String,
+    /// The device.
+    pub limits: &'a Limits,
+    /// Values of the free dims.
+    pub bindings: Bindings,
+    /// Paths of the random nodes whose values are given as inputs instead of drawn.
+    pub replay: BTreeSet<String>,
+    /// Differentiate the objective with respect to these parameters; none for a forward plan.
+    pub gradients: Option<Vec<String>>,
+    /// Update the parameters; needs gradients.
+    pub optimizer: Option<&'a Optimizer>,
+}
+
+/// What no plan can be made of.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CompileError {
+    /// A pass built an ill-typed node: our bug.
+    #[error("{pass}: {error}")]
+    Pass {
+        /// The pass.
+        pass: &'static str,
+        /// What it built.
+        error: OpError,
+    },
+    /// A dim that nothing binds.
+    #[error("the size of `{name}` is not known: give it with --set {name}=VALUE")]
+    UnboundDim {
+        /// The dim.
+        name: String,
+    },
+    /// A node that no kernel covers.
+    #[error(transparent)]
+    Fuse(#[from] fuse::FuseError),
+    /// A plan that does not fit the device.
+    #[error(transparent)]
+    Plan(#[from] plan::PlanError),
+}
+
+/// A compiled graph with what it was made through.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// Forward and backward, composites decomposed.
+    pub graph: Graph,
+    /// What each launch computes.
+    pub groups: Vec<Group>,
+    /// The artefact.
+    pub plan: Plan,
+}
+
+/// A forward graph to a plan.
+///
+/// # Errors
+/// Unbound dims, kernels or limits that do not fit; ill-typed nodes are bugs.
+pub fn compile(graph: &Graph, options: &Options) -> Result<Compiled, CompileError> {
+    let (graph, groups) = fuse_graph(graph, options)?;
+    let tile = crate::kernel::row_tile(options.limits);
+    let bindings = bind_dims(&graph, &options.bindings, tile)?;
+    let program = if options.gradients.is_some() {
+        "gradients"
+    } else {
+        "forward"
+    };
+    let request = plan::Request {
+        name: options.name.clone(),
+        program: program.to_owned(),
+        graph: &graph,
+        groups: &groups,
+        bindings: &bindings,
+        limits: options.limits,
+    };
+    let plan = plan::assemble(&request)?;
+    Ok(Compiled {
+        graph,
+        groups,
+        plan,
+    })
+}
+
+/// A forward graph to the prepared graph and its kernel groups.
+///
+/// # Errors
+/// As [`compile`].
+pub fn fuse_graph(graph: &Graph, options: &Options) -> Result<(Graph, Vec<Group>), CompileError> {
+    let step = |pass| move |error| CompileError::Pass { pass, error };
+    let graph = replay(graph, &options.replay).map_err(step("replay"))?;
+    let graph = match &options.gradients {
+        Some(paths) => differentiate(&graph, paths).map_err(step("autodiff"))?,
+        None => graph,
+    };
+    let graph = rewrite::simplify(&graph).map_err(step("simplify"))?;
+    let graph = rewrite::decompose(&graph, &kept_whole).map_err(step("decompose"))?;
+    let graph = rewrite::simplify(&graph).map_err(step("simplify"))?;
+    let tile = crate::kernel::row_tile(options.limits);
+    let bindings = bind_dims(&graph, &options.bindings, tile)?;
+    let graph = fuse::prepare(&graph, &bindings).map_err(step("prepare"))?;
+    let groups = fuse::fuse(&graph, &bindings, tile, options.limits)?;
+    Ok((graph, groups))
+}
+
+/// Composites that the fuser takes as they are.
+fn kept_whole(op: &Op) -> bool {
+    matches!(op, Op::Softmax(_) | Op::LogSumExp(_))
+}
+
+/// Random nodes with given values become inputs named by their path.
+fn replay(graph: &Graph, paths: &BTreeSet<String>) -> Result<Graph, OpError> {
+    if paths.is_empty() {
+        return Ok(graph.clone());
+    }
+    let mut result = Graph::with_dims_of(graph);
+    let mut map: Vec<ValueId> = Vec::with_capacity(graph.len());
+    for id in graph.ids() {
+        let node = graph.node(id);
+        let operands: Vec<ValueId> = graph
+            .operands(id)
+            .iter()
+            .map(|operand| map[operand.0 as usize])
+            .collect();
+        let op = match &node.op {
+            Op::Random(_) if paths.contains(&node.origin.path) => Op::Input(Input {
+                name: node.origin.path.clone(),
+                ty: node.ty.clone(),
+                bound: None,
+            }),
+            op => op.clone(),
+        };
+        map.push(result.add(op, &operands, node.origin.clone())?);
+    }
+    for output in graph.outputs() {
+        result.add_output(
+            output.name.clone(),
+            output.kind.clone(),
+            map[output.value.0 as usize],
+        );
+    }
+    Ok(result)
+}
+
+/// Adds d objective / d parameter as results, for the parameters that a path reaches.
+fn differentiate(graph: &Graph, paths: &[String]) -> Result<Graph, OpError> {
+    let objective = graph
+        .outputs()
+        .iter()
+        .find(|output| output.kind == OutputKind::Objective);
+    let Some(objective) = objective else {
+        return Err(OpError::new("there is no objective to differentiate", []));
+    };
+    let parameters = graph.parameters();
+    let wrt: Vec<ValueId> = paths
+        .iter()
+        .filter_map(|path| parameters.get(path).copied())
+        .collect();
+    let (mut graph, gradients) = autodiff::gradients(graph, objective.value, &wrt)?;
+    for path in paths {
+        let parameter = parameters.get(path);
+        if let Some(gradient) = parameter.and_then(|id| gradients.get(id)) {
+            let name = format!("{path}'grad");
+            graph.add_output(name, OutputKind::Gradient(path.clone()), *gradient);
+        }
+    }
+    Ok(graph)
+}
+
+/// Binds ragged rows for a row tile and the length of each dispatch plan; all others must be bound.
+///
+/// # Errors
+/// A free dim without a value.
+pub fn bind_dims(graph: &Graph, free: &Bindings, tile: usize) -> Result<Bindings, CompileError> {
+    let mut bindings = free.clone();
+    for (id, dim) in graph.dims() {
+        let unbound = || CompileError::UnboundDim {
+            name: dim.name.clone(),
+        };
+        match &dim.kind {
+            DimKind::Free if bindings.contains_key(&id) => {}
+            DimKind::Free if !occurs(graph, id) => {}
+            DimKind::Free => return Err(unbound()),
+            DimKind::Rows(rows) => {
+                let assignments = rows.assignments.bind(&bindings).ok_or_else(unbound)?;
+                let per_expert = rows
+                    .per_expert
+                    .as_ref()
+                    .and_then(|size| size.bind(&bindings));
+                bindings.insert(id, rows.bound(assignments, per_expert, tile));
+            }
+            DimKind::Plan(_) => {}
+        }
+    }
+    for id in graph.ids() {
+        let Op::Dispatch(dispatch) = &graph.node(id).op else {
+            continue;
+        };
+        let experts = graph.operands(id)[0];
+        let shape = fuse::bind_shape(graph.ty(experts), &bindings);
+        let rows = bindings.get(&dispatch.rows).copied();
+        let unbound = || CompileError::UnboundDim {
+            name: "rows".to_owned(),
+        };
+        let layout = DispatchLayout {
+            rows: rows.ok_or_else(unbound)?,
+            assignments: shape.ok_or_else(unbound)?.iter().product(),
+            experts: dispatch.routing.experts,
+            choices: dispatch.routing.choices,
+            tile,
+        };
+        bindings.insert(dispatch.plan, layout.words());
+    }
+    Ok(bindings)
+}
+
+fn occurs(graph: &Graph, dim: crate::size::DimId) -> bool {
+    graph.ids().any(|id| {
+        graph
+            .ty(id)
+            .shape
+            .iter()
+            .any(|size| size.symbols().contains(&dim))
+    })
+}

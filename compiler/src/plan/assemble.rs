@@ -1,0 +1,492 @@
+//! Groups to a plan: kernels once, buffers in arenas, commands in order.
+
+use super::memory::{Lifetime, lower_bound, place};
+use super::{
+    Arena, Buffer, BufferId, Command, Dispatch, KernelText, Limits, Plan, Program, Role,
+    STEP_WORDS, VERSION,
+};
+use crate::fuse::{Group, bind_shape};
+use crate::graph::{DType, Graph, Origin, OutputKind, ValueId};
+use crate::kernel::{self, Launch, Slot};
+use crate::ops::Op;
+use crate::size::Bindings;
+use std::collections::BTreeMap;
+
+/// Alignment of buffers in words: 256 bytes, what every device accepts as a binding offset.
+pub const ALIGN_WORDS: usize = 64;
+
+/// What a plan is made from.
+pub struct Request<'a> {
+    /// `stage pretrain`, `entry embed_image`.
+    pub name: String,
+    /// The name of the program that runs the groups: `forward` or `gradients`.
+    pub program: String,
+    /// The prepared graph.
+    pub graph: &'a Graph,
+    /// Its groups.
+    pub groups: &'a [Group],
+    /// Values of its dims.
+    pub bindings: &'a Bindings,
+    /// What the plan is for.
+    pub limits: &'a Limits,
+}
+
+/// What cannot be planned.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {message}")]
+pub struct PlanError {
+    /// The tensor or node.
+    pub path: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// Kernels, commands and buffers of a plan under construction.
+struct Assembly<'a> {
+    request: &'a Request<'a>,
+    plan: Plan,
+    kernels: BTreeMap<String, u32>,
+    names: BTreeMap<String, u32>,
+    origins: BTreeMap<ValueId, u32>,
+    of: BTreeMap<ValueId, BufferId>,
+    /// Buffers to place by lifetime.
+    floating: Vec<BufferId>,
+}
+
+/// Makes the plan of a graph without an update program.
+///
+/// # Errors
+/// A group that no skeleton covers or a limit that is exceeded.
+pub fn assemble(request: &Request) -> Result<Plan, PlanError> {
+    let mut assembly = Assembly::new(request);
+    assembly.given_buffers()?;
+    assembly.result_buffers()?;
+    let commands = assembly.commands()?;
+    assembly.plan.programs.push(Program {
+        name: request.program.clone(),
+        commands,
+    });
+    assembly.place_floating();
+    Ok(assembly.plan)
+}
+
+/// Rounds words up to the alignment.
+#[must_use]
+pub fn aligned(words: usize) -> usize {
+    words.div_ceil(ALIGN_WORDS) * ALIGN_WORDS
+}
+
+/// An index as the plan stores it.
+fn index(value: usize) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+impl Plan {
+    /// The arena of this name, added when there is none.
+    pub(crate) fn arena(&mut self, name: &str) -> u32 {
+        let known = self.arenas.iter().position(|arena| arena.name == name);
+        index(known.unwrap_or_else(|| {
+            let arena = Arena {
+                name: name.to_owned(),
+                bytes: 0,
+                persistent: true,
+            };
+            self.arenas.push(arena);
+            self.arenas.len() - 1
+        }))
+    }
+
+    /// Adds a buffer whose place is known.
+    pub(crate) fn push_buffer(&mut self, buffer: Buffer) -> BufferId {
+        self.buffers.push(buffer);
+        BufferId(index(self.buffers.len() - 1))
+    }
+
+    /// Appends a buffer at the end of a persistent arena.
+    pub(crate) fn append(
+        &mut self,
+        arena: &str,
+        name: &str,
+        role: Role,
+        dtype: DType,
+        shape: Vec<usize>,
+    ) -> BufferId {
+        let arena = self.arena(arena);
+        let words = shape.iter().product::<usize>().max(1);
+        let offset = self.arenas[arena as usize].bytes;
+        self.arenas[arena as usize].bytes += 4 * aligned(words) as u64;
+        let (name, bytes) = (name.to_owned(), 4 * words as u64);
+        self.push_buffer(Buffer {
+            name,
+            role,
+            dtype,
+            shape,
+            arena,
+            offset,
+            bytes,
+        })
+    }
+
+    /// Appends size words at a dispatch's alignment and gives their offset.
+    pub(crate) fn push_uniforms(&mut self, words: &[u32]) -> u32 {
+        let offset = self.uniforms.len();
+        self.uniforms.extend(words);
+        let end = aligned(self.uniforms.len().max(offset + 1));
+        self.uniforms.resize(end, 0);
+        index(offset)
+    }
+}
+
+impl<'a> Assembly<'a> {
+    fn new(request: &'a Request<'a>) -> Self {
+        let dims = request
+            .graph
+            .dims()
+            .filter_map(|(id, dim)| Some((dim.name.clone(), *request.bindings.get(&id)?)))
+            .collect();
+        let plan = Plan {
+            version: VERSION,
+            name: request.name.clone(),
+            limits: request.limits.clone(),
+            dims,
+            arenas: Vec::new(),
+            buffers: Vec::new(),
+            kernels: Vec::new(),
+            uniforms: Vec::new(),
+            origins: Vec::new(),
+            activation_bytes_at_least: 0,
+            programs: Vec::new(),
+        };
+        Self {
+            request,
+            plan,
+            kernels: BTreeMap::new(),
+            names: BTreeMap::new(),
+            origins: BTreeMap::new(),
+            of: BTreeMap::new(),
+            floating: Vec::new(),
+        }
+    }
+
+    fn path(&self, id: ValueId) -> &str {
+        &self.request.graph.node(id).origin.path
+    }
+
+    fn shape(&self, id: ValueId) -> Result<Vec<usize>, PlanError> {
+        let ty = self.request.graph.ty(id);
+        bind_shape(ty, self.request.bindings).ok_or_else(|| PlanError {
+            path: self.path(id).to_owned(),
+            message: "has an unknown size".to_owned(),
+        })
+    }
+
+    /// The step buffer, inputs and parameters.
+    fn given_buffers(&mut self) -> Result<(), PlanError> {
+        self.plan
+            .append("step", "step", Role::Step, DType::U32, vec![STEP_WORDS]);
+        for (name, id) in self.request.graph.inputs() {
+            let shape = self.shape(id)?;
+            let dtype = self.request.graph.ty(id).dtype;
+            let buffer = self.plan.append("inputs", &name, Role::Input, dtype, shape);
+            self.of.insert(id, buffer);
+        }
+        for (path, id) in self.request.graph.parameters() {
+            let shape = self.shape(id)?;
+            let buffer = self
+                .plan
+                .append("parameters", &path, Role::Parameter, DType::F32, shape);
+            self.of.insert(id, buffer);
+        }
+        Ok(())
+    }
+
+    /// Named results: gradients lie as their parameters do, the others side by side for one read.
+    fn result_buffers(&mut self) -> Result<(), PlanError> {
+        for output in self.request.graph.outputs() {
+            let base = self.base(output.value);
+            if let OutputKind::Gradient(path) = &output.kind {
+                self.gradient_buffer(path, base, &output.name)?;
+                continue;
+            }
+            let dtype = self.request.graph.ty(output.value).dtype;
+            let shape = self.shape(output.value)?;
+            let role = Role::Output(output.kind.clone());
+            if let Some(known) = self.of.get(&base).copied() {
+                let mut alias = self.plan.buffers[known.0 as usize].clone();
+                (alias.name, alias.role, alias.shape) = (output.name.clone(), role, shape);
+                self.plan.push_buffer(alias);
+                continue;
+            }
+            let buffer = self
+                .plan
+                .append("outputs", &output.name, role, dtype, shape);
+            self.of.insert(base, buffer);
+        }
+        Ok(())
+    }
+
+    fn gradient_buffer(&mut self, path: &str, base: ValueId, name: &str) -> Result<(), PlanError> {
+        let parameters = self.plan.buffers_by_name(|role| *role == Role::Parameter);
+        let Some(parameter) = parameters.get(path).copied() else {
+            let message = "has a gradient but is no parameter".to_owned();
+            return Err(PlanError {
+                path: path.to_owned(),
+                message,
+            });
+        };
+        let mut buffer = self.plan.buffers[parameter.0 as usize].clone();
+        let total = self.plan.arenas[buffer.arena as usize].bytes;
+        buffer.arena = self.plan.arena("gradients");
+        self.plan.arenas[buffer.arena as usize].bytes = total;
+        (buffer.name, buffer.role) = (name.to_owned(), Role::Gradient);
+        let id = self.plan.push_buffer(buffer);
+        // A value that is given, or is another result already, is copied here at the end.
+        self.of.entry(base).or_insert(id);
+        Ok(())
+    }
+
+    /// The computed value behind a result: the result itself, or what it is a dense view of.
+    fn base(&self, value: ValueId) -> ValueId {
+        let graph = self.request.graph;
+        let written = |id: ValueId| self.request.groups.iter().any(|g| g.outputs.contains(&id));
+        let mut value = value;
+        while !written(value) {
+            let moves = graph.node(value).op.primitive().class() == crate::ops::Class::Movement
+                || matches!(graph.node(value).op, Op::StopGradient(_));
+            match graph.operands(value).first() {
+                Some(operand) if moves => value = *operand,
+                _ => break,
+            }
+        }
+        value
+    }
+
+    fn buffer_of(&mut self, id: ValueId) -> Result<BufferId, PlanError> {
+        if let Some(known) = self.of.get(&id) {
+            return Ok(*known);
+        }
+        let shape = self.shape(id)?;
+        let (name, dtype) = (self.path(id).to_owned(), self.request.graph.ty(id).dtype);
+        let buffer = self.float(name, dtype, shape);
+        self.of.insert(id, buffer);
+        Ok(buffer)
+    }
+
+    /// A buffer that is placed by its lifetime.
+    fn float(&mut self, name: String, dtype: DType, shape: Vec<usize>) -> BufferId {
+        let bytes = 4 * shape.iter().product::<usize>().max(1) as u64;
+        let role = Role::Activation;
+        let buffer = Buffer {
+            name,
+            role,
+            dtype,
+            shape,
+            arena: u32::MAX,
+            offset: 0,
+            bytes,
+        };
+        let buffer = self.plan.push_buffer(buffer);
+        self.floating.push(buffer);
+        buffer
+    }
+
+    fn commands(&mut self) -> Result<Vec<Command>, PlanError> {
+        let mut commands = Vec::new();
+        for group in self.request.groups {
+            self.group(group, &mut commands)?;
+        }
+        self.copies(&mut commands);
+        Ok(commands)
+    }
+
+    fn group(&mut self, group: &Group, commands: &mut Vec<Command>) -> Result<(), PlanError> {
+        let path = group
+            .members
+            .first()
+            .map_or("", |id| self.path(*id))
+            .to_owned();
+        let lowered =
+            kernel::lower(&group.spec, self.request.limits).map_err(|message| PlanError {
+                path: path.clone(),
+                message,
+            })?;
+        let mut buffers = |ids: &[ValueId]| -> Result<Vec<BufferId>, PlanError> {
+            ids.iter().map(|id| self.buffer_of(*id)).collect()
+        };
+        let (inputs, outputs) = (buffers(&group.inputs)?, buffers(&group.outputs)?);
+        let scratch: Vec<BufferId> = lowered
+            .scratch
+            .iter()
+            .map(|words| self.float(format!("{path}'scratch"), DType::U32, vec![*words]))
+            .collect();
+        let origins = self.origins_of(&group.members);
+        for launch in &lowered.launches {
+            let bindings = launch.bindings.iter().filter_map(|slot| match slot {
+                Slot::Input(index) => inputs.get(*index).copied(),
+                Slot::Output(index) => outputs.get(*index).copied(),
+                Slot::Scratch(index) => scratch.get(*index).copied(),
+                Slot::Step => Some(BufferId(0)),
+            });
+            let bindings = bindings.collect();
+            commands.push(self.dispatch(launch, bindings, origins.clone()));
+        }
+        Ok(())
+    }
+
+    fn origins_of(&mut self, members: &[ValueId]) -> Vec<u32> {
+        let mut list = Vec::new();
+        for member in members {
+            let next = index(self.plan.origins.len());
+            let id = *self.origins.entry(*member).or_insert(next);
+            if id == next {
+                self.plan
+                    .origins
+                    .push(self.request.graph.node(*member).origin.clone());
+            }
+            list.push(id);
+        }
+        list
+    }
+
+    /// One launch as a command; its kernel and sizes are stored once.
+    fn dispatch(&mut self, launch: &Launch, bindings: Vec<BufferId>, origins: Vec<u32>) -> Command {
+        let kernel = self.kernel(launch, &origins);
+        let uniform_offset = self.plan.push_uniforms(&launch.sizes);
+        Command::Dispatch(Dispatch {
+            kernel,
+            bindings,
+            uniform_offset,
+            workgroups: launch.workgroups,
+            family: launch.kernel.name.clone(),
+            origins,
+            flops: launch.flops,
+            bytes: launch.bytes,
+        })
+    }
+
+    /// Modules that differ only in name and header comments are one.
+    fn kernel(&mut self, launch: &Launch, origins: &[u32]) -> u32 {
+        let mut plain = launch.kernel.clone();
+        plain.doc.clear();
+        let text = crate::wgsl::write(&plain);
+        if let Some(known) = self.kernels.get(&text) {
+            return *known;
+        }
+        let list: Vec<&Origin> = origins
+            .iter()
+            .filter_map(|id| self.plan.origins.get(*id as usize))
+            .collect();
+        let path = list.last().map_or("plan", |origin| &origin.path);
+        let stem = identifier(path, &launch.kernel.name);
+        let count = self.names.entry(stem.clone()).or_default();
+        *count += 1;
+        let name = if *count == 1 {
+            stem
+        } else {
+            format!("{stem}_{count}")
+        };
+        let mut named = launch.kernel.clone();
+        named.name.clone_from(&name);
+        named
+            .doc
+            .insert(0, format!("first used by {}", paths(&list)));
+        self.plan.kernels.push(KernelText {
+            wgsl: crate::wgsl::write(&named),
+            name,
+            bindings: index(launch.kernel.bindings.len()),
+            uniform_words: index(launch.sizes.len()),
+        });
+        let kernel = index(self.plan.kernels.len() - 1);
+        self.kernels.insert(text, kernel);
+        kernel
+    }
+
+    /// Gradients whose value lies elsewhere are copied to their place.
+    fn copies(&mut self, commands: &mut Vec<Command>) {
+        let gradients = self.plan.buffers_by_name(|role| *role == Role::Gradient);
+        for output in self.request.graph.outputs() {
+            let OutputKind::Gradient(_) = output.kind else {
+                continue;
+            };
+            let from = self.of.get(&self.base(output.value)).copied();
+            let to = gradients.get(output.name.as_str()).copied();
+            if let (Some(from), Some(to)) = (from, to)
+                && from != to
+            {
+                commands.push(Command::Copy { from, to });
+            }
+        }
+    }
+
+    /// Gives every floating buffer its place in the activation arenas.
+    fn place_floating(&mut self) {
+        let lifetimes = self.lifetimes();
+        let (places, arenas) = place(&lifetimes, self.request.limits.max_buffer_bytes);
+        let first = self.plan.arenas.len();
+        for (number, bytes) in arenas.into_iter().enumerate() {
+            let name = format!("activations.{number}");
+            self.plan.arenas.push(Arena {
+                name,
+                bytes,
+                persistent: false,
+            });
+        }
+        for (buffer, place) in self.floating.iter().zip(places) {
+            let buffer = &mut self.plan.buffers[buffer.0 as usize];
+            buffer.arena = index(first + place.arena);
+            buffer.offset = place.offset;
+        }
+        self.plan.activation_bytes_at_least = lower_bound(&lifetimes);
+    }
+
+    fn lifetimes(&self) -> Vec<Lifetime> {
+        let mut spans: BTreeMap<BufferId, (usize, usize)> = BTreeMap::new();
+        let commands = self
+            .plan
+            .programs
+            .iter()
+            .flat_map(|program| &program.commands);
+        for (number, command) in commands.enumerate() {
+            for buffer in command.buffers() {
+                spans.entry(buffer).or_insert((number, number)).1 = number;
+            }
+        }
+        let lifetime = |id: &BufferId| {
+            let words = self.plan.buffers[id.0 as usize].bytes.div_ceil(4);
+            let bytes = words.div_ceil(ALIGN_WORDS as u64) * 4 * ALIGN_WORDS as u64;
+            let (first, last) = spans.get(id).copied().unwrap_or((0, 0));
+            Lifetime { bytes, first, last }
+        };
+        self.floating.iter().map(lifetime).collect()
+    }
+}
+
+fn paths(origins: &[&Origin]) -> String {
+    let mut names: Vec<&str> = origins.iter().map(|origin| origin.path.as_str()).collect();
+    names.dedup();
+    let shown = names.len().min(4);
+    match names.len() - shown {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names[..shown].join(", ")),
+    }
+}
+
+/// A path and a family as one WGSL identifier: `trunk_1_ffn_fc1_matmul`.
+fn identifier(path: &str, family: &str) -> String {
+    let letters = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+    let clean: String = path
+        .replace("'grad", "_grad")
+        .chars()
+        .map(letters)
+        .collect();
+    let parts = clean
+        .split('_')
+        .chain(family.split('_'))
+        .filter(|part| !part.is_empty());
+    let name = parts.collect::<Vec<_>>().join("_");
+    if name.starts_with(|c: char| c.is_ascii_digit()) {
+        format!("k_{name}")
+    } else {
+        name
+    }
+}

@@ -1,0 +1,29 @@
+//! Composites as the simpler ops they stand for.
+
+use super::rebuild;
+use crate::graph::Graph;
+use crate::ops::{Op, OpError};
+
+/// Replaces every op that has a decomposition and that `keep` does not want, also those inside
+/// decompositions: attention is made of softmax.
+///
+/// # Errors
+/// A decomposition that builds an ill-typed node: a bug of its rule.
+pub fn decompose(graph: &Graph, keep: &dyn Fn(&Op) -> bool) -> Result<Graph, OpError> {
+    let mut result = graph.clone();
+    loop {
+        let mut changed = false;
+        result = rebuild(&result, |builder, node, operands| {
+            if !keep(&node.op)
+                && let Some(value) = node.op.primitive().decompose(builder, operands)?
+            {
+                changed = true;
+                return Ok(value);
+            }
+            builder.add(node.op.clone(), operands)
+        })?;
+        if !changed {
+            return Ok(result);
+        }
+    }
+}

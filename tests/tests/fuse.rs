@@ -1,0 +1,552 @@
+//! The fuser against the evaluator: groups interpreted in f64 give what the graph means.
+
+use gatewright_compiler::compile::{Options, bind_dims};
+use gatewright_compiler::evaluate::evaluate;
+use gatewright_compiler::fuse::Group;
+use gatewright_compiler::graph::{DType, DimKind, Graph, Origin, OutputKind, Rows, Type, ValueId};
+use gatewright_compiler::kernel::interpret::{Draws, run};
+use gatewright_compiler::kernel::spec::KernelSpec;
+use gatewright_compiler::ops::*;
+use gatewright_compiler::plan::Limits;
+use gatewright_compiler::size::{Bindings, Size};
+use gatewright_compiler::tensor::Tensor;
+use std::collections::BTreeMap;
+
+/// Builds graphs with the fewest words.
+#[derive(Default)]
+struct Net {
+    graph: Graph,
+    count: usize,
+}
+
+impl Net {
+    fn add(&mut self, op: impl Into<Op>, operands: &[ValueId]) -> ValueId {
+        self.count += 1;
+        let origin = Origin {
+            path: format!("n{}", self.count),
+            ..Origin::default()
+        };
+        self.graph.add(op.into(), operands, origin).unwrap()
+    }
+
+    fn shape(&self, id: ValueId) -> Vec<Size> {
+        self.graph.ty(id).shape.clone()
+    }
+
+    fn input(&mut self, name: &str, shape: &[usize]) -> ValueId {
+        let ty = Type::f32(shape.iter().map(|s| Size::from(*s)).collect());
+        self.add(
+            Input {
+                name: name.to_owned(),
+                ty,
+                bound: None,
+            },
+            &[],
+        )
+    }
+
+    fn param(&mut self, path: &str, shape: &[usize]) -> ValueId {
+        let ty = Type::f32(shape.iter().map(|s| Size::from(*s)).collect());
+        self.add(
+            Parameter {
+                path: path.to_owned(),
+                ty,
+                init: Init::Constant(0.0),
+            },
+            &[],
+        )
+    }
+
+    fn broadcast_like(&mut self, value: ValueId, like: ValueId, axes: &[usize]) -> ValueId {
+        let shape = self.shape(like);
+        self.add(
+            Broadcast {
+                shape,
+                axes: axes.to_vec(),
+            },
+            &[value],
+        )
+    }
+
+    fn scalar(&mut self, value: f64, like: ValueId) -> ValueId {
+        let constant = self.add(
+            Constant {
+                ty: Type::f32(vec![]),
+                value,
+            },
+            &[],
+        );
+        self.broadcast_like(constant, like, &[])
+    }
+
+    fn norm(&mut self, path: &str, x: ValueId, width: usize) -> ValueId {
+        let scale = self.param(&format!("{path}.scale"), &[width]);
+        let bias = self.param(&format!("{path}.bias"), &[width]);
+        self.add(LayerNorm { eps: 1e-6 }, &[x, scale, bias])
+    }
+
+    fn linear(&mut self, path: &str, x: ValueId, from: usize, to: usize) -> ValueId {
+        let shape = self.shape(x);
+        let rows = shape[..shape.len() - 1]
+            .iter()
+            .fold(Size::from(1), |all, s| all.mul(s));
+        let kernel = self.param(&format!("{path}.kernel"), &[from, to]);
+        let bias = self.param(&format!("{path}.bias"), &[to]);
+        let flat = self.add(
+            Reshape {
+                shape: vec![rows, from.into()],
+            },
+            &[x],
+        );
+        let y = self.add(
+            Matmul {
+                transpose_a: false,
+                transpose_b: false,
+            },
+            &[flat, kernel],
+        );
+        let bias = self.broadcast_like(bias, y, &[1]);
+        let y = self.add(Add {}, &[y, bias]);
+        let mut shape = shape;
+        *shape.last_mut().unwrap() = to.into();
+        self.add(Reshape { shape }, &[y])
+    }
+
+    fn heads(
+        &mut self,
+        x: ValueId,
+        batch: usize,
+        tokens: usize,
+        heads: usize,
+        width: usize,
+    ) -> ValueId {
+        let shape = [batch, tokens, heads, width].map(Size::from).to_vec();
+        let x = self.add(Reshape { shape }, &[x]);
+        self.add(
+            Transpose {
+                order: vec![0, 2, 1, 3],
+            },
+            &[x],
+        )
+    }
+
+    fn attention(&mut self, path: &str, x: ValueId, [b, n, h, k]: [usize; 4]) -> ValueId {
+        let d = h * k;
+        let part = |net: &mut Self, name: &str| {
+            let y = net.linear(&format!("{path}.{name}"), x, d, d);
+            net.heads(y, b, n, h, k)
+        };
+        let (q, key, v) = (part(self, "q"), part(self, "k"), part(self, "v"));
+        let y = self.add(
+            Attention {
+                scale: 0.5,
+                causal: false,
+                masked: false,
+            },
+            &[q, key, v],
+        );
+        let y = self.add(
+            Transpose {
+                order: vec![0, 2, 1, 3],
+            },
+            &[y],
+        );
+        let y = self.add(
+            Reshape {
+                shape: [b, n, d].map(Size::from).to_vec(),
+            },
+            &[y],
+        );
+        self.linear(&format!("{path}.o"), y, d, d)
+    }
+
+    fn mlp(&mut self, path: &str, x: ValueId, width: usize, hidden: usize) -> ValueId {
+        let h = self.linear(&format!("{path}.fc1"), x, width, hidden);
+        let h = self.add(Gelu { tanh: true }, &[h]);
+        self.linear(&format!("{path}.fc2"), h, hidden, width)
+    }
+
+    /// One routed layer over x [G, S, D] as lowering builds it.
+    fn routed(&mut self, x: ValueId, sizes: [usize; 5], routing: &Routing) -> ValueId {
+        let [g, s, d, h, e] = sizes;
+        let k = routing.choices;
+        let router = self.param("router.kernel", &[d, e]);
+        let flat = self.add(
+            Reshape {
+                shape: [g * s, d].map(Size::from).to_vec(),
+            },
+            &[x],
+        );
+        let logits = self.add(
+            Matmul {
+                transpose_a: false,
+                transpose_b: false,
+            },
+            &[flat, router],
+        );
+        let shape = [g, s, e].map(Size::from).to_vec();
+        let logits = self.add(
+            Reshape {
+                shape: shape.clone(),
+            },
+            &[logits],
+        );
+        let noise = Random {
+            shape,
+            distribution: Distribution::Normal,
+            stream: 7,
+        };
+        let noise = self.add(noise, &[]);
+        let factor = self.scalar(1.0 / e as f64, noise);
+        let noise = self.add(Mul {}, &[noise, factor]);
+        let routed = self.add(Add {}, &[logits, noise]);
+        let probs = self.add(Softmax {}, &[routed]);
+        let experts = self.add(TopK { k }, &[probs]);
+        let weights = self.add(GatherLast {}, &[probs, experts]);
+        let assignments = Size::from(g * s * k);
+        let per_expert = routing.capacity.map(|_| Size::from(g * routing.slots(s)));
+        let rows = Rows {
+            assignments,
+            experts: e,
+            per_expert,
+        };
+        let rows = self.graph.add_dim("rows", DimKind::Rows(rows));
+        let plan = self.graph.add_dim("plan", DimKind::Plan(rows));
+        let dispatch = Dispatch {
+            routing: routing.clone(),
+            rows,
+            plan,
+        };
+        let plan = self.add(dispatch, &[experts, weights]);
+        let w1 = self.param("experts.w1", &[e, d, h]);
+        let b1 = self.param("experts.b1", &[e, h]);
+        let w2 = self.param("experts.w2", &[e, h, d]);
+        let b2 = self.param("experts.b2", &[e, d]);
+        let y = self.add(GatherRows { rows, choices: k }, &[x, plan]);
+        let y = self.add(GroupedMatmul { transpose: false }, &[y, w1, plan]);
+        let b1 = self.add(ExpertRows { rows }, &[b1, plan]);
+        let y = self.add(Add {}, &[y, b1]);
+        let y = self.add(Gelu { tanh: true }, &[y]);
+        let y = self.add(GroupedMatmul { transpose: false }, &[y, w2, plan]);
+        let b2 = self.add(ExpertRows { rows }, &[b2, plan]);
+        let y = self.add(Add {}, &[y, b2]);
+        let w = self.add(GatherAssignments { rows }, &[weights, plan]);
+        let w = self.broadcast_like(w, y, &[0]);
+        let y = self.add(Mul {}, &[y, w]);
+        let y = self.add(
+            Undispatch {
+                groups: g.into(),
+                tokens: s.into(),
+                choices: k,
+            },
+            &[y, plan],
+        );
+        self.add(Add {}, &[x, y])
+    }
+
+    /// mean(x * target) as the objective.
+    fn objective(&mut self, x: ValueId) {
+        let shape = self.shape(x);
+        let sizes: Vec<usize> = shape.iter().map(|s| s.as_const().unwrap()).collect();
+        let target = self.input("target", &sizes);
+        let y = self.add(Mul {}, &[x, target]);
+        let y = self.add(
+            Sum {
+                axes: (0..sizes.len()).collect(),
+            },
+            &[y],
+        );
+        self.graph.add_output("objective", OutputKind::Objective, y);
+    }
+}
+
+fn numbers(shape: &[usize], seed: u64) -> Tensor {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    Tensor::from_fn(shape.to_vec(), |_| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 40) as f64 / (1u64 << 24) as f64) - 0.5
+    })
+}
+
+fn interpret(
+    graph: &Graph,
+    groups: &[Group],
+    given: &BTreeMap<ValueId, Vec<f64>>,
+    sizes: &dyn Fn(ValueId) -> usize,
+) -> BTreeMap<ValueId, Vec<f64>> {
+    let mut values = given.clone();
+    for group in groups {
+        let inputs: Vec<Vec<f64>> = group
+            .inputs
+            .iter()
+            .map(|id| {
+                values
+                    .get(id)
+                    .unwrap_or_else(|| panic!("{id} {:?} is not computed yet", graph.node(*id).op))
+                    .clone()
+            })
+            .collect();
+        let inputs: Vec<&[f64]> = inputs.iter().map(Vec::as_slice).collect();
+        let mut outputs: Vec<Vec<f64>> = group
+            .outputs
+            .iter()
+            .map(|id| {
+                values
+                    .get(id)
+                    .cloned()
+                    .unwrap_or_else(|| vec![f64::NAN; sizes(*id)])
+            })
+            .collect();
+        run(
+            &group.spec,
+            &inputs,
+            &mut outputs,
+            Draws { seed: 3, step: 5 },
+        )
+        .unwrap_or_else(|error| panic!("{error} in {:?}", group.spec));
+        for (id, output) in group.outputs.iter().zip(outputs) {
+            values.insert(*id, output);
+        }
+    }
+    values
+}
+
+fn check(net: Net, limits: &Limits, most_groups: usize) -> Vec<Group> {
+    let parameters: Vec<String> = net.graph.parameters().into_keys().collect();
+    let options = Options {
+        name: "test".to_owned(),
+        limits,
+        bindings: Bindings::new(),
+        replay: Default::default(),
+        gradients: Some(parameters),
+        optimizer: None,
+    };
+    let (graph, groups) = gatewright_compiler::compile::fuse_graph(&net.graph, &options).unwrap();
+    graph.verify().unwrap();
+    let tile = gatewright_compiler::kernel::row_tile(limits);
+    let bindings = bind_dims(&graph, &Bindings::new(), tile).unwrap();
+    let sizes = |id: ValueId| -> usize {
+        graph
+            .ty(id)
+            .shape
+            .iter()
+            .map(|s| s.bind(&bindings).unwrap())
+            .product()
+    };
+    let tensor = |id: ValueId, seed| {
+        let shape: Vec<usize> = graph
+            .ty(id)
+            .shape
+            .iter()
+            .map(|s| s.bind(&bindings).unwrap())
+            .collect();
+        numbers(&shape, seed)
+    };
+    let inputs: BTreeMap<String, Tensor> = graph
+        .inputs()
+        .into_iter()
+        .map(|(name, id)| (name, tensor(id, 11)))
+        .collect();
+    let params: BTreeMap<String, Tensor> = graph
+        .parameters()
+        .into_iter()
+        .map(|(path, id)| {
+            let seed = path.bytes().map(u64::from).sum();
+            (path, tensor(id, seed))
+        })
+        .collect();
+    let expected = evaluate(&graph, &inputs, &params, &Bindings::new(), 3, 5).unwrap();
+    let mut given = BTreeMap::new();
+    for (name, id) in graph.inputs() {
+        given.insert(id, inputs[&name].data.clone());
+    }
+    for (path, id) in graph.parameters() {
+        given.insert(id, params[&path].data.clone());
+    }
+    let values = interpret(&graph, &groups, &given, &sizes);
+    for output in graph.outputs() {
+        let mut value = output.value;
+        while !values.contains_key(&value) {
+            value = graph.operands(value)[0];
+        }
+        let (actual, expected) = (&values[&value], &expected[&output.name].data);
+        let scale = expected.iter().fold(1e-6f64, |most, x| most.max(x.abs()));
+        for (a, e) in actual.iter().zip(expected) {
+            assert!(
+                (a - e).abs() <= 1e-9 * scale,
+                "{}: {a} is not {e}",
+                output.name
+            );
+        }
+        assert_eq!(actual.len(), expected.len(), "{}", output.name);
+    }
+    for group in &groups {
+        let names: Vec<String> = group
+            .members
+            .iter()
+            .map(|id| format!("{id}:{}", graph.node(*id).op.primitive().name()))
+            .collect();
+        println!("{:12} {}", family(&group.spec), names.join(" "));
+    }
+    println!("{} groups, {} nodes", groups.len(), graph.len());
+    assert!(groups.len() <= most_groups, "{} groups", groups.len());
+    groups
+}
+
+fn family(spec: &KernelSpec) -> String {
+    let text = format!("{spec:?}");
+    text.split([' ', '{']).next().unwrap_or_default().to_owned()
+}
+
+fn limits() -> [Limits; 2] {
+    [Limits::cpu_vulkan(), Limits::portable()]
+}
+
+#[test]
+fn a_dense_block_forward_and_backward() {
+    for limits in limits() {
+        let mut net = Net::default();
+        let x = net.input("x", &[3, 5, 8]);
+        let y = net.norm("ln1", x, 8);
+        let y = net.attention("attn", y, [3, 5, 2, 4]);
+        let x = net.add(Add {}, &[x, y]);
+        let y = net.norm("ln2", x, 8);
+        let y = net.mlp("mlp", y, 8, 12);
+        let x = net.add(Add {}, &[x, y]);
+        net.objective(x);
+        check(net, &limits, 80);
+    }
+}
+
+fn routing(experts: usize, choices: usize, capacity: Option<f64>, priority: Priority) -> Routing {
+    let capacity = capacity.map(|factor| Capacity {
+        factor,
+        round_nearest: false,
+        multiple_of: 1,
+    });
+    Routing {
+        experts,
+        choices,
+        capacity,
+        priority,
+    }
+}
+
+#[test]
+fn routed_layers_forward_and_backward() {
+    for limits in limits() {
+        for policy in [
+            routing(4, 1, None, Priority::Index),
+            routing(4, 1, Some(0.7), Priority::Batch),
+            routing(5, 2, Some(1.0), Priority::Batch),
+        ] {
+            let mut net = Net::default();
+            let x = net.input("x", &[2, 9, 6]);
+            let y = net.routed(x, [2, 9, 6, 10, policy.experts], &policy);
+            net.objective(y);
+            check(net, &limits, 60);
+        }
+    }
+}
+
+#[test]
+fn a_routed_layer_takes_five_dispatches_forward() {
+    let policy = routing(4, 1, Some(1.0), Priority::Batch);
+    let mut net = Net::default();
+    let x = net.input("x", &[1, 12, 6]);
+    let y = net.routed(x, [1, 12, 6, 10, 4], &policy);
+    net.graph.add_output("y", OutputKind::Value, y);
+    let limits = Limits::cpu_vulkan();
+    let options = Options {
+        name: "test".to_owned(),
+        limits: &limits,
+        bindings: Bindings::new(),
+        replay: ["n7".to_owned()].into(),
+        gradients: None,
+        optimizer: None,
+    };
+    let (_, groups) = gatewright_compiler::compile::fuse_graph(&net.graph, &options).unwrap();
+    let families: Vec<String> = groups.iter().map(|group| family(&group.spec)).collect();
+    println!("{families:?}");
+}
+
+#[test]
+fn movement_and_reductions_on_odd_shapes() {
+    for limits in limits() {
+        let mut net = Net::default();
+        let x = net.input("x", &[3, 1, 5, 7]);
+        let t = net.add(
+            Transpose {
+                order: vec![2, 0, 3, 1],
+            },
+            &[x],
+        );
+        let r = net.add(
+            Reshape {
+                shape: [15, 7].map(Size::from).to_vec(),
+            },
+            &[t],
+        );
+        let e = net.add(Exp {}, &[r]);
+        let a = net.add(
+            Slice {
+                axis: 0,
+                start: 2.into(),
+                length: 4.into(),
+            },
+            &[e],
+        );
+        let b = net.add(
+            Slice {
+                axis: 0,
+                start: 5.into(),
+                length: 3.into(),
+            },
+            &[e],
+        );
+        let c = net.add(Concat { axis: 0 }, &[a, b]);
+        let m = net.add(Max { axes: vec![0] }, &[c]);
+        let m = net.broadcast_like(m, c, &[1]);
+        let d = net.add(Sub {}, &[c, m]);
+        let l = net.add(LogSumExp {}, &[d]);
+        let l = net.broadcast_like(l, d, &[0]);
+        let d = net.add(Mul {}, &[d, l]);
+        let p = net.param("p", &[7, 7]);
+        let y = net.add(Mul {}, &[d, p]);
+        net.objective(y);
+        check(net, &limits, 40);
+    }
+}
+
+#[test]
+fn embeddings_and_integers() {
+    for limits in limits() {
+        let mut net = Net::default();
+        let table = net.param("table", &[6, 5]);
+        let counter = net.add(
+            Iota {
+                shape: [2, 3].map(Size::from).to_vec(),
+                axis: 1,
+            },
+            &[],
+        );
+        let two = net.add(
+            Constant {
+                ty: Type::new(DType::U32, vec![]),
+                value: 2.0,
+            },
+            &[],
+        );
+        let two = net.broadcast_like(two, counter, &[]);
+        let ids = net.add(Mul {}, &[counter, two]);
+        let x = net.add(Gather {}, &[table, ids]);
+        let p = net.param("positions", &[3, 5]);
+        let p = net.broadcast_like(p, x, &[1, 2]);
+        let x = net.add(Add {}, &[x, p]);
+        let x = net.add(Tanh {}, &[x]);
+        net.objective(x);
+        check(net, &limits, 20);
+    }
+}
