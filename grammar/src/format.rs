@@ -55,11 +55,7 @@ impl<'a> Formatter<'a> {
         let mut end = 0;
         for item in &file.items {
             let start = item.span.start as usize;
-<<<<<<< HEAD
-            self.entry_gap(&mut docs, end, start, "\n");
-=======
             self.entry_gap(&mut docs, end, start, "");
->>>>>>> main
             docs.push(self.item(item));
             end = item.span.end as usize;
         }

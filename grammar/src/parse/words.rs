@@ -119,12 +119,9 @@ fn help_for(character: &str) -> Option<&'static str> {
         "&" => "write `and`",
         "|" => "write `or`, or `->` for a pipe",
         "\u{a0}" | "\u{2009}" | "\u{202f}" => "write an ordinary space",
-<<<<<<< HEAD
-=======
         _ if character.chars().all(char::is_alphanumeric) => {
             "names are made of the letters a to z, digits and `_`"
         }
->>>>>>> main
         _ => return None,
     })
 }

@@ -16,7 +16,6 @@ pub(crate) enum Failure {
     /// Arguments that clap accepts and the verb cannot: exit code 2.
     Usage(String),
     /// Our mistake: exit code 101.
-    #[expect(dead_code, reason = "the compiling verbs return it")]
     Bug(String),
     /// Ctrl-C, after the state was saved: exit code 130.
     #[expect(dead_code, reason = "the training verb returns it")]

@@ -57,5 +57,10 @@ pub(crate) fn parse(path: &Path) -> Result<Parsed, Failure> {
     if warnings.iter().any(|it| it.severity == Severity::Error) {
         return Err(Failure::Input(Box::new(sources), warnings));
     }
-    Ok(Parsed { sources, tree, warnings, text })
+    Ok(Parsed {
+        sources,
+        tree,
+        warnings,
+        text,
+    })
 }

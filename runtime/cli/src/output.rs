@@ -65,7 +65,11 @@ impl Output {
     }
 
     fn paint(&self, code: &'static str) -> (&'static str, &'static str) {
-        if self.color { (code, "\x1b[0m") } else { ("", "") }
+        if self.color {
+            (code, "\x1b[0m")
+        } else {
+            ("", "")
+        }
     }
 }
 
