@@ -84,6 +84,7 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Compiled, CompileErro
         groups: &groups,
         bindings: &bindings,
         limits: options.limits,
+        optimizer: options.optimizer,
     };
     let plan = plan::assemble(&request)?;
     Ok(Compiled {

@@ -13,6 +13,12 @@
 
 pub mod interpret;
 pub mod ir;
+mod matmul;
+mod operand;
+pub mod optimizer;
+mod philox;
+mod pointwise;
+mod program;
 pub mod spec;
 
 use crate::plan::Limits;
@@ -93,10 +99,45 @@ pub struct Lowered {
 /// What of the spec no skeleton covers, or a limit of the device that it exceeds.
 pub fn lower(spec: &KernelSpec, limits: &Limits) -> Result<Lowered, String> {
     let lowered = match spec {
-        KernelSpec::Pointwise { .. } => Err("pointwise is not written yet".to_owned()),
+        KernelSpec::Pointwise {
+            space,
+            inputs,
+            program,
+            outputs,
+        } => pointwise::Pointwise {
+            name: "pointwise",
+            space,
+            inputs,
+            first_input: 0,
+            program,
+            outputs,
+            partials: None,
+        }
+        .lower(limits),
         KernelSpec::Row { .. } => Err("row is not written yet".to_owned()),
         KernelSpec::Column { .. } => Err("column is not written yet".to_owned()),
-        KernelSpec::Matmul { .. } => Err("matmul is not written yet".to_owned()),
+        KernelSpec::Matmul {
+            batch,
+            m,
+            n,
+            k,
+            a,
+            b,
+            inputs,
+            program,
+            outputs,
+        } => matmul::Matmul {
+            batch,
+            m: *m,
+            n: *n,
+            k: *k,
+            a,
+            b,
+            inputs,
+            program,
+            outputs,
+        }
+        .lower(limits),
         KernelSpec::Attention { .. } => Err("attention is not written yet".to_owned()),
         KernelSpec::TopK { .. } => Err("top_k is not written yet".to_owned()),
         KernelSpec::RouteScores { .. } => Err("route_scores is not written yet".to_owned()),

@@ -3,12 +3,15 @@
 //! Pure: no files, no clock, no environment, no device.
 
 pub mod autodiff;
+pub mod check;
 pub mod compile;
 pub mod evaluate;
 pub mod fuse;
 pub mod graph;
 pub mod init;
 pub mod kernel;
+pub mod lower;
+pub mod model;
 pub mod ops;
 pub mod optimizer;
 pub mod plan;

@@ -9,6 +9,7 @@
 
 mod assemble;
 mod memory;
+mod update;
 mod verify;
 
 pub use assemble::{ALIGN_WORDS, PlanError, Request, aligned, assemble};

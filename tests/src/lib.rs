@@ -1,3 +1,4 @@
-//! Tests across the crates, and what they share.
+//! Tests across the crates: what they share.
 
+pub mod reference;
 pub mod spec;

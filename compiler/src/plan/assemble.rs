@@ -9,6 +9,7 @@ use crate::fuse::{Group, bind_shape};
 use crate::graph::{DType, Graph, Origin, OutputKind, ValueId};
 use crate::kernel::{self, Launch, Slot};
 use crate::ops::Op;
+use crate::optimizer::Optimizer;
 use crate::size::Bindings;
 use std::collections::BTreeMap;
 
@@ -29,6 +30,8 @@ pub struct Request<'a> {
     pub bindings: &'a Bindings,
     /// What the plan is for.
     pub limits: &'a Limits,
+    /// Adds the program `update`, which runs after the gradients.
+    pub optimizer: Option<&'a Optimizer>,
 }
 
 /// What cannot be planned.
@@ -42,9 +45,9 @@ pub struct PlanError {
 }
 
 /// Kernels, commands and buffers of a plan under construction.
-struct Assembly<'a> {
-    request: &'a Request<'a>,
-    plan: Plan,
+pub(super) struct Assembly<'a> {
+    pub(super) request: &'a Request<'a>,
+    pub(super) plan: Plan,
     kernels: BTreeMap<String, u32>,
     names: BTreeMap<String, u32>,
     origins: BTreeMap<ValueId, u32>,
@@ -53,7 +56,7 @@ struct Assembly<'a> {
     floating: Vec<BufferId>,
 }
 
-/// Makes the plan of a graph without an update program.
+/// Makes the plan of a graph, and of its update when there is an optimiser.
 ///
 /// # Errors
 /// A group that no skeleton covers or a limit that is exceeded.
@@ -66,6 +69,13 @@ pub fn assemble(request: &Request) -> Result<Plan, PlanError> {
         name: request.program.clone(),
         commands,
     });
+    if let Some(optimizer) = request.optimizer {
+        let commands = assembly.update(optimizer)?;
+        assembly.plan.programs.push(Program {
+            name: "update".to_owned(),
+            commands,
+        });
+    }
     assembly.place_floating();
     Ok(assembly.plan)
 }
@@ -273,7 +283,7 @@ impl<'a> Assembly<'a> {
     }
 
     /// A buffer that is placed by its lifetime.
-    fn float(&mut self, name: String, dtype: DType, shape: Vec<usize>) -> BufferId {
+    pub(super) fn float(&mut self, name: String, dtype: DType, shape: Vec<usize>) -> BufferId {
         let bytes = 4 * shape.iter().product::<usize>().max(1) as u64;
         let role = Role::Activation;
         let buffer = Buffer {
@@ -349,7 +359,12 @@ impl<'a> Assembly<'a> {
     }
 
     /// One launch as a command; its kernel and sizes are stored once.
-    fn dispatch(&mut self, launch: &Launch, bindings: Vec<BufferId>, origins: Vec<u32>) -> Command {
+    pub(super) fn dispatch(
+        &mut self,
+        launch: &Launch,
+        bindings: Vec<BufferId>,
+        origins: Vec<u32>,
+    ) -> Command {
         let kernel = self.kernel(launch, &origins);
         let uniform_offset = self.plan.push_uniforms(&launch.sizes);
         Command::Dispatch(Dispatch {

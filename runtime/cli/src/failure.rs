@@ -34,6 +34,13 @@ impl From<std::io::Error> for Failure {
     }
 }
 
+impl From<gatewright_runtime::error::Error> for Failure {
+    /// What went wrong while running, as a diagnostic without a place in a file.
+    fn from(error: gatewright_runtime::error::Error) -> Self {
+        Self::Input(Box::default(), vec![error.diagnostic()])
+    }
+}
+
 impl Failure {
     /// Says on standard error what happened and returns the exit code.
     pub(crate) fn report(self, output: &mut Output) -> ExitCode {

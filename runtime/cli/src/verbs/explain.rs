@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use crate::output::Output;
-use gatewright_grammar::codes::EXPLANATIONS;
+use gatewright_grammar::codes::Explanation;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -17,13 +17,13 @@ pub(crate) struct Args {
 /// Prints one page, or one line per code.
 pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     let Some(code) = &args.code else {
-        for page in EXPLANATIONS {
+        for page in pages() {
             writeln!(out, "{}  {}", page.code, page.title)?;
         }
         return Ok(ExitCode::SUCCESS);
     };
     let same = |known: &str| known.eq_ignore_ascii_case(code);
-    let page = EXPLANATIONS.iter().find(|page| same(page.code.0));
+    let page = pages().find(|page| same(page.code.0));
     let page = page.ok_or_else(|| {
         Failure::Usage(format!(
             "there is no code {code}; `gatewright explain` lists them all"
@@ -31,4 +31,18 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     })?;
     out.write_all(page.page().as_bytes())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Every page there is: syntax, meaning, running.
+fn pages() -> impl Iterator<Item = &'static Explanation> {
+    use gatewright_compiler::check;
+    use gatewright_grammar::codes as grammar;
+    use gatewright_runtime::codes as runtime;
+    [
+        grammar::EXPLANATIONS,
+        check::EXPLANATIONS,
+        runtime::EXPLANATIONS,
+    ]
+    .into_iter()
+    .flatten()
 }

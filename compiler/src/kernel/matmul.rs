@@ -1,0 +1,491 @@
+//! The matmul skeletons: tiling, operand panels and the epilogue.
+//!
+//! Both profiles cut the result into tiles, one workgroup each: column tiles along x, row tiles
+//! along y, batches times splits along z. A split takes one part of the summed axis and writes to
+//! scratch; a pointwise pass adds the parts in order and runs the epilogue. `subgroup` keeps a tile in
+//! the registers of eight lanes, `workgroup` stages panels in workgroup memory.
+//!
+//! Bounds: row and column indices of loads are clamped to the matrix, stores are guarded where a
+//! tile may stick out. Past the end of k the left operand counts as zero and the right one repeats its last
+//! element.
+
+mod subgroup;
+mod workgroup;
+
+use super::ir::{Array, Builder, Builtin, Expr, Scalar};
+use super::operand::{Operands, Place, fits_vec4};
+use super::pointwise::{Partials, Pointwise, arithmetic, traffic};
+use super::program::{Values, emit, value};
+use super::spec::{Instr, Matrix, Operand, Program, Store, View};
+use super::{Launch, Lowered, Slot};
+use crate::graph::DType;
+use crate::plan::{Limits, Profile};
+
+/// A matmul spec.
+pub(crate) struct Matmul<'a> {
+    pub(crate) batch: &'a [usize],
+    pub(crate) m: usize,
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+    pub(crate) a: &'a Matrix,
+    pub(crate) b: &'a Matrix,
+    pub(crate) inputs: &'a [Operand],
+    pub(crate) program: &'a Program,
+    pub(crate) outputs: &'a [Store],
+}
+
+/// How a panel is read four elements at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// vec4 along the summed axis.
+    AlongK,
+    /// vec4 along the kept axis (m of a, n of b).
+    AlongOuter,
+    /// Single elements.
+    Scalar,
+}
+
+/// One matrix operand over (kept axis, summed axis), with its size words.
+pub(crate) struct Panel {
+    array: Array,
+    /// How it is read.
+    pub(crate) access: Access,
+    base: Expr,
+    outer_stride: Option<Expr>,
+    k_stride: Option<Expr>,
+    /// Last index along the kept axis, in vec4 when read so.
+    outer_last: Expr,
+    /// Last index along the summed axis, in vec4 when read so.
+    k_last: Expr,
+}
+
+/// Strides of a matrix over (kept axis, summed axis).
+struct Outline<'a> {
+    name: &'a str,
+    matrix: &'a Matrix,
+    outer: usize,
+    outer_stride: usize,
+    k: usize,
+    k_stride: usize,
+}
+
+impl Outline<'_> {
+    fn access(&self) -> Access {
+        let aligned = |it: usize| it.is_multiple_of(4);
+        let matrix = self.matrix;
+        let rest = aligned(matrix.elements)
+            && aligned(matrix.offset)
+            && matrix.batch_strides.iter().all(|it| aligned(*it));
+        if rest && self.k_stride == 1 && aligned(self.outer_stride) && aligned(self.k) {
+            Access::AlongK
+        } else if rest && self.outer_stride == 1 && aligned(self.k_stride) && aligned(self.outer) {
+            Access::AlongOuter
+        } else {
+            Access::Scalar
+        }
+    }
+
+    fn panel(&self, b: &mut Builder, batch: &[Expr]) -> Panel {
+        let access = self.access();
+        let unit = if access == Access::Scalar { 1 } else { 4 };
+        let array = b.binding(self.name, Scalar::F32, unit == 4);
+        let view = View {
+            offset: self.matrix.offset,
+            strides: self
+                .matrix
+                .batch_strides
+                .iter()
+                .map(|it| it / unit)
+                .collect(),
+        };
+        let view = View {
+            offset: view.offset / unit,
+            ..view
+        };
+        let name = self.name;
+        let address = super::operand::Address::new(b, name, &view, 1);
+        let base = b.bind(&format!("{name}_base"), address.at(batch));
+        let stride = |b: &mut Builder, axis: &str, stride: usize, unit: usize| {
+            (stride != 1).then(|| b.size(&format!("{name}_{axis}_stride"), stride / unit))
+        };
+        let (outer_unit, k_unit) = match access {
+            Access::AlongK => (1, 4),
+            Access::AlongOuter => (4, 1),
+            Access::Scalar => (1, 1),
+        };
+        Panel {
+            array,
+            access,
+            base,
+            outer_stride: stride(b, "outer", self.outer_stride, unit),
+            k_stride: stride(b, "k", self.k_stride, unit),
+            outer_last: b.size(
+                &format!("{name}_outer_last"),
+                (self.outer / outer_unit).saturating_sub(1),
+            ),
+            k_last: b.size(
+                &format!("{name}_k_last"),
+                (self.k / k_unit).saturating_sub(1),
+            ),
+        }
+    }
+}
+
+impl Panel {
+    /// Address of row `outer` (clamped; in vec4 when read along it) at the start of the sum.
+    pub(crate) fn row(&self, b: &mut Builder, name: &str, outer: &Expr) -> Expr {
+        let outer = outer.min(&self.outer_last);
+        let moved = match &self.outer_stride {
+            Some(stride) => outer * stride,
+            None => outer,
+        };
+        b.bind(name, &self.base + moved)
+    }
+
+    /// Clamps an index along the summed axis.
+    pub(crate) fn clamp_k(&self, k: &Expr) -> Expr {
+        k.min(&self.k_last)
+    }
+
+    /// One element of a row read by vec4 along the kept axis.
+    pub(crate) fn scalar(&self, row: &Expr, k: &Expr, within: &Expr) -> Expr {
+        let index = match &self.k_stride {
+            Some(stride) => row + k * stride,
+            None => row + k,
+        };
+        self.array.at(index * 4u32 + within)
+    }
+
+    /// The element or vec4 of a row at `k` (in vec4 when read along it).
+    pub(crate) fn load(&self, row: &Expr, k: &Expr) -> Expr {
+        let index = match &self.k_stride {
+            Some(stride) => row + k * stride,
+            None => row + k,
+        };
+        match self.access {
+            Access::Scalar => self.array.at(index),
+            _ => self.array.at4(index),
+        }
+    }
+}
+
+/// What both skeletons get: panels, epilogue operands and where the workgroup stands.
+pub(crate) struct Frame<'a> {
+    pub(crate) a: Panel,
+    pub(crate) b: Panel,
+    /// Indices along the batch axes.
+    batch: Vec<Expr>,
+    epilogue: Epilogue<'a>,
+    /// Range of this workgroup along the summed axis, in elements.
+    pub(crate) k_range: [Expr; 2],
+    /// Whether k may end inside a step.
+    pub(crate) k_tail: bool,
+    m: Expr,
+    /// Columns, in vec4 when stores are wide.
+    n: Expr,
+    guard: bool,
+}
+
+struct Epilogue<'a> {
+    program: &'a Program,
+    stores: Vec<&'a Store>,
+    operands: Operands,
+    vec4: bool,
+}
+
+/// What one tiling needs to know of the device and the sizes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tiling {
+    /// Rows of a tile.
+    pub(crate) rows: usize,
+    /// Columns of a tile.
+    pub(crate) columns: usize,
+    /// Summed elements per step.
+    pub(crate) step: usize,
+    /// Parts of the summed axis.
+    splits: usize,
+}
+
+impl Matmul<'_> {
+    /// One launch, or two when the sum is split.
+    pub(crate) fn lower(&self, limits: &Limits) -> Result<Lowered, String> {
+        let batches: usize = self.batch.iter().product();
+        if batches * self.m * self.n == 0 {
+            return Ok(Lowered::default());
+        }
+        let tiling = self.tiling(batches, limits);
+        if tiling.splits == 1 {
+            let launch = self.launch(tiling, self.program, self.inputs, self.outputs, limits)?;
+            return Ok(Lowered {
+                launches: vec![launch],
+                scratch: Vec::new(),
+            });
+        }
+        self.split(tiling, batches, limits)
+    }
+
+    fn tiling(&self, batches: usize, limits: &Limits) -> Tiling {
+        let (rows, columns, step, wanted) = match limits.profile {
+            Profile::CpuVulkan => {
+                let rows = [8, 16].into_iter().find(|it| self.m <= *it).unwrap_or(32);
+                (rows, if self.n <= 16 { 8 } else { 32 }, 4, 4)
+            }
+            Profile::Gpu => {
+                let tiles = batches * self.m.div_ceil(64) * self.n.div_ceil(64);
+                let large = tiles >= 128 && limits.max_invocations >= 256;
+                let side = if large { 64 } else { 32 };
+                (side, side, 16, 128)
+            }
+        };
+        let tiles = batches * self.m.div_ceil(rows) * self.n.div_ceil(columns);
+        let splits = (wanted / tiles).min(self.k / 256).clamp(1, 16);
+        Tiling {
+            rows,
+            columns,
+            step,
+            splits,
+        }
+    }
+
+    /// Parts of the sum to scratch, then the epilogue over their total.
+    fn split(&self, tiling: Tiling, batches: usize, limits: &Limits) -> Result<Lowered, String> {
+        let count = batches * self.m * self.n;
+        let mut space = vec![tiling.splits];
+        space.extend(self.batch);
+        space.extend([self.m, self.n]);
+        let mut program = Program::default();
+        let value = program.push(Instr::Accumulator, DType::F32);
+        let store = Store {
+            value,
+            operand: Operand {
+                dtype: DType::F32,
+                elements: tiling.splits * count,
+                view: View {
+                    offset: 0,
+                    strides: contiguous(&space),
+                },
+            },
+        };
+        let mut first = self.launch(tiling, &program, &[], &[store], limits)?;
+        for slot in &mut first.bindings {
+            if let Slot::Output(_) = slot {
+                *slot = Slot::Scratch(0);
+            }
+        }
+        let second = Pointwise {
+            name: "matmul_epilogue",
+            space: &space[1..],
+            inputs: self.inputs,
+            first_input: 2,
+            program: self.program,
+            outputs: self.outputs,
+            partials: Some(Partials {
+                count: tiling.splits,
+            }),
+        };
+        let mut launches = vec![first];
+        launches.extend(second.lower(limits)?.launches);
+        Ok(Lowered {
+            launches,
+            scratch: vec![tiling.splits * count],
+        })
+    }
+
+    fn launch(
+        &self,
+        tiling: Tiling,
+        program: &Program,
+        inputs: &[Operand],
+        outputs: &[Store],
+        limits: &Limits,
+    ) -> Result<Launch, String> {
+        let lanes = match limits.profile {
+            Profile::CpuVulkan => [8, 1, 1],
+            Profile::Gpu => [tiling.columns as u32 / 4, tiling.rows as u32 / 4, 1],
+        };
+        let mut b = Builder::new("matmul", lanes);
+        let frame = self.frame(&mut b, tiling, program, inputs, outputs);
+        let mut slots = vec![Slot::Input(0), Slot::Input(1)];
+        slots.extend(&frame.epilogue.operands.slots);
+        match limits.profile {
+            Profile::CpuVulkan => subgroup::body(&mut b, &frame, tiling)?,
+            Profile::Gpu => workgroup::body(&mut b, &frame, tiling)?,
+        }
+        let batches: usize = self.batch.iter().product();
+        let grid = [
+            self.n.div_ceil(tiling.columns),
+            self.m.div_ceil(tiling.rows),
+            batches * tiling.splits,
+        ];
+        let grid = grid.map(|it| u32::try_from(it).unwrap_or(u32::MAX));
+        let count = batches * self.m * self.n;
+        let flops = count * (2 * self.k + arithmetic(program));
+        let operands = 4 * (self.a.elements + self.b.elements) as u64;
+        let bytes = operands + traffic(inputs, outputs.iter(), count * tiling.splits);
+        Launch::new(b, slots, grid, flops as u64, bytes)
+    }
+
+    fn frame<'s>(
+        &self,
+        b: &mut Builder,
+        tiling: Tiling,
+        program: &'s Program,
+        inputs: &[Operand],
+        outputs: &'s [Store],
+    ) -> Frame<'s> {
+        let a = Outline {
+            name: "a",
+            matrix: self.a,
+            outer: self.m,
+            outer_stride: self.a.row_stride,
+            k: self.k,
+            k_stride: self.a.column_stride,
+        };
+        let right = Outline {
+            name: "b",
+            matrix: self.b,
+            outer: self.n,
+            outer_stride: self.b.column_stride,
+            k: self.k,
+            k_stride: self.b.row_stride,
+        };
+        let split = tiling.splits > 1;
+        let (batch, part) = self.position(b, split);
+        let (a, right) = (a.panel(b, &batch), right.panel(b, &batch));
+        let k = b.size("k", self.k);
+        let chunk = self.k.div_ceil(tiling.splits).next_multiple_of(16);
+        let k_range = match &part {
+            None => [0u32.into(), k],
+            Some(part) => {
+                let chunk = b.size("k_per_split", chunk);
+                let begin = b.bind("k_begin", part * &chunk);
+                let end = b.bind("k_end", (&begin + chunk).min(k));
+                [begin, end]
+            }
+        };
+        let store =
+            |it: &Store| it.operand.view.strides.last() == Some(&1) && fits_vec4(&it.operand);
+        let vec4 = self.n.is_multiple_of(4)
+            && tiling.columns > 8
+            && inputs.iter().all(fits_vec4)
+            && outputs.iter().all(store);
+        let stores: Vec<&Store> = outputs.iter().collect();
+        let operands = Operands::bind(b, program, inputs, &stores, 2, self.n, vec4);
+        let mut indices: Vec<Expr> = part.into_iter().collect();
+        indices.extend(batch);
+        Frame {
+            a,
+            b: right,
+            batch: indices,
+            epilogue: Epilogue {
+                program,
+                stores,
+                operands,
+                vec4,
+            },
+            k_range,
+            k_tail: !self.k.is_multiple_of(tiling.step),
+            m: b.size("m", self.m),
+            n: b.size("n", if vec4 { self.n / 4 } else { self.n }),
+            guard: !self.m.is_multiple_of(tiling.rows) || !self.n.is_multiple_of(tiling.columns),
+        }
+    }
+
+    /// Batch indices of this workgroup, and which part of the sum it takes.
+    fn position(&self, b: &mut Builder, split: bool) -> (Vec<Expr>, Option<Expr>) {
+        let z = Expr::builtin(Builtin::GroupZ);
+        let batches: usize = self.batch.iter().product();
+        let (part, z) = match split {
+            false => (None, z),
+            true => {
+                let batches = b.size("batches", batches);
+                let part = b.bind("part", &z / &batches);
+                (Some(part.clone()), b.bind("batch", z - part * batches))
+            }
+        };
+        let sizes: Vec<Expr> = self
+            .batch
+            .iter()
+            .skip(1)
+            .map(|size| b.size("batch_size", *size))
+            .collect();
+        match self.batch.len() {
+            0 => (Vec::new(), part),
+            _ => (super::pointwise::split(b, &z, &sizes), part),
+        }
+    }
+}
+
+fn contiguous(space: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1; space.len()];
+    for axis in (1..space.len()).rev() {
+        strides[axis - 1] = strides[axis] * space[axis];
+    }
+    strides
+}
+
+impl Frame<'_> {
+    /// Instructions of the epilogue that compute.
+    fn epilogue_size(&self) -> usize {
+        arithmetic(self.epilogue.program)
+    }
+
+    /// Runs the epilogue on results of row `row` and the four columns from `column` (in elements),
+    /// or one column when the sum is a scalar, and stores.
+    fn finish(&self, b: &mut Builder, row: &Expr, column: &Expr, sum: &Expr) -> Result<(), String> {
+        if self.epilogue.vec4 {
+            let column = b.bind("column4", column >> 2u32);
+            return self.guarded(b, row, &column, sum);
+        }
+        let parts = if sum.ty().vec4 { 4u32 } else { 1 };
+        for part in 0..parts {
+            let column = match part {
+                0 => column.clone(),
+                _ => b.bind("column", column + part),
+            };
+            self.guarded(b, row, &column, &sum.component(part as usize))?;
+        }
+        Ok(())
+    }
+
+    fn guarded(
+        &self,
+        b: &mut Builder,
+        row: &Expr,
+        column: &Expr,
+        sum: &Expr,
+    ) -> Result<(), String> {
+        if !self.guard {
+            return self.store(b, row, column, sum);
+        }
+        let inside = row.less(&self.m).and(column.less(&self.n));
+        b.when(inside, |b| self.store(b, row, column, sum))
+    }
+
+    fn store(&self, b: &mut Builder, row: &Expr, column: &Expr, sum: &Expr) -> Result<(), String> {
+        let epilogue = &self.epilogue;
+        let mut indices = self.batch.clone();
+        indices.extend([row.clone(), column.clone()]);
+        let place = Place {
+            indices: &indices,
+            element: None,
+            vec4: epilogue.vec4,
+        };
+        let mut values = Values::new();
+        let roots: Vec<usize> = epilogue.stores.iter().map(|it| it.value).collect();
+        emit(
+            b,
+            epilogue.program,
+            &mut values,
+            &roots,
+            &mut |b, instr, ty, values| match instr {
+                Instr::Accumulator => Ok(sum.clone()),
+                _ => epilogue.operands.leaf(b, instr, ty, values, &place),
+            },
+        )?;
+        for (store, bound) in epilogue.stores.iter().zip(&epilogue.operands.outputs) {
+            bound.store(b, &indices, &value(&values, store.value)?);
+        }
+        Ok(())
+    }
+}

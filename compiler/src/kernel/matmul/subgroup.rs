@@ -1,0 +1,232 @@
+//! Matmul for eight-lane software drivers: one subgroup holds one tile in registers.
+//!
+//! ```text
+//!              lane 0  lane 1  ...  lane 7
+//!            +-------+-------+---+-------+
+//!   k step   | b 4x4 | b 4x4 |   | b 4x4 |   each lane: 4 k times its 4 columns
+//!            +-------+-------+---+-------+
+//! +--------+ +-------+-------+---+-------+
+//! | a 4 k  | | sum_0 | sum_0 |   | sum_0 |   row 0: one vec4 per lane
+//! | row i: | | sum_1 | sum_1 |   | sum_1 |   ...
+//! | lane   | |  ...  |  ...  |   |  ...  |   32 rows (8 or 16 for small m)
+//! | i % 8  | | sum_31|       |   |       |
+//! +--------+ +-------+-------+---+-------+
+//! ```
+//!
+//! Lane l loads four summed elements of row l of every block of eight rows, or, when rows are
+//! contiguous, four rows of summed element l / 2. A constant shuffle broadcasts each element. No
+//! workgroup memory and no barrier in the sum: loads, which gather lane by lane, are 8 for 512
+//! vector multiply-adds. For n up to 16 a lane holds one column instead of four.
+//!
+//! A long epilogue runs in a loop over rows, through workgroup memory, to keep the text small.
+
+use super::{Access, Frame, Panel, Tiling};
+use crate::kernel::ir::{Builder, Builtin, Expr, Ty};
+
+/// Statements of an epilogue that may be repeated for all rows of a tile.
+const STRAIGHT_EPILOGUE: usize = 4;
+
+pub(super) fn body(b: &mut Builder, frame: &Frame<'_>, tiling: Tiling) -> Result<(), String> {
+    let wide = tiling.columns == 32;
+    b.doc(format!(
+        "{} x {} tile in the registers of one subgroup of 8.",
+        tiling.rows, tiling.columns
+    ));
+    let lane = Expr::builtin(Builtin::LocalIndex);
+    let row = Expr::builtin(Builtin::GroupY) * tiling.rows as u32;
+    let row = b.bind("row", row);
+    let column = Expr::builtin(Builtin::GroupX) * tiling.columns as u32;
+    let own = if wide { &lane * 4u32 } else { lane.clone() };
+    let column = b.bind("column", column + own);
+    let left = Left::new(b, &frame.a, &row, &lane, tiling.rows / 8);
+    let right = Right::new(b, &frame.b, &column, wide);
+    let zero = Expr::from(0.0f32).widened(wide);
+    let sums: Vec<Expr> = (0..tiling.rows)
+        .map(|i| b.var(&format!("sum_{i}"), &zero))
+        .collect();
+    let [begin, end] = &frame.k_range;
+    b.repeat("step", begin, end, 4u32, |b, k| {
+        let k = Step {
+            k,
+            end,
+            tail: frame.k_tail,
+        };
+        let blocks = left.load(b, &k, &lane);
+        let rows = right.load(b, &k);
+        for (i, sum) in sums.iter().enumerate() {
+            let mut total = sum.clone();
+            for (kk, row) in rows.iter().enumerate() {
+                total = total + row * left.broadcast(&blocks, i, kk);
+            }
+            b.assign(sum, total);
+        }
+    });
+    if frame.epilogue_size() <= STRAIGHT_EPILOGUE && frame.epilogue.vec4 == wide {
+        for (i, sum) in sums.iter().enumerate() {
+            let row = b.bind("row_of_tile", &row + i as u32);
+            frame.finish(b, &row, &column, sum)?;
+        }
+        return Ok(());
+    }
+    let tile = b.workgroup_array("tile", Ty::F32.wide(wide), 8 * tiling.rows as u32);
+    for (i, sum) in sums.iter().enumerate() {
+        b.store(tile, &lane + 8 * i as u32, sum);
+    }
+    // Lanes read back what they wrote: no barrier.
+    let rows = b.size("tile_rows", tiling.rows);
+    b.repeat("tile_row", 0u32, rows, 1u32, |b, i| {
+        let index = i * 8u32 + &lane;
+        let sum = b.bind(
+            "sum",
+            if wide {
+                tile.at4(index)
+            } else {
+                tile.at(index)
+            },
+        );
+        let row = b.bind("row_of_tile", &row + i);
+        frame.finish(b, &row, &column, &sum)
+    })
+}
+
+/// A step of four along the sum.
+struct Step<'a> {
+    k: &'a Expr,
+    end: &'a Expr,
+    tail: bool,
+}
+
+impl Step<'_> {
+    /// Zero where the sum has ended.
+    fn masked(&self, k: &Expr, value: Expr) -> Expr {
+        if self.tail {
+            k.less(self.end).select(value, 0.0f32)
+        } else {
+            value
+        }
+    }
+}
+
+struct Left<'a> {
+    panel: &'a Panel,
+    rows: Vec<Expr>,
+}
+
+impl<'a> Left<'a> {
+    fn new(b: &mut Builder, panel: &'a Panel, row: &Expr, lane: &Expr, blocks: usize) -> Self {
+        let mut rows = Vec::new();
+        for block in 0..blocks as u32 {
+            let outer = match panel.access {
+                Access::AlongOuter => (row >> 2u32) + block * 2 + (lane & 1u32),
+                _ => row + block * 8 + lane,
+            };
+            rows.push(panel.row(b, &format!("a_row_{block}"), &outer));
+        }
+        Self { panel, rows }
+    }
+
+    /// What this lane holds of each block of eight rows.
+    fn load(&self, b: &mut Builder, step: &Step<'_>, lane: &Expr) -> Vec<Expr> {
+        let mut blocks = Vec::new();
+        for (number, row) in self.rows.iter().enumerate() {
+            let value = match self.panel.access {
+                Access::AlongK => self.panel.load(row, &(step.k >> 2u32)),
+                Access::AlongOuter => {
+                    let k = step.k + (lane >> 1u32);
+                    let inside = if step.tail {
+                        self.panel.clamp_k(&k)
+                    } else {
+                        k.clone()
+                    };
+                    step.masked(&k, self.panel.load(row, &inside))
+                }
+                Access::Scalar => {
+                    let parts = [0u32, 1, 2, 3].map(|part| {
+                        let k = step.k + part;
+                        let value = self.panel.load(row, &self.panel.clamp_k(&k));
+                        step.masked(&k, value)
+                    });
+                    Expr::vec4(parts)
+                }
+            };
+            blocks.push(b.copy(&format!("a_{number}"), value));
+        }
+        blocks
+    }
+
+    /// Element (row i of the tile, k) for all lanes.
+    fn broadcast(&self, blocks: &[Expr], i: usize, k: usize) -> Expr {
+        let block = &blocks[i / 8];
+        let i = i % 8;
+        match self.panel.access {
+            Access::AlongOuter => block.component(i % 4).shuffle((2 * k + i / 4) as u32),
+            _ => block.component(k).shuffle(i as u32),
+        }
+    }
+}
+
+struct Right<'a> {
+    panel: &'a Panel,
+    /// One row per column of the lane, or one for all when read along them.
+    rows: Vec<Expr>,
+}
+
+impl<'a> Right<'a> {
+    fn new(b: &mut Builder, panel: &'a Panel, column: &Expr, wide: bool) -> Self {
+        let rows = match (panel.access, wide) {
+            (Access::AlongOuter, true) => vec![panel.row(b, "b_columns", &(column >> 2u32))],
+            (Access::AlongOuter, false) => {
+                // Read by scalar: the row address counts vec4, the column within comes on top.
+                vec![panel.row(b, "b_columns", &(column >> 2u32)), column & 3u32]
+            }
+            (_, wide) => (0..if wide { 4u32 } else { 1 })
+                .map(|part| panel.row(b, &format!("b_column_{part}"), &(column + part)))
+                .collect(),
+        };
+        Self { panel, rows }
+    }
+
+    /// Four k of the lane's columns.
+    fn load(&self, b: &mut Builder, step: &Step<'_>) -> [Expr; 4] {
+        let panel = self.panel;
+        let k = [0u32, 1, 2, 3].map(|part| step.k + part);
+        let clamp = |k: &Expr| {
+            if step.tail {
+                panel.clamp_k(k)
+            } else {
+                k.clone()
+            }
+        };
+        let mut rows = match (panel.access, self.rows.as_slice()) {
+            (Access::AlongOuter, [row, within]) => k.map(|k| panel.scalar(row, &clamp(&k), within)),
+            (Access::AlongOuter, rows) => k.map(|k| panel.load(&rows[0], &clamp(&k))),
+            (Access::AlongK, rows) => {
+                let k = step.k >> 2u32;
+                let columns: Vec<Expr> = rows
+                    .iter()
+                    .map(|row| b.copy("b_column", panel.load(row, &k)))
+                    .collect();
+                [0, 1, 2, 3].map(|k| joined(columns.iter().map(|it| it.component(k)).collect()))
+            }
+            (Access::Scalar, rows) => k.map(|k| {
+                joined(
+                    rows.iter()
+                        .map(|row| panel.load(row, &panel.clamp_k(&k)))
+                        .collect(),
+                )
+            }),
+        };
+        for (k, row) in rows.iter_mut().enumerate() {
+            *row = b.copy(&format!("b_{k}"), &*row);
+        }
+        rows
+    }
+}
+
+/// A vec4 of four scalars, or the only one.
+fn joined(parts: Vec<Expr>) -> Expr {
+    match <[Expr; 4]>::try_from(parts) {
+        Ok(parts) => Expr::vec4(parts),
+        Err(parts) => parts[0].clone(),
+    }
+}

@@ -1,0 +1,141 @@
+//! From the model to the graph: a mode of an entry or objective is traced once.
+//!
+//! Invariants
+//! - Tracing evaluates every reachable definition in dependency order; nothing else enters the graph.
+//! - A parameter's path is its nesting; one path is one node.
+//! - Broadcasting is explicit: elementwise operands are aligned by axis name here.
+//! - Work is bounded: nodes, calls and nesting have limits, met by a message with a place.
+
+mod axes;
+mod block;
+pub(crate) mod builtins;
+mod einsum;
+mod elementwise;
+mod experts;
+mod expression;
+mod flow;
+mod losses;
+mod movement;
+mod names;
+mod parameter;
+mod patterns;
+mod request;
+mod router;
+mod tracer;
+mod value;
+
+use crate::graph::{Graph, ValueId};
+use crate::model::Model;
+use crate::ops::Init;
+use crate::size::DimId;
+use gatewright_grammar::diagnostic::Diagnostic;
+use gatewright_grammar::source::Span;
+use std::collections::BTreeMap;
+
+/// What to trace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The results of this entry.
+    Entry(String),
+    /// This objective with every named loss it reaches.
+    Objective(String),
+}
+
+/// Which side of a `train`/`eval` pair holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mode {
+    /// Noise and training capacity.
+    Train,
+    /// No noise, evaluation capacity.
+    Eval,
+}
+
+/// One graph that is asked for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What to trace.
+    pub what: Target,
+    /// In which mode.
+    pub mode: Mode,
+    /// Also give each router instance's probabilities, choices, slots and success rates.
+    pub record_routing: bool,
+    /// Values of symbolic dims that are known already.
+    pub bindings: BTreeMap<String, usize>,
+}
+
+impl Request {
+    /// A request without recorded routing and bindings.
+    #[must_use]
+    pub fn new(what: Target, mode: Mode) -> Self {
+        Self {
+            what,
+            mode,
+            record_routing: false,
+            bindings: BTreeMap::new(),
+        }
+    }
+}
+
+/// A traced graph with what later stages need to know about it.
+#[derive(Clone, Debug)]
+pub struct Lowered {
+    /// The graph. Outputs: `PATH` results of an entry in order, `loss.NAME` for every named loss,
+    /// the objective under its name, and per router what was asked for.
+    pub graph: Graph,
+    /// Symbolic dims by name.
+    pub dims: BTreeMap<String, DimId>,
+    /// Every use of a router in tracing order.
+    pub routers: Vec<RouterInstance>,
+    /// Every parameter by path.
+    pub parameters: BTreeMap<String, ParameterInfo>,
+}
+
+/// What is known about a parameter besides its type.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParameterInfo {
+    /// The node.
+    pub value: ValueId,
+    /// Where it is declared.
+    pub span: Span,
+    /// How it starts.
+    pub init: Init,
+    /// Whether weight decay `on matrices` applies: its name is `kernel`.
+    pub decays: bool,
+}
+
+/// One use of a router. Shapes: groups G, tokens per group S, experts E, choices k.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouterInstance {
+    /// `trunk.1.ffn.gate`
+    pub path: String,
+    /// The router's name.
+    pub router: String,
+    /// Streams in token order with their token ranges inside a group.
+    pub streams: Vec<(String, crate::size::Size, crate::size::Size)>,
+    /// Number of experts.
+    pub experts: usize,
+    /// Choices per token.
+    pub choices: usize,
+    /// Standard deviation of the noise, when there is some.
+    pub noise: Option<f64>,
+    /// Clean scores before the activation, [G, S, E].
+    pub logits: ValueId,
+    /// Scores with noise, [G, S, E].
+    pub routed: ValueId,
+    /// Activated noisy scores, [G, S, E].
+    pub probs: ValueId,
+    /// Chosen experts, u32[G, S, k].
+    pub expert: ValueId,
+    /// Combine weights, [G, S, k].
+    pub weight: ValueId,
+    /// Position in the expert's queue, counted past the capacity, u32[G, S, k].
+    pub slot: ValueId,
+    /// Whether the assignment is processed, bool[G, S, k].
+    pub kept: ValueId,
+}
+
+/// Traces what `request` asks for. The result is absent exactly when a diagnostic is an error.
+#[must_use]
+pub fn lower(model: &Model, request: &Request) -> (Option<Lowered>, Vec<Diagnostic>) {
+    tracer::Tracer::new(model, request).run()
+}

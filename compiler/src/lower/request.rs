@@ -1,0 +1,242 @@
+//! From a request to outputs: entries, objectives, losses, recorded routing.
+
+use super::names::Scope;
+use super::tracer::Tracer;
+use super::value::{Frame, Reported, Tensor, Traced, Value};
+use super::{RouterInstance, Target};
+use crate::check;
+use crate::graph::{DType, OutputKind};
+use crate::model::Definition;
+use crate::ops::{Cast, Slice, Sum};
+use crate::size::Size;
+use gatewright_grammar::ast::{Expr, ExprKind, FormulaKind, Let};
+use gatewright_grammar::source::Span;
+
+impl Tracer<'_> {
+    pub(crate) fn trace(&mut self) -> Traced<()> {
+        let request = self.request;
+        match &request.what {
+            Target::Entry(name) => self.entry(name)?,
+            Target::Objective(name) => self.objective(name)?,
+        }
+        if request.record_routing {
+            for instance in self.routers.clone() {
+                self.record(&instance)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, name: &str) -> Traced<()> {
+        let model = self.model;
+        let Some(entry) = model.entry(name) else {
+            let known = model.entries();
+            return self.fail(check::unknown_request::report(None, "entry", name, &known));
+        };
+        let exprs: Vec<&Expr> = match &entry.outputs.kind {
+            ExprKind::Tuple(exprs) => exprs.iter().collect(),
+            _ => vec![&entry.outputs],
+        };
+        for (index, expr) in exprs.iter().enumerate() {
+            let mut frame = Frame {
+                scope: Scope::at(name),
+                ..Frame::default()
+            };
+            let value = self.flow(&mut frame, expr)?;
+            let plain = super::parameter::bare(expr).map(str::to_owned);
+            let output = plain.unwrap_or_else(|| match exprs.len() {
+                1 => name.to_owned(),
+                _ => format!("{name}.{index}"),
+            });
+            match value {
+                Value::Tensor(tensor) => {
+                    self.graph.add_output(output, OutputKind::Value, tensor.id)
+                }
+                Value::Bundle(streams) => {
+                    for (stream, tensor) in streams {
+                        let output = format!("{output}.{stream}");
+                        self.graph.add_output(output, OutputKind::Value, tensor.id);
+                    }
+                }
+                other => return self.wrong(expr.span, "a tensor", &other),
+            }
+        }
+        Ok(())
+    }
+
+    fn objective(&mut self, name: &str) -> Traced<()> {
+        let model = self.model;
+        let known = model.formulas(FormulaKind::Objective);
+        let formula = model
+            .formula(name)
+            .filter(|formula| formula.kind == FormulaKind::Objective);
+        let Some(formula) = formula else {
+            return self.fail(check::unknown_request::report(
+                None,
+                "objective",
+                name,
+                &known,
+            ));
+        };
+        // Router terms need every instance: all reachable values come first.
+        for key in model.reach(&format!("formula:{name}")) {
+            if let Some(value) = key.strip_prefix("value:") {
+                self.global_by_name(value)?;
+            }
+        }
+        let value = self.formula(name, formula.name.span)?;
+        let Value::Tensor(total) = value else {
+            let report = check::not_a_scalar::report(formula.value.span, name, value.noun());
+            return self.fail(report);
+        };
+        for loss in self.loss_order.clone() {
+            let is_loss = model
+                .formula(&loss)
+                .is_some_and(|f| f.kind == FormulaKind::Loss);
+            if let (true, Some(Ok(Value::Tensor(tensor)))) = (is_loss, self.losses.get(&loss)) {
+                let id = tensor.id;
+                self.graph
+                    .add_output(format!("loss.{loss}"), OutputKind::Loss, id);
+            }
+        }
+        self.graph
+            .add_output(format!("objective.{name}"), OutputKind::Objective, total.id);
+        Ok(())
+    }
+
+    /// Traces a top-level `let`, if this is one.
+    pub(crate) fn global_by_name(&mut self, name: &str) -> Traced<()> {
+        let model = self.model;
+        if let Some(Definition::Let(binding, index)) =
+            model.value(name).map(|item| &item.definition)
+        {
+            self.global(name, binding, *index)?;
+        }
+        Ok(())
+    }
+
+    /// The value of a top-level `let`, traced once.
+    pub(crate) fn global(&mut self, name: &str, binding: &Let, index: usize) -> Traced<Value> {
+        if let Some(done) = self.globals.get(name) {
+            return done.clone();
+        }
+        let first = binding
+            .names
+            .first()
+            .map_or(name, |name| name.value.as_str());
+        let mut frame = Frame {
+            scope: Scope::at(first),
+            ..Frame::default()
+        };
+        let value = self.outside_experts(|tracer| tracer.flow(&mut frame, &binding.value));
+        let values = match (value, binding.names.len()) {
+            (Ok(value), 1) => vec![Ok(value)],
+            (Ok(value), _) => match self.take_apart(value, binding) {
+                Ok(values) => values.into_iter().map(Ok).collect(),
+                Err(Reported) => vec![Err(Reported); binding.names.len()],
+            },
+            (Err(Reported), _) => vec![Err(Reported); binding.names.len()],
+        };
+        let result = values.get(index).cloned().unwrap_or(Err(Reported));
+        for (name, value) in binding.names.iter().zip(values) {
+            self.globals.insert(name.value.clone(), value);
+        }
+        result
+    }
+
+    /// Runs something that is not part of an expert, even when an expert asks for it.
+    fn outside_experts<T>(&mut self, run: impl FnOnce(&mut Self) -> T) -> T {
+        let expert = self.expert.take();
+        let result = run(self);
+        self.expert = expert;
+        result
+    }
+
+    /// The value of a loss or objective, traced once and checked to be a scalar.
+    pub(crate) fn formula(&mut self, name: &str, span: Span) -> Traced<Value> {
+        if let Some(done) = self.losses.get(name) {
+            return done.clone();
+        }
+        let model = self.model;
+        let Some(formula) = model.formula(name) else {
+            return self.wrong(span, "a loss", &Value::Word(name.to_owned()));
+        };
+        let value = self.formula_value(name, &formula.value);
+        self.losses.insert(name.to_owned(), value.clone());
+        self.loss_order.push(name.to_owned());
+        value
+    }
+
+    fn formula_value(&mut self, name: &str, expr: &Expr) -> Traced<Value> {
+        let mut frame = Frame {
+            scope: Scope::at(name),
+            ..Frame::default()
+        };
+        let value = self.flow(&mut frame, expr)?;
+        match &value {
+            Value::Tensor(tensor) if tensor.axes.is_empty() && self.dtype(tensor) == DType::F32 => {
+                Ok(value)
+            }
+            Value::Undefined(reason) => {
+                self.diagnostics
+                    .push(check::undefined_term::report(expr.span, reason));
+                Ok(value)
+            }
+            Value::Tensor(tensor) => {
+                let text = self.tensor_text(tensor);
+                self.fail(check::not_a_scalar::report(expr.span, name, &text))
+            }
+            Value::Absent(_) => self.wrong(expr.span, "a tensor", &value),
+            other => self.fail(check::not_a_scalar::report(expr.span, name, other.noun())),
+        }
+    }
+
+    /// What a router did, as outputs.
+    fn record(&mut self, instance: &RouterInstance) -> Traced<()> {
+        self.origin.path.clone_from(&instance.path);
+        let path = &instance.path;
+        for (name, value) in [
+            ("logits", instance.logits),
+            ("probs", instance.probs),
+            ("expert", instance.expert),
+            ("weight", instance.weight),
+            ("slot", instance.slot),
+            ("kept", instance.kept),
+        ] {
+            self.graph
+                .add_output(format!("{path}.{name}"), OutputKind::Value, value);
+        }
+        let kept = self.emit(Cast { to: DType::F32 }, &[instance.kept])?;
+        let kept = Tensor {
+            id: kept,
+            axes: Vec::new(),
+        };
+        for (stream, start, length) in &instance.streams {
+            let op = Slice {
+                axis: 1,
+                start: start.clone(),
+                length: length.clone(),
+            };
+            let own = self.emit(op, &[kept.id])?;
+            let rate = self.mean_of(own)?;
+            self.graph
+                .add_output(format!("{path}.success.{stream}"), OutputKind::Metric, rate);
+        }
+        Ok(())
+    }
+
+    fn mean_of(&mut self, id: crate::graph::ValueId) -> Traced<crate::graph::ValueId> {
+        let shape = self.graph.ty(id).shape.clone();
+        let axes: Vec<usize> = (0..shape.len()).collect();
+        let sum = self.emit(Sum { axes: axes.clone() }, &[id])?;
+        let total = shape.iter().fold(Size::from(1), |all, size| all.mul(size));
+        let count = match total.as_const() {
+            Some(total) => self.constant(DType::F32, Vec::new(), total as f64)?,
+            None => {
+                let ones = self.constant(DType::F32, shape, 1.0)?;
+                self.emit(Sum { axes }, &[ones])?
+            }
+        };
+        self.emit(crate::ops::Div {}, &[sum, count])
+    }
+}

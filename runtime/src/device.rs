@@ -1,0 +1,231 @@
+//! Devices: finding one, opening it, and the few things a plan needs of it. Only this module and its
+//! children know wgpu.
+//!
+//! Invariants
+//! - Errors of the driver never panic: they are kept and returned by the next call.
+//! - Every GPU object that outlives a call is counted in [`Counters`].
+//! - At most two submissions are in flight, so that a fast host does not pile up uploads.
+
+pub(crate) mod commands;
+mod faults;
+pub(crate) mod kernels;
+pub(crate) mod memory;
+mod probe;
+mod select;
+pub(crate) mod timing;
+
+pub use probe::{DeviceReport, ProbeResult};
+
+use crate::error::{Error, Result};
+use faults::Faults;
+use gatewright_compiler::plan::{Limits, Profile};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Submissions that may be in flight.
+const IN_FLIGHT: usize = 2;
+
+/// Which adapter to open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// The most capable one: discrete before integrated before virtual before software.
+    Auto,
+    /// The first whose name, driver or kind contains this text, in any case. `lavapipe` and
+    /// `software` mean a driver that runs on the processor.
+    Named(String),
+}
+
+impl Choice {
+    /// The meaning of `--device TEXT`, but for `reference`, which is no adapter.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "auto" => Self::Auto,
+            name => Self::Named(name.to_owned()),
+        }
+    }
+}
+
+/// GPU objects created so far on one device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Buffers, staging and query buffers included.
+    pub buffers: u64,
+    /// Compute pipelines.
+    pub pipelines: u64,
+    /// Bind groups.
+    pub bind_groups: u64,
+    /// Submissions to the queue.
+    pub submissions: u64,
+}
+
+#[derive(Debug, Default)]
+struct Created {
+    buffers: AtomicU64,
+    pipelines: AtomicU64,
+    bind_groups: AtomicU64,
+    submissions: AtomicU64,
+}
+
+/// An open device. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Device {
+    raw: wgpu::Device,
+    queue: wgpu::Queue,
+    info: Arc<wgpu::AdapterInfo>,
+    limits: Limits,
+    faults: Faults,
+    created: Arc<Created>,
+    in_flight: Arc<Mutex<VecDeque<wgpu::SubmissionIndex>>>,
+}
+
+impl Device {
+    /// Opens the chosen adapter with all its limits and the features that kernels use.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`], [`Error::UnknownAdapter`] with the names there are, or
+    /// [`Error::AdapterRefused`].
+    pub fn open(choice: &Choice) -> Result<Self> {
+        let adapter = select::select(choice)?;
+        let info = adapter.get_info();
+        let wanted = select::USEFUL_FEATURES & adapter.features();
+        let request = adapter.request_device(&wgpu::DeviceDescriptor {
+            label: Some("gatewright"),
+            required_features: wanted,
+            required_limits: adapter.limits(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        });
+        let (raw, queue) = pollster::block_on(request).map_err(|error| Error::AdapterRefused {
+            adapter: info.name.clone(),
+            reason: error.to_string(),
+        })?;
+        Ok(Self {
+            limits: plan_limits(&info, &raw.limits(), wanted),
+            faults: Faults::watch(&raw),
+            info: Arc::new(info),
+            created: Arc::default(),
+            in_flight: Arc::default(),
+            raw,
+            queue,
+        })
+    }
+
+    /// Names of all adapters, most capable first.
+    #[must_use]
+    pub fn adapters() -> Vec<String> {
+        select::names()
+    }
+
+    /// The adapter's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.info.name
+    }
+
+    /// What the device can do, as the compiler wants to know it.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// GPU objects created so far by all executors of this device.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counters {
+            buffers: load(&self.created.buffers),
+            pipelines: load(&self.created.pipelines),
+            bind_groups: load(&self.created.bind_groups),
+            submissions: load(&self.created.submissions),
+        }
+    }
+
+    /// Everything `doctor` shows, with two short measurements.
+    ///
+    /// # Errors
+    /// When the device fails while measuring; a wrong result is not an error but part of the report.
+    pub fn report(&self) -> Result<DeviceReport> {
+        probe::report(self)
+    }
+
+    /// Submits a command buffer and keeps at most [`IN_FLIGHT`] unfinished.
+    fn submit(&self, commands: wgpu::CommandBuffer) -> Result<()> {
+        let index = self.queue.submit([commands]);
+        self.created.submissions.fetch_add(1, Ordering::Relaxed);
+        let oldest = {
+            let mut queue = self
+                .in_flight
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            queue.push_back(index);
+            (queue.len() > IN_FLIGHT)
+                .then(|| queue.pop_front())
+                .flatten()
+        };
+        if let Some(submission) = oldest {
+            self.wait(wgpu::PollType::Wait {
+                submission_index: Some(submission),
+                timeout: None,
+            })?;
+        }
+        self.check()
+    }
+
+    /// Waits for all submitted work.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn finish(&self) -> Result<()> {
+        self.wait(wgpu::PollType::wait_indefinitely())?;
+        self.check()
+    }
+
+    fn wait(&self, poll: wgpu::PollType) -> Result<()> {
+        match self.raw.poll(poll) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                self.check()?;
+                Err(Error::DeviceLost {
+                    reason: error.to_string(),
+                })
+            }
+        }
+    }
+
+    /// The first error the driver reported since the last call.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.faults.take()
+    }
+}
+
+fn plan_limits(
+    info: &wgpu::AdapterInfo,
+    limits: &wgpu::Limits,
+    features: wgpu::Features,
+) -> Limits {
+    let fixed = info.subgroup_min_size == info.subgroup_max_size;
+    let subgroups = features.contains(wgpu::Features::SUBGROUP);
+    let subgroup_size = if fixed && subgroups {
+        info.subgroup_min_size
+    } else {
+        0
+    };
+    let software = info.device_type == wgpu::DeviceType::Cpu;
+    Limits {
+        profile: if software && subgroup_size == 8 {
+            Profile::CpuVulkan
+        } else {
+            Profile::Gpu
+        },
+        max_binding_bytes: limits.max_storage_buffer_binding_size,
+        max_buffer_bytes: limits.max_buffer_size,
+        max_storage_bindings: limits.max_storage_buffers_per_shader_stage,
+        max_workgroups: limits.max_compute_workgroups_per_dimension,
+        max_invocations: limits.max_compute_invocations_per_workgroup,
+        workgroup_memory_bytes: limits.max_compute_workgroup_storage_size,
+        offset_alignment: limits.min_storage_buffer_offset_alignment,
+        subgroup_size,
+    }
+}

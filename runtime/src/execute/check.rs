@@ -1,0 +1,185 @@
+//! Whether a plan is sound in itself and fits a device. After this, indices are in range.
+
+use super::type_text;
+use crate::error::{Error, Result};
+use gatewright_compiler::plan::{
+    Buffer, BufferId, Command, Dispatch, Limits, Plan, Profile, VERSION,
+};
+
+const SMALLER: &str = "use a smaller batch (with more `accumulate`) or smaller sizes";
+const RECOMPILE: &str = "compile for this device: the plan was made for one with higher limits";
+
+/// Bytes of a buffer's values, without padding.
+pub(super) fn value_bytes(buffer: &Buffer) -> u64 {
+    buffer.shape.iter().product::<usize>() as u64 * 4
+}
+
+/// Checks everything that running the plan relies on.
+pub(super) fn check(plan: &Plan, limits: &Limits) -> Result<()> {
+    if plan.version != VERSION {
+        let version = plan.version;
+        return Err(Error::plan(format!(
+            "it has version {version} of the form, and this program reads version {VERSION}"
+        )));
+    }
+    check_target(plan, limits)?;
+    for buffer in &plan.buffers {
+        check_buffer(plan, buffer, limits)?;
+    }
+    check_arenas(plan, limits)?;
+    for program in &plan.programs {
+        for command in &program.commands {
+            check_command(plan, command, limits)
+                .map_err(|error| in_program(error, &program.name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Kernels may rely on the width of a subgroup.
+fn check_target(plan: &Plan, limits: &Limits) -> Result<()> {
+    let made_for = &plan.limits;
+    let same_width = made_for.subgroup_size == 0 || made_for.subgroup_size == limits.subgroup_size;
+    let same_profile =
+        made_for.profile != Profile::CpuVulkan || limits.profile == Profile::CpuVulkan;
+    if same_width && same_profile {
+        return Ok(());
+    }
+    Err(Error::plan(format!(
+        "it was compiled for {:?} with subgroups of {}, and the device is {:?} with subgroups of {}",
+        made_for.profile, made_for.subgroup_size, limits.profile, limits.subgroup_size
+    )))
+}
+
+fn check_buffer(plan: &Plan, buffer: &Buffer, limits: &Limits) -> Result<()> {
+    let wrong = |reason: &str| Err(Error::plan(format!("buffer `{}` {reason}", buffer.name)));
+    let Some(arena) = plan.arenas.get(buffer.arena as usize) else {
+        return wrong("lies in an arena that does not exist");
+    };
+    if !buffer
+        .offset
+        .is_multiple_of(u64::from(limits.offset_alignment.max(4)))
+    {
+        return wrong("does not start at a multiple of the device's offset alignment");
+    }
+    if !buffer.bytes.is_multiple_of(4) || value_bytes(buffer) > buffer.bytes {
+        return wrong("is shorter than its shape or no multiple of four bytes");
+    }
+    match buffer.offset.checked_add(buffer.bytes) {
+        Some(end) if end <= arena.bytes => Ok(()),
+        _ => wrong("ends behind its arena"),
+    }
+}
+
+fn check_arenas(plan: &Plan, limits: &Limits) -> Result<()> {
+    for (index, arena) in (0u32..).zip(&plan.arenas) {
+        if arena.bytes <= limits.max_buffer_bytes {
+            continue;
+        }
+        let inside = plan.buffers.iter().filter(|buffer| buffer.arena == index);
+        let largest = inside.max_by_key(|buffer| buffer.bytes).map(describe);
+        let tensor = largest.map_or(String::new(), |text| format!(", largest tensor {text}"));
+        return Err(Error::LimitExceeded {
+            what: format!("arena {}{tensor}", arena.name),
+            needed: arena.bytes,
+            unit: "bytes",
+            limit: limits.max_buffer_bytes,
+            limit_name: "max_buffer_size",
+            remedy: SMALLER,
+        });
+    }
+    Ok(())
+}
+
+fn check_command(plan: &Plan, command: &Command, limits: &Limits) -> Result<()> {
+    match command {
+        Command::Dispatch(dispatch) => check_dispatch(plan, dispatch, limits),
+        Command::Clear(id) => buffer(plan, *id).map(|_| ()),
+        Command::Copy { from, to } => {
+            let (from, to) = (buffer(plan, *from)?, buffer(plan, *to)?);
+            if from.bytes == to.bytes {
+                return Ok(());
+            }
+            let (from, to) = (&from.name, &to.name);
+            Err(Error::plan(format!(
+                "a copy from `{from}` to `{to}` changes the length"
+            )))
+        }
+    }
+}
+
+fn check_dispatch(plan: &Plan, dispatch: &Dispatch, limits: &Limits) -> Result<()> {
+    let Some(kernel) = plan.kernels.get(dispatch.kernel as usize) else {
+        let index = dispatch.kernel;
+        return Err(Error::plan(format!("there is no kernel {index}")));
+    };
+    let wrong = |reason: &str| Err(Error::plan(format!("a run of `{}` {reason}", kernel.name)));
+    if dispatch.bindings.len() != kernel.bindings as usize {
+        return wrong("binds another number of buffers than its kernel declares");
+    }
+    let end = u64::from(dispatch.uniform_offset) + u64::from(kernel.uniform_words);
+    if !dispatch.uniform_offset.is_multiple_of(64) || end > plan.uniforms.len() as u64 {
+        return wrong("has size words outside the plan's or at no multiple of 64");
+    }
+    let exceeded = |what: String, unit, needed: u64, limit: u64, limit_name, remedy| {
+        Err(Error::LimitExceeded {
+            what,
+            needed,
+            unit,
+            limit,
+            limit_name,
+            remedy,
+        })
+    };
+    if kernel.bindings > limits.max_storage_bindings {
+        let (needed, limit) = (kernel.bindings.into(), limits.max_storage_bindings.into());
+        let name = "max_storage_buffers_per_shader_stage";
+        return exceeded(
+            kernel.name.clone(),
+            "storage bindings",
+            needed,
+            limit,
+            name,
+            RECOMPILE,
+        );
+    }
+    let largest = dispatch.workgroups.into_iter().max().unwrap_or(0);
+    if largest > limits.max_workgroups {
+        let (needed, limit) = (largest.into(), limits.max_workgroups.into());
+        let name = "max_compute_workgroups_per_dimension";
+        return exceeded(
+            kernel.name.clone(),
+            "workgroups",
+            needed,
+            limit,
+            name,
+            RECOMPILE,
+        );
+    }
+    for id in &dispatch.bindings {
+        let bound = buffer(plan, *id)?;
+        if bound.bytes > limits.max_binding_bytes {
+            let (needed, limit) = (bound.bytes, limits.max_binding_bytes);
+            let name = "max_storage_buffer_binding_size";
+            return exceeded(describe(bound), "bytes", needed, limit, name, SMALLER);
+        }
+    }
+    Ok(())
+}
+
+fn buffer(plan: &Plan, id: BufferId) -> Result<&Buffer> {
+    plan.buffer(id)
+        .ok_or_else(|| Error::plan(format!("there is no buffer #{}", id.0)))
+}
+
+fn describe(buffer: &Buffer) -> String {
+    let ty = type_text(buffer.dtype, &buffer.shape);
+    format!("{}: {ty}", buffer.name)
+}
+
+fn in_program(error: Error, program: &str) -> Error {
+    match error {
+        Error::InvalidPlan { reason } => Error::plan(format!("program `{program}`: {reason}")),
+        error => error,
+    }
+}

@@ -1,0 +1,183 @@
+//! Tensors by name: what the host writes before a run and reads after it.
+
+use super::{Executor, tensor_text, type_text};
+use crate::error::{Error, Result};
+use crate::tensor::{HostData, HostTensor};
+use gatewright_compiler::graph::{DType, OutputKind};
+use gatewright_compiler::plan::{BufferId, Plan, Role};
+use std::collections::BTreeMap;
+
+/// Kinds of named buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Slot {
+    /// Filled from a batch, by input name.
+    Input,
+    /// By path.
+    Parameter,
+    /// d objective / d parameter, by the parameter's path.
+    Gradient,
+    /// Optimiser state, by `KIND/NAME`, such as `m/trunk.0.w`.
+    State,
+    /// Named results.
+    Output,
+}
+
+impl Slot {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Input => "input",
+            Self::Parameter => "parameter",
+            Self::Gradient => "gradient",
+            Self::State => "optimiser state",
+            Self::Output => "output",
+        }
+    }
+}
+
+impl Executor {
+    /// The names of one kind, in order.
+    pub fn names(&self, slot: Slot) -> impl Iterator<Item = &str> {
+        self.entries(slot).map(|(name, _)| name)
+    }
+
+    /// Names and buffers of one kind, in order of the names.
+    pub fn entries(&self, slot: Slot) -> impl Iterator<Item = (&str, BufferId)> {
+        let names = self.names.get(&slot).into_iter().flatten();
+        names.map(|(name, id)| (name.as_str(), *id))
+    }
+
+    /// The buffer of this name.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`] with the names there are.
+    pub fn find(&self, slot: Slot, name: &str) -> Result<BufferId> {
+        let found = self.names.get(&slot).and_then(|names| names.get(name));
+        found.copied().ok_or_else(|| Error::UnknownName {
+            kind: slot.word(),
+            name: name.to_owned(),
+            present: self.names(slot).map(str::to_owned).collect(),
+        })
+    }
+
+    /// Shapes and element types of everything of one kind.
+    #[must_use]
+    pub fn types(&self, slot: Slot) -> BTreeMap<String, (DType, Vec<usize>)> {
+        self.entries(slot)
+            .filter_map(|(name, id)| {
+                let buffer = self.plan.buffer(id)?;
+                Some((name.to_owned(), (buffer.dtype, buffer.shape.clone())))
+            })
+            .collect()
+    }
+
+    /// Copies a tensor into a buffer before the next run.
+    ///
+    /// # Errors
+    /// [`Error::TensorMismatch`] when shape or element type differ from the plan's.
+    pub fn write(&self, id: BufferId, tensor: &HostTensor) -> Result<()> {
+        let buffer = self.buffer(id)?;
+        let same_type = matches!(
+            (buffer.dtype, &tensor.data),
+            (DType::F32, HostData::F32(_)) | (DType::U32 | DType::Bool, HostData::U32(_))
+        );
+        if !same_type || buffer.shape != tensor.shape || !tensor.is_well_formed() {
+            return Err(Error::TensorMismatch {
+                name: buffer.name.clone(),
+                expected: type_text(buffer.dtype, &buffer.shape),
+                found: tensor_text(tensor),
+            });
+        }
+        self.upload(buffer, tensor.bytes())
+    }
+
+    /// Writes every buffer of one kind, such as all inputs from a batch; what else `tensors` holds is
+    /// left alone.
+    ///
+    /// # Errors
+    /// [`Error::NotGiven`] for a name that `tensors` lacks, and what [`Self::write`] reports.
+    pub fn fill(&self, slot: Slot, tensors: &BTreeMap<String, HostTensor>) -> Result<()> {
+        for (name, id) in self.entries(slot) {
+            let tensor = tensors.get(name).ok_or_else(|| Error::NotGiven {
+                kind: slot.word(),
+                name: name.to_owned(),
+                present: tensors.keys().cloned().collect(),
+            })?;
+            self.write(id, tensor)?;
+        }
+        Ok(())
+    }
+
+    /// Writes named buffers of one kind.
+    ///
+    /// # Errors
+    /// A name the plan does not have, and what [`Self::write`] reports.
+    pub fn write_named(&self, slot: Slot, tensors: &BTreeMap<String, HostTensor>) -> Result<()> {
+        for (name, tensor) in tensors {
+            self.write(self.find(slot, name)?, tensor)?;
+        }
+        Ok(())
+    }
+
+    /// Reads buffers.
+    ///
+    /// # Errors
+    /// An unknown buffer, and what the device reports.
+    pub fn read(&mut self, ids: &[BufferId]) -> Result<Vec<HostTensor>> {
+        self.run_and_read(&[], ids)
+    }
+
+    /// Reads named buffers of one kind.
+    ///
+    /// # Errors
+    /// A name the plan does not have, and what the device reports.
+    pub fn read_named(
+        &mut self,
+        slot: Slot,
+        names: &[&str],
+    ) -> Result<BTreeMap<String, HostTensor>> {
+        let ids: Vec<BufferId> = names
+            .iter()
+            .map(|name| self.find(slot, name))
+            .collect::<Result<_>>()?;
+        let tensors = self.read(&ids)?;
+        let names = names.iter().map(|name| (*name).to_owned());
+        Ok(names.zip(tensors).collect())
+    }
+
+    /// Reads everything of one kind.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn read_all(&mut self, slot: Slot) -> Result<BTreeMap<String, HostTensor>> {
+        let (names, ids): (Vec<String>, Vec<BufferId>) = self
+            .entries(slot)
+            .map(|(name, id)| (name.to_owned(), id))
+            .unzip();
+        Ok(names.into_iter().zip(self.read(&ids)?).collect())
+    }
+}
+
+/// All named buffers of a plan.
+pub(super) fn index(plan: &Plan) -> BTreeMap<Slot, BTreeMap<String, BufferId>> {
+    let mut names: BTreeMap<Slot, BTreeMap<String, BufferId>> = BTreeMap::new();
+    for (id, buffer) in (0u32..).map(BufferId).zip(&plan.buffers) {
+        let mut put = |slot, name: &str| {
+            let names = names.entry(slot).or_default();
+            names.insert(name.to_owned(), id);
+        };
+        match &buffer.role {
+            Role::Input => put(Slot::Input, &buffer.name),
+            Role::Parameter => put(Slot::Parameter, &buffer.name),
+            Role::Gradient => put(Slot::Gradient, &buffer.name),
+            Role::State(kind) => put(Slot::State, &format!("{kind}/{}", buffer.name)),
+            Role::Output(kind) => {
+                put(Slot::Output, &buffer.name);
+                if let OutputKind::Gradient(path) = kind {
+                    put(Slot::Gradient, path);
+                }
+            }
+            Role::Step | Role::Constant(_) | Role::Activation => {}
+        }
+    }
+    names
+}
