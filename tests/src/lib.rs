@@ -2,5 +2,6 @@
 
 pub mod fused;
 pub mod gpu_harness;
+pub mod literate;
 pub mod reference;
 pub mod spec;
