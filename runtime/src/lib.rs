@@ -1,1 +1,4 @@
 //! Plan and data to numbers.
+
+pub mod data;
+pub mod tensor;
