@@ -25,6 +25,7 @@ pub use bind::{BindOptions, bind};
 pub(crate) use number::Number;
 pub use sections::SectionView;
 pub use standard::LIBRARY;
+pub(crate) use value::evaluate;
 pub use value::{Argument, StaticField, StaticValue};
 
 /// One named size.

@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod codes;
+pub mod data;
 pub mod device;
 pub mod error;
 pub mod execute;

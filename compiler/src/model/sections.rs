@@ -125,10 +125,12 @@ pub(crate) fn check(section: &Section, diagnostics: &mut Diagnostics) {
     let known = match section.kind {
         SectionKind::Router => ROUTER,
         SectionKind::Experts => EXPERTS,
-        SectionKind::Stage => STAGE,
-        SectionKind::Preset | SectionKind::Data | SectionKind::Weights | SectionKind::Eval => {
-            return;
-        }
+        // Their keys are judged where their specs are made.
+        SectionKind::Preset
+        | SectionKind::Stage
+        | SectionKind::Data
+        | SectionKind::Weights
+        | SectionKind::Eval => return,
     };
     for field in &section.fields {
         let (key, span) = key_text(&field.key);
