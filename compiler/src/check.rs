@@ -56,10 +56,10 @@ pub(crate) mod no_match;
 pub(crate) mod out_of_range;
 pub(crate) mod short_run;
 pub(crate) mod train_and_freeze;
+pub mod training;
 pub(crate) mod trains_nothing;
 pub(crate) mod uneven_batch;
 pub(crate) mod unreached;
-pub mod training;
 
 use gatewright_grammar::codes::Explanation;
 

@@ -21,7 +21,7 @@ use gatewright_grammar::ast;
 use gatewright_grammar::source::Span;
 use std::collections::BTreeMap;
 
-pub use bind::{BindOptions, bind};
+pub use bind::{BindOptions, Importer, bind};
 pub(crate) use number::Number;
 pub use sections::SectionView;
 pub use standard::LIBRARY;
@@ -59,8 +59,6 @@ pub(crate) enum Definition {
 /// A definition with its documentation and place.
 #[derive(Clone, Debug)]
 pub(crate) struct Item {
-    /// The `///` lines before it.
-    pub(crate) docs: Vec<String>,
     /// Where its name stands.
     pub(crate) span: Span,
     /// What it is.

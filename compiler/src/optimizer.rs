@@ -99,9 +99,19 @@ mod tests {
 
     #[test]
     fn the_two_units_of_decay_differ_by_the_peak() {
-        let schedule = Schedule::Linear { peak: 1e-3, warmup: 10, floor: 0.0 };
-        let schedule_unit = Decay { factor: 1e-4, times: DecayTimes::Schedule };
-        let rate_unit = Decay { factor: 0.1, times: DecayTimes::LearningRate };
+        let schedule = Schedule::Linear {
+            peak: 1e-3,
+            warmup: 10,
+            floor: 0.0,
+        };
+        let schedule_unit = Decay {
+            factor: 1e-4,
+            times: DecayTimes::Schedule,
+        };
+        let rate_unit = Decay {
+            factor: 0.1,
+            times: DecayTimes::LearningRate,
+        };
         for step in [0, 5, 10, 60] {
             let (a, b) = (schedule_unit, rate_unit);
             let (a, b) = (a.share(&schedule, step, 100), b.share(&schedule, step, 100));

@@ -87,7 +87,10 @@ impl Experiment {
                 break;
             }
             chain.push(stage);
-            next = stage.after.as_deref().and_then(|name| self.stage(Some(name)));
+            next = stage
+                .after
+                .as_deref()
+                .and_then(|name| self.stage(Some(name)));
         }
         chain.reverse();
         chain
@@ -107,10 +110,19 @@ pub fn experiment(model: &Model) -> (Option<Experiment>, Vec<Diagnostic>) {
     let stages = collect(&mut reader, SectionKind::Stage, |reader, view| {
         training::read(reader, view, &data)
     });
-    let experiment = Experiment { stages, data, weights, evals, metrics };
+    let experiment = Experiment {
+        stages,
+        data,
+        weights,
+        evals,
+        metrics,
+    };
     cycles(&experiment, &mut reader);
     let failed = reader.diagnostics.has_errors();
-    ((!failed).then_some(experiment), reader.diagnostics.into_sorted())
+    (
+        (!failed).then_some(experiment),
+        reader.diagnostics.into_sorted(),
+    )
 }
 
 fn collect<T>(
@@ -126,8 +138,14 @@ fn collect<T>(
 fn cycles(experiment: &Experiment, reader: &mut Reader) {
     let mut reported: Vec<&str> = Vec::new();
     for stage in &experiment.stages {
-        let names: Vec<&str> = experiment.chain(&stage.name).iter().map(|s| s.name.as_str()).collect();
-        let first = names.first().and_then(|first| experiment.stage(Some(first)));
+        let names: Vec<&str> = experiment
+            .chain(&stage.name)
+            .iter()
+            .map(|s| s.name.as_str())
+            .collect();
+        let first = names
+            .first()
+            .and_then(|first| experiment.stage(Some(first)));
         let after = first.and_then(|first| first.after.as_deref());
         // A chain ends early only where it would meet itself.
         if after == Some(stage.name.as_str()) && !reported.contains(&stage.name.as_str()) {

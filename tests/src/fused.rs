@@ -20,7 +20,9 @@ pub type Tensors = BTreeMap<String, Tensor>;
 pub fn numbers(shape: &[usize], seed: u64) -> Tensor {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     Tensor::from_fn(shape.to_vec(), |_| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         ((state >> 40) as f64 / (1u64 << 24) as f64) - 0.5
     })
 }
@@ -55,27 +57,46 @@ pub fn fused(graph: &Graph, limits: &Limits, gradients: bool) -> (Graph, Vec<Gro
 /// Numbers for every input and parameter that `inputs` and `parameters` do not hold.
 pub fn fill(graph: &Graph, inputs: &mut Tensors, parameters: &mut Tensors) {
     for (name, id) in graph.inputs() {
-        inputs.entry(name).or_insert_with(|| numbers(&shape(graph, id, &Bindings::new()), 11));
+        inputs
+            .entry(name)
+            .or_insert_with(|| numbers(&shape(graph, id, &Bindings::new()), 11));
     }
     for (path, id) in graph.parameters() {
         let seed = path.bytes().map(u64::from).sum();
         let shape = shape(graph, id, &Bindings::new());
-        parameters.entry(path).or_insert_with(|| numbers(&shape, seed));
+        parameters
+            .entry(path)
+            .or_insert_with(|| numbers(&shape, seed));
     }
 }
 
 fn shape(graph: &Graph, id: ValueId, bindings: &Bindings) -> Vec<usize> {
     let sizes = graph.ty(id).shape.iter();
-    sizes.map(|size| size.bind(bindings).expect("every size is bound")).collect()
+    sizes
+        .map(|size| size.bind(bindings).expect("every size is bound"))
+        .collect()
 }
 
 /// Interprets the groups and asserts that every output is what the evaluator says.
 ///
 /// # Panics
 /// When one differs by more than 1e-9 of its largest magnitude.
-pub fn assert_same(graph: &Graph, groups: &[Group], limits: &Limits, inputs: &Tensors, parameters: &Tensors) {
+pub fn assert_same(
+    graph: &Graph,
+    groups: &[Group],
+    limits: &Limits,
+    inputs: &Tensors,
+    parameters: &Tensors,
+) {
     let draws = Draws { seed: 3, step: 5 };
-    let expected = evaluate(graph, inputs, parameters, &Bindings::new(), draws.seed, draws.step);
+    let expected = evaluate(
+        graph,
+        inputs,
+        parameters,
+        &Bindings::new(),
+        draws.seed,
+        draws.step,
+    );
     let expected = expected.unwrap_or_else(|error| panic!("{error}"));
     let bindings = bind_dims(graph, &Bindings::new(), row_tile(limits)).expect("bound dims");
     let mut values: BTreeMap<ValueId, Vec<f64>> = BTreeMap::new();
@@ -97,7 +118,11 @@ pub fn assert_same(graph: &Graph, groups: &[Group], limits: &Limits, inputs: &Te
         assert_eq!(actual.len(), expected.len(), "{}", output.name);
         let scale = expected.iter().fold(1e-6f64, |most, x| most.max(x.abs()));
         for (a, e) in actual.iter().zip(expected) {
-            assert!((a - e).abs() <= 1e-9 * scale, "{}: {a} is not {e}", output.name);
+            assert!(
+                (a - e).abs() <= 1e-9 * scale,
+                "{}: {a} is not {e}",
+                output.name
+            );
         }
     }
 }

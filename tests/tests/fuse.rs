@@ -334,7 +334,13 @@ fn a_routed_layer_takes_five_dispatches_forward() {
     };
     let (_, groups) = fuse_graph(&net.graph, &options).unwrap();
     let families: Vec<String> = groups.iter().map(|group| family(&group.spec)).collect();
-    let routed = ["RouteScores", "Dispatch", "GroupedMatmul", "GroupedMatmul", "Pointwise"];
+    let routed = [
+        "RouteScores",
+        "Dispatch",
+        "GroupedMatmul",
+        "GroupedMatmul",
+        "Pointwise",
+    ];
     assert_eq!(families, routed);
 }
 

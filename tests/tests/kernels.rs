@@ -196,7 +196,9 @@ fn check_one(harness: &Harness, spec: &KernelSpec, limits: &Limits, number: usiz
     for (output, expected) in expected.iter().enumerate() {
         let got = numbers(outputs[output].0, &results[output]);
         // The largest of numbers ignores NaN.
-        let largest = expected.iter().fold(0.0, |most: f64, it| most.max(it.abs()));
+        let largest = expected
+            .iter()
+            .fold(0.0, |most: f64, it| most.max(it.abs()));
         for (at, value) in expected.iter().enumerate() {
             let close = match value.is_nan() {
                 true => results[output][at] == UNTOUCHED,

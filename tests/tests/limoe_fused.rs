@@ -17,7 +17,8 @@ fn the_tiny_preset_means_the_same_fused() {
         for limits in [Limits::cpu_vulkan(), Limits::portable()] {
             let (graph, groups) = fused(&traced.graph, &limits, true);
             let mut inputs = Tensors::new();
-            let ids = gatewright_compiler::tensor::Tensor::from_fn(vec![6, 8], |i| (i * 7 % 64) as f64);
+            let ids =
+                gatewright_compiler::tensor::Tensor::from_fn(vec![6, 8], |i| (i * 7 % 64) as f64);
             inputs.insert("text".to_owned(), ids);
             let mut parameters = Tensors::new();
             fill(&graph, &mut inputs, &mut parameters);
@@ -32,13 +33,24 @@ fn launches_of_a_training_step() {
     for preset in ["tiny", "demo"] {
         let (sources, model) = bound(&text, Some(preset), &[]).unwrap_or_else(|e| panic!("{e}"));
         let what = Target::Objective("pretrain".to_owned());
-        let (traced, _) = lowered(&sources, &model, what, Mode::Train).unwrap_or_else(|e| panic!("{e}"));
+        let (traced, _) =
+            lowered(&sources, &model, what, Mode::Train).unwrap_or_else(|e| panic!("{e}"));
         let (graph, groups) = fused(&traced.graph, &Limits::cpu_vulkan(), true);
         let mut families: BTreeMap<String, usize> = BTreeMap::new();
         for group in &groups {
             *families.entry(family(&group.spec)).or_default() += 1;
-            let names: Vec<String> = group.members.iter().map(|id| format!("{}", graph.node(*id).op.primitive().name())).collect();
-            println!("{:13} {:?} {} {}", family(&group.spec), group.outputs.first().map(|o| graph.type_text(graph.ty(*o))), graph.node(group.members[0]).origin.path, names.join(" "));
+            let names: Vec<String> = group
+                .members
+                .iter()
+                .map(|id| format!("{}", graph.node(*id).op.primitive().name()))
+                .collect();
+            println!(
+                "{:13} {:?} {} {}",
+                family(&group.spec),
+                group.outputs.first().map(|o| graph.type_text(graph.ty(*o))),
+                graph.node(group.members[0]).origin.path,
+                names.join(" ")
+            );
         }
         println!("{preset}: {} groups {families:?}", groups.len());
     }

@@ -22,7 +22,10 @@ page! {
 
 /// `metric` at `span` compares two entries, not `count`.
 pub(crate) fn report(span: Span, metric: &str, count: usize) -> Diagnostic {
-    Diagnostic::error(PAGE.code, format!("`{metric}` compares two entries, not {count}"))
-        .at(span, "needs two entries")
-        .help("write `entry = (embed_image, embed_text)`")
+    Diagnostic::error(
+        PAGE.code,
+        format!("`{metric}` compares two entries, not {count}"),
+    )
+    .at(span, "needs two entries")
+    .help("write `entry = (embed_image, embed_text)`")
 }

@@ -42,8 +42,13 @@ pub(crate) fn report(span: Span, map: &str, side: Side, names: &[String]) -> Dia
     let shown: Vec<&str> = names.iter().take(8).map(String::as_str).collect();
     let more = if count > shown.len() { ", …" } else { "" };
     let first = shown.first().copied().unwrap_or_default();
-    Diagnostic::error(PAGE.code, format!("weights `{map}` leaves {count} {noun} {fate}"))
-        .at(span, "this map")
-        .note(format!("left over: {}{more}", shown.join(", ")))
-        .help(format!("add a line for them, or put `\"{first}\"` {example}"))
+    Diagnostic::error(
+        PAGE.code,
+        format!("weights `{map}` leaves {count} {noun} {fate}"),
+    )
+    .at(span, "this map")
+    .note(format!("left over: {}{more}", shown.join(", ")))
+    .help(format!(
+        "add a line for them, or put `\"{first}\"` {example}"
+    ))
 }

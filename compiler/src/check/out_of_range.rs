@@ -19,12 +19,7 @@ page! {
 }
 
 /// `value` stands at `span` where `key` takes numbers in `range`.
-pub(crate) fn report(
-    span: Span,
-    key: &str,
-    value: f64,
-    range: &RangeInclusive<f64>,
-) -> Diagnostic {
+pub(crate) fn report(span: Span, key: &str, value: f64, range: &RangeInclusive<f64>) -> Diagnostic {
     let (low, high) = (range.start(), range.end());
     let bound = match *high {
         high if high < 1e15 => format!("from {low} to {high}"),

@@ -19,8 +19,11 @@ page! {
 
 /// The stage `name` states both.
 pub(crate) fn report(name: &str, train: Span, freeze: Span) -> Diagnostic {
-    Diagnostic::error(PAGE.code, format!("stage `{name}` says both `train` and `freeze`"))
-        .at(freeze, "what stays as it is")
-        .also(train, "what trains")
-        .help("keep one of them")
+    Diagnostic::error(
+        PAGE.code,
+        format!("stage `{name}` says both `train` and `freeze`"),
+    )
+    .at(freeze, "what stays as it is")
+    .also(train, "what trains")
+    .help("keep one of them")
 }

@@ -31,7 +31,10 @@ pub(crate) fn report(span: Span, batch: u64, accumulate: u64) -> Diagnostic {
 
 /// A part of `part` examples meets inputs whose leading dim `dim` is `size`.
 pub(crate) fn contradicts(span: Span, part: u64, dim: &str, size: u64) -> Diagnostic {
-    Diagnostic::error(PAGE.code, format!("the inputs hold {dim} = {size} examples, not {part}"))
-        .at(span, format!("{part} examples are computed at once"))
-        .help(format!("give `{dim}` no value, or make it {part}"))
+    Diagnostic::error(
+        PAGE.code,
+        format!("the inputs hold {dim} = {size} examples, not {part}"),
+    )
+    .at(span, format!("{part} examples are computed at once"))
+    .help(format!("give `{dim}` no value, or make it {part}"))
 }

@@ -21,11 +21,24 @@ page! {
 pub(crate) fn report(span: Span, stage: &str, block: &str, names: &[&str]) -> Diagnostic {
     let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
     let (headline, list) = match block {
-        "" => (format!("no loss reaches {}", names.join(", ")), String::new()),
-        _ => (format!("no loss reaches `{block}`"), format!(": {}", names.join(", "))),
+        "" => (
+            format!("no loss reaches {}", names.join(", ")),
+            String::new(),
+        ),
+        _ => (
+            format!("no loss reaches `{block}`"),
+            format!(": {}", names.join(", ")),
+        ),
     };
-    let freeze = if block.is_empty() { "them".to_owned() } else { format!("`{block}.*`") };
+    let freeze = if block.is_empty() {
+        "them".to_owned()
+    } else {
+        format!("`{block}.*`")
+    };
     Diagnostic::warning(PAGE.code, headline)
-        .at(span, format!("trains in stage `{stage}` without a gradient{list}"))
+        .at(
+            span,
+            format!("trains in stage `{stage}` without a gradient{list}"),
+        )
         .help(format!("use its result in a loss, or freeze {freeze}"))
 }

@@ -35,7 +35,11 @@ pub(super) fn lower(layout: &DispatchLayout, n: usize, limits: &Limits) -> Resul
     let total = b.var("total", zero);
     b.repeat("row", first + &y, &end, rows, |b, row| {
         let index = row * &width + &inside;
-        let value = if wide { values.at4(index) } else { values.at(index) };
+        let value = if wide {
+            values.at4(index)
+        } else {
+            values.at(index)
+        };
         b.assign(&total, &total + value);
     });
     if rows > 1 {
@@ -44,7 +48,11 @@ pub(super) fn lower(layout: &DispatchLayout, n: usize, limits: &Limits) -> Resul
         b.barrier();
         let part = |row: u32| {
             let index = &x + row * columns;
-            if wide { partial.at4(index) } else { partial.at(index) }
+            if wide {
+                partial.at4(index)
+            } else {
+                partial.at(index)
+            }
         };
         b.assign(&total, (1..rows).fold(part(0), |sum, row| sum + part(row)));
     }
@@ -56,5 +64,8 @@ pub(super) fn lower(layout: &DispatchLayout, n: usize, limits: &Limits) -> Resul
     let words = layout.assignments * n;
     let bindings = vec![Slot::Input(0), Slot::Input(1), Slot::Output(0)];
     let launch = Launch::new(b, bindings, grid, words as u64, 4 * words as u64)?;
-    Ok(Lowered { launches: vec![launch], scratch: Vec::new() })
+    Ok(Lowered {
+        launches: vec![launch],
+        scratch: Vec::new(),
+    })
 }

@@ -18,10 +18,25 @@ impl Tracer<'_> {
         match &request.what {
             Target::Entry(name) => self.entry(name)?,
             Target::Objective(name) => self.objective(name)?,
+            Target::Everything => return self.everything(),
         }
         if request.record_routing {
             for instance in self.routers.clone() {
                 self.record(&instance)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Traces all that can be; one mistake does not hide another.
+    fn everything(&mut self) -> Traced<()> {
+        let model = self.model;
+        for name in model.values().keys() {
+            let _ = self.global_by_name(name);
+        }
+        for kind in [FormulaKind::Loss, FormulaKind::Objective] {
+            for name in model.formulas(kind) {
+                let _ = self.formula(name, Span::default());
             }
         }
         Ok(())

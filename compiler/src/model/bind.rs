@@ -73,7 +73,6 @@ impl Binder<'_> {
             for item in file.items {
                 if let ItemKind::Block(block) = item.kind {
                     let item = Item {
-                        docs: item.docs,
                         span: block.name.span,
                         definition: Definition::Block(block.clone()),
                         library: true,
@@ -165,11 +164,8 @@ impl Binder<'_> {
     }
 
     fn item(&mut self, item: ast::Item) {
-        let docs = item.docs;
         let mut add = |items: &mut Items, name: &ast::Name, definition: Definition| {
-            let docs = docs.clone();
             let item = Item {
-                docs,
                 span: name.span,
                 definition,
                 library: false,

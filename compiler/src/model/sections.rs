@@ -13,26 +13,6 @@ const ROUTER: &[&str] = &[
 ];
 /// The keys of an experts section.
 const EXPERTS: &[&str] = &["router", "expert", "init"];
-/// The keys of a stage.
-const STAGE: &[&str] = &[
-    "objective",
-    "train",
-    "freeze",
-    "data",
-    "optimizer",
-    "steps",
-    "batch",
-    "accumulate",
-    "budget",
-    "seed",
-    "init",
-    "weights",
-    "experts",
-    "every",
-    "log",
-    "save",
-    "evaluate",
-];
 /// Fields that may differ between training and evaluation.
 const PAIRED: &[&str] = &["noise", "capacity"];
 
@@ -112,11 +92,6 @@ pub(crate) fn key_text(key: &FieldKey) -> (String, Span) {
         FieldKey::Path(path) => (path.to_string(), path.span),
         FieldKey::Text(text) => (text.value.clone(), text.span),
     }
-}
-
-/// The field of this key as written.
-pub(crate) fn field<'a>(fields: &'a [Field], key: &str) -> Option<&'a Field> {
-    fields.iter().find(|field| key_text(&field.key).0 == key)
 }
 
 /// Reports keys that a section does not know and keys that it states twice.

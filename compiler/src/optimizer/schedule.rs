@@ -60,7 +60,11 @@ impl Schedule {
             if step < warmup {
                 return warmed(step, warmup);
             }
-            let floor = if self.peak() > 0.0 { floor / self.peak() } else { 0.0 };
+            let floor = if self.peak() > 0.0 {
+                floor / self.peak()
+            } else {
+                0.0
+            };
             floor + (1.0 - floor) * share
         };
         match *self {
@@ -72,7 +76,12 @@ impl Schedule {
             Self::Linear { warmup, floor, .. } => {
                 after(warmup, floor, 1.0 - progress(step, warmup, total))
             }
-            Self::Rsqrt { warmup, timescale, cooldown, .. } => {
+            Self::Rsqrt {
+                warmup,
+                timescale,
+                cooldown,
+                ..
+            } => {
                 let since = step.saturating_sub(warmup) as f64;
                 let fallen = libm::sqrt(1.0 + since / timescale.max(1) as f64);
                 let cooled = warmed(total.saturating_sub(step), cooldown);
@@ -98,14 +107,20 @@ impl Schedule {
         match *self {
             Self::Constant { .. } => 0,
             Self::WarmupCosine { warmup, .. } | Self::Linear { warmup, .. } => warmup,
-            Self::Rsqrt { warmup, cooldown, .. } => warmup.saturating_add(cooldown),
+            Self::Rsqrt {
+                warmup, cooldown, ..
+            } => warmup.saturating_add(cooldown),
         }
     }
 }
 
 /// How much of a ramp of `steps` is done after `step`, 0 to 1.
 fn warmed(step: u64, steps: u64) -> f64 {
-    if step >= steps { 1.0 } else { step as f64 / steps as f64 }
+    if step >= steps {
+        1.0
+    } else {
+        step as f64 / steps as f64
+    }
 }
 
 /// How much of what follows the warm-up is done, 0 to 1.
@@ -124,7 +139,11 @@ mod tests {
 
     #[test]
     fn cosine_meets_its_corners() {
-        let schedule = Schedule::WarmupCosine { peak: 1e-3, warmup: 10, floor: 1e-5 };
+        let schedule = Schedule::WarmupCosine {
+            peak: 1e-3,
+            warmup: 10,
+            floor: 1e-5,
+        };
         for (step, rate) in [
             (0, 0.0),
             (5, 5e-4),
@@ -139,10 +158,18 @@ mod tests {
 
     #[test]
     fn rsqrt_is_the_product_of_its_three_factors() {
-        let schedule = Schedule::Rsqrt { peak: 2e-3, warmup: 100, timescale: 50, cooldown: 40 };
+        let schedule = Schedule::Rsqrt {
+            peak: 2e-3,
+            warmup: 100,
+            timescale: 50,
+            cooldown: 40,
+        };
         close(schedule.rate(50, 400), 1e-3);
         close(schedule.rate(150, 400), 2e-3 / 2f64.sqrt());
-        close(schedule.rate(380, 400), 2e-3 / (1.0 + 280.0 / 50.0f64).sqrt() * 0.5);
+        close(
+            schedule.rate(380, 400),
+            2e-3 / (1.0 + 280.0 / 50.0f64).sqrt() * 0.5,
+        );
         close(schedule.rate(400, 400), 0.0);
         close(schedule.factor(400, 400), 0.0);
         assert_eq!(schedule.shortest(), 140);
@@ -150,7 +177,11 @@ mod tests {
 
     #[test]
     fn linear_and_constant() {
-        let schedule = Schedule::Linear { peak: 1.0, warmup: 0, floor: 0.5 };
+        let schedule = Schedule::Linear {
+            peak: 1.0,
+            warmup: 0,
+            floor: 0.5,
+        };
         close(schedule.rate(0, 10), 1.0);
         close(schedule.rate(4, 10), 0.8);
         close(schedule.rate(20, 10), 0.5);
@@ -162,15 +193,31 @@ mod tests {
     fn factors_are_shares_of_the_peak_even_where_there_is_nothing_to_share() {
         let schedules = [
             Schedule::Constant { peak: 0.0 },
-            Schedule::WarmupCosine { peak: 1e-3, warmup: 30, floor: 1e-4 },
-            Schedule::Linear { peak: 0.0, warmup: 3, floor: 0.0 },
-            Schedule::Rsqrt { peak: 2.0, warmup: 0, timescale: 0, cooldown: 0 },
+            Schedule::WarmupCosine {
+                peak: 1e-3,
+                warmup: 30,
+                floor: 1e-4,
+            },
+            Schedule::Linear {
+                peak: 0.0,
+                warmup: 3,
+                floor: 0.0,
+            },
+            Schedule::Rsqrt {
+                peak: 2.0,
+                warmup: 0,
+                timescale: 0,
+                cooldown: 0,
+            },
         ];
         for schedule in schedules {
             for total in [0, 1, 7, 40] {
                 for step in 0..=total + 1 {
                     let factor = schedule.factor(step, total);
-                    assert!((0.0..=1.0).contains(&factor), "{schedule:?} {step}/{total}: {factor}");
+                    assert!(
+                        (0.0..=1.0).contains(&factor),
+                        "{schedule:?} {step}/{total}: {factor}"
+                    );
                 }
             }
         }

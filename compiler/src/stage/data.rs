@@ -112,8 +112,11 @@ pub enum Product {
     TextMask,
 }
 
-const PRODUCTS: &[(&str, Product)] =
-    &[("image", Product::Image), ("text", Product::Text), ("text_mask", Product::TextMask)];
+const PRODUCTS: &[(&str, Product)] = &[
+    ("image", Product::Image),
+    ("text", Product::Text),
+    ("text_mask", Product::TextMask),
+];
 
 pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<DataSpec> {
     let keys = Keys::section(view);
@@ -122,7 +125,9 @@ pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<DataSpec> 
     let source = source.and_then(|at| self::source(reader, at));
     let heldout = heldout(reader, &keys);
     let unique = keys.get("unique").and_then(|at| reader.text(at, "unique"));
-    let image = reader.braces(&keys, "image").map(|keys| image(reader, &keys));
+    let image = reader
+        .braces(&keys, "image")
+        .map(|keys| image(reader, &keys));
     let text = reader.braces(&keys, "text").map(|keys| text(reader, &keys));
     // A broken part gives nothing to check inputs against.
     let image = image.map_or(Some(None), |spec| spec.map(Some))?;
@@ -143,7 +148,11 @@ pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<DataSpec> 
 fn source(reader: &mut Reader, at: At) -> Option<Source> {
     let (callee, call) = reader.call(at, "source", SOURCES)?;
     reader.known(&call, &[], if callee == "folder" { 1 } else { usize::MAX });
-    let paths: Vec<_> = call.positional.iter().map(|at| reader.text(*at, callee)).collect();
+    let paths: Vec<_> = call
+        .positional
+        .iter()
+        .map(|at| reader.text(*at, callee))
+        .collect();
     let paths: Vec<Spanned<String>> = paths.into_iter().collect::<Option<_>>()?;
     let Some(first) = paths.first().cloned() else {
         return reader.refuse(at, callee, &format!("a path: `{callee}(\"…\")`"));
@@ -159,17 +168,24 @@ fn heldout(reader: &mut Reader, keys: &Keys) -> Option<Vec<(String, Source)>> {
     let Some(inner) = reader.braces(keys, "heldout") else {
         return Some(Vec::new());
     };
-    let read = inner.entries.iter().map(|entry| {
-        source(reader, entry.at).map(|source| (entry.key.to_owned(), source))
-    });
+    let read = inner
+        .entries
+        .iter()
+        .map(|entry| source(reader, entry.at).map(|source| (entry.key.to_owned(), source)));
     let read: Vec<_> = read.collect();
     read.into_iter().collect()
 }
 
 fn image(reader: &mut Reader, keys: &Keys) -> Option<ImageSpec> {
     reader.known(keys, &["size", "resize", "augment", "normalise"], 0);
-    let size = reader.required(keys, "size", "224").and_then(|at| reader.whole(at, "size", 1));
-    let fits = [("cover", Fit::Cover), ("contain", Fit::Contain), ("stretch", Fit::Stretch)];
+    let size = reader
+        .required(keys, "size", "224")
+        .and_then(|at| reader.whole(at, "size", 1));
+    let fits = [
+        ("cover", Fit::Cover),
+        ("contain", Fit::Contain),
+        ("stretch", Fit::Stretch),
+    ];
     let resize = match keys.get("resize") {
         Some(at) => reader.word(at, "resize", &fits),
         None => Some(Fit::Cover),
@@ -182,7 +198,13 @@ fn image(reader: &mut Reader, keys: &Keys) -> Option<ImageSpec> {
         mean = channels(reader, inner, "mean", f64::MIN..=f64::MAX);
         std = channels(reader, inner, "std", 1e-6..=f64::MAX);
     }
-    Some(ImageSpec { size: size?, resize: resize?, augment: augment?, mean: mean?, std: std? })
+    Some(ImageSpec {
+        size: size?,
+        resize: resize?,
+        augment: augment?,
+        mean: mean?,
+        std: std?,
+    })
 }
 
 /// One number for all channels, or three.
@@ -205,20 +227,34 @@ fn channels(
 }
 
 fn text(reader: &mut Reader, keys: &Keys) -> Option<TextSpec> {
-    reader.known(keys, &["tokenizer", "length", "pad", "captions", "eval_caption"], 0);
+    reader.known(
+        keys,
+        &["tokenizer", "length", "pad", "captions", "eval_caption"],
+        0,
+    );
     let tokenizer = reader.required(keys, "tokenizer", "\"tokenizer.json\"");
     let tokenizer = tokenizer.and_then(|at| reader.text(at, "tokenizer"));
-    let length = reader.required(keys, "length", "16").and_then(|at| reader.whole(at, "length", 1));
+    let length = reader
+        .required(keys, "length", "16")
+        .and_then(|at| reader.whole(at, "length", 1));
     let pad = reader.whole_or(keys, "pad", 0, 0);
     let captions = match keys.get("captions") {
         Some(at) => reader.templates(at, "captions"),
-        None => Template::parse("{text}", 1.0).ok().map(|template| vec![template]),
+        None => Template::parse("{text}", 1.0)
+            .ok()
+            .map(|template| vec![template]),
     };
     let eval_caption = match keys.get("eval_caption") {
         Some(at) => reader.template(at, "eval_caption", 1.0),
-        None => captions.as_ref().and_then(|captions| captions.first()).cloned(),
+        None => captions
+            .as_ref()
+            .and_then(|captions| captions.first())
+            .cloned(),
     };
-    let eval_caption = eval_caption.map(|template| Template { share: 1.0, ..template });
+    let eval_caption = eval_caption.map(|template| Template {
+        share: 1.0,
+        ..template
+    });
     Some(TextSpec {
         tokenizer: tokenizer?,
         length: length?,
@@ -239,8 +275,11 @@ fn gives(
         Product::Image => image.is_some(),
         Product::Text | Product::TextMask => text.is_some(),
     };
-    let words: Vec<(&str, Product)> =
-        PRODUCTS.iter().copied().filter(|(_, product)| offered(*product)).collect();
+    let words: Vec<(&str, Product)> = PRODUCTS
+        .iter()
+        .copied()
+        .filter(|(_, product)| offered(*product))
+        .collect();
     let inputs = reader.model.inputs();
     let mut pairs: Vec<(String, Product, Span)> = Vec::new();
     match keys.get("gives") {
@@ -248,11 +287,17 @@ fn gives(
             let named = words.iter().filter(|(word, _)| inputs.contains(word));
             pairs.extend(named.map(|(word, product)| ((*word).to_owned(), *product, keys.span)));
         }
-        Some(At { value: StaticValue::Fields(_), .. }) => {
+        Some(At {
+            value: StaticValue::Fields(_),
+            ..
+        }) => {
             let inner = reader.braces(keys, "gives")?;
             for entry in &inner.entries {
                 let key = StaticValue::Path(entry.key.to_owned());
-                let at = At { value: &key, span: entry.key_span };
+                let at = At {
+                    value: &key,
+                    span: entry.key_span,
+                };
                 let input = reader.name(at, "input", inputs.iter().copied());
                 let product = reader.word(entry.at, "gives", &words);
                 pairs.push((input?, product?, entry.at.span));
@@ -268,7 +313,11 @@ fn gives(
     }
     let given = |(name, product, span): (String, Product, Span)| {
         let below = fits(reader, &name, product, span, image, text);
-        Given { input: name, product, below }
+        Given {
+            input: name,
+            product,
+            below,
+        }
     };
     Some(pairs.into_iter().map(given).collect())
 }
@@ -291,8 +340,15 @@ fn fits(
         Product::TextMask => ("text_mask", &[TypeKind::Bool], vec![length]),
     };
     let axes = &input.ty.axes;
-    let stated: Vec<Option<u64>> = axes.iter().skip(1).map(|axis| size(reader.model, axis)).collect();
-    let agree = stated.iter().zip(&sizes).all(|(stated, size)| stated.is_none_or(|own| own == *size));
+    let stated: Vec<Option<u64>> = axes
+        .iter()
+        .skip(1)
+        .map(|axis| size(reader.model, axis))
+        .collect();
+    let agree = stated
+        .iter()
+        .zip(&sizes)
+        .all(|(stated, size)| stated.is_none_or(|own| own == *size));
     if !kinds.contains(&input.ty.kind) || stated.len() != sizes.len() || !agree {
         let kind = kinds.first().map_or("", |kind| kind.keyword());
         let found = shape(kind, sizes.iter().map(|size| Some(*size)));
@@ -301,7 +357,9 @@ fn fits(
         reader.push(check::gives_other::report(span, (word, &found), input));
     }
     let bound = input.ty.of.as_ref()?;
-    evaluate(reader.model, bound).as_number().map(|value| value as u64)
+    evaluate(reader.model, bound)
+        .as_number()
+        .map(|value| value as u64)
 }
 
 fn shape(kind: &str, sizes: impl Iterator<Item = Option<u64>>) -> String {
@@ -327,9 +385,10 @@ fn size(model: &Model, axis: &TypeAxis) -> Option<u64> {
 /// The dim that an input's first axis is named after.
 pub(super) fn leading(model: &Model, name: &str) -> Option<String> {
     match input(model, name)?.ty.axes.first()? {
-        TypeAxis::Size(Expr { kind: ExprKind::Path(path), .. }) if path.parts.len() == 1 => {
-            Some(path.to_string())
-        }
+        TypeAxis::Size(Expr {
+            kind: ExprKind::Path(path),
+            ..
+        }) if path.parts.len() == 1 => Some(path.to_string()),
         _ => None,
     }
 }

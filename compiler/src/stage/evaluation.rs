@@ -84,21 +84,32 @@ pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<EvalSpec> 
         None => (None, None),
     };
     let entry = reader.required(&keys, "entry", "(embed_image, embed_text)")?;
-    let entries: Vec<_> = reader.list(entry).into_iter().map(|at| self::entry(reader, at)).collect();
+    let entries: Vec<_> = reader
+        .list(entry)
+        .into_iter()
+        .map(|at| self::entry(reader, at))
+        .collect();
     let entries = entries.into_iter().collect::<Option<Vec<_>>>()?;
     let mut metrics = Vec::new();
     for at in keys.get("metrics").map_or(Vec::new(), |at| reader.list(at)) {
         let (measure, _) = measure(reader, at, 0)?;
         let compares = !matches!(measure, Measure::Accuracy { .. });
         if compares && entries.len() != 2 {
-            let name = if matches!(measure, Measure::NWay { .. }) { "n_way" } else { "recall" };
+            let name = if matches!(measure, Measure::NWay { .. }) {
+                "n_way"
+            } else {
+                "recall"
+            };
             reader.push(check::bad_measure::report(at.span, name, entries.len()));
         }
         metrics.push(measure);
     }
     let prompts = keys.get("prompts").map_or(Vec::new(), |at| reader.list(at));
     let share = 1.0 / prompts.len().max(1) as f64;
-    let prompts: Vec<_> = prompts.into_iter().map(|at| prompt(reader, at, share)).collect();
+    let prompts: Vec<_> = prompts
+        .into_iter()
+        .map(|at| prompt(reader, at, share))
+        .collect();
     let classes = match keys.get("classes") {
         Some(at) => Some(classes(reader, at)?),
         None => None,
@@ -124,9 +135,13 @@ fn data(reader: &mut Reader, at: At) -> Option<(String, Option<String>)> {
     };
     let sections = reader.model.sections(SectionKind::Data);
     let Some(section) = sections.iter().find(|section| section.name == name) else {
-        return reader.name(at, "data", sections.iter().map(|section| section.name.as_str())).map(
-            |name| (name, None),
-        );
+        return reader
+            .name(
+                at,
+                "data",
+                sections.iter().map(|section| section.name.as_str()),
+            )
+            .map(|name| (name, None));
     };
     let Some(split) = split else {
         return Some((name.to_owned(), None));
@@ -136,7 +151,12 @@ fn data(reader: &mut Reader, at: At) -> Option<(String, Option<String>)> {
         _ => Vec::new(),
     };
     if !parts.contains(&split) {
-        reader.push(check::unknown_name::report(at.span, "held-out part", split, parts));
+        reader.push(check::unknown_name::report(
+            at.span,
+            "held-out part",
+            split,
+            parts,
+        ));
         return None;
     }
     Some((name.to_owned(), Some(split.to_owned())))
@@ -149,7 +169,11 @@ fn entry(reader: &mut Reader, at: At) -> Option<String> {
 
 fn prompt(reader: &mut Reader, at: At, share: f64) -> Option<Template> {
     let template = reader.template(at, "prompts", share)?;
-    let classes = template.parts.iter().filter(|part| **part == Part::Class).count();
+    let classes = template
+        .parts
+        .iter()
+        .filter(|part| **part == Part::Class)
+        .count();
     if classes != 1 || template.fields().next().is_some() {
         let headline = "a prompt has one `{}`, where the class goes";
         reader.push(check::bad_template::report(at.span, headline));
@@ -160,8 +184,11 @@ fn prompt(reader: &mut Reader, at: At, share: f64) -> Option<Template> {
 
 fn classes(reader: &mut Reader, at: At) -> Option<Classes> {
     if let StaticValue::List(_) = at.value {
-        let names: Vec<_> =
-            reader.list(at).into_iter().map(|at| reader.text(at, "classes")).collect();
+        let names: Vec<_> = reader
+            .list(at)
+            .into_iter()
+            .map(|at| reader.text(at, "classes"))
+            .collect();
         let names = names.into_iter().map(|name| name.map(|name| name.value));
         return names.collect::<Option<_>>().map(Classes::Names);
     }
@@ -181,16 +208,34 @@ fn classes(reader: &mut Reader, at: At) -> Option<Classes> {
 fn measure<'a>(reader: &mut Reader, at: At<'a>, values: usize) -> Option<(Measure, Vec<At<'a>>)> {
     let (callee, keys) = reader.call(at, "measure", MEASURES)?;
     let ways = usize::from(callee == "n_way");
-    reader.known(&keys, if callee == "n_way" { &["ways"] } else { &["at"] }, values + ways);
+    reader.known(
+        &keys,
+        if callee == "n_way" {
+            &["ways"]
+        } else {
+            &["at"]
+        },
+        values + ways,
+    );
     let measured = keys.positional.iter().take(values).copied().collect();
     let measure = match callee {
         "n_way" => {
-            let ways = keys.positional.get(values).copied().or_else(|| keys.get("ways"));
+            let ways = keys
+                .positional
+                .get(values)
+                .copied()
+                .or_else(|| keys.get("ways"));
             let ways = ways.or_else(|| reader.required(&keys, "ways", "20"))?;
-            Measure::NWay { ways: reader.whole(ways, "n_way", 2)? }
+            Measure::NWay {
+                ways: reader.whole(ways, "n_way", 2)?,
+            }
         }
-        "recall" => Measure::Recall { at: ranks(reader, &keys)? },
-        _ => Measure::Accuracy { at: ranks(reader, &keys)? },
+        "recall" => Measure::Recall {
+            at: ranks(reader, &keys)?,
+        },
+        _ => Measure::Accuracy {
+            at: ranks(reader, &keys)?,
+        },
     };
     Some((measure, measured))
 }
@@ -199,20 +244,30 @@ fn ranks(reader: &mut Reader, keys: &Keys) -> Option<Vec<u64>> {
     let Some(at) = keys.get("at") else {
         return Some(vec![1]);
     };
-    let all: Vec<_> = reader.list(at).into_iter().map(|at| reader.whole(at, "at", 1)).collect();
+    let all: Vec<_> = reader
+        .list(at)
+        .into_iter()
+        .map(|at| reader.whole(at, "at", 1))
+        .collect();
     all.into_iter().collect()
 }
 
 /// All `metric` items.
 pub(super) fn metrics(reader: &mut Reader) -> Vec<MetricSpec> {
     let names = reader.model.formulas(FormulaKind::Metric);
-    names.into_iter().filter_map(|name| metric(reader, name)).collect()
+    names
+        .into_iter()
+        .filter_map(|name| metric(reader, name))
+        .collect()
 }
 
 fn metric(reader: &mut Reader, name: &str) -> Option<MetricSpec> {
     let formula = reader.model.formula(name)?;
     let value = evaluate(reader.model, &formula.value);
-    let at = At { value: &value, span: formula.value.span };
+    let at = At {
+        value: &value,
+        span: formula.value.span,
+    };
     let (measure, values) = measure(reader, at, 2)?;
     let model = reader.model;
     let known = || model.values().keys().map(String::as_str);
@@ -220,7 +275,11 @@ fn metric(reader: &mut Reader, name: &str) -> Option<MetricSpec> {
         [first, second] => {
             let first = reader.name(*first, "value", known());
             let second = reader.name(*second, "value", known());
-            Some(MetricSpec { name: name.to_owned(), measure, of: [first?, second?] })
+            Some(MetricSpec {
+                name: name.to_owned(),
+                measure,
+                of: [first?, second?],
+            })
         }
         _ => reader.refuse(at, name, "two values: `recall(u, v, at: [1, 5, 10])`"),
     }

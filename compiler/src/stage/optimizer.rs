@@ -65,8 +65,12 @@ pub(super) fn read(reader: &mut Reader, at: At) -> Option<(OptimizerSpec, Span)>
     let rule = match callee {
         "adamw" => adamw(reader, &keys),
         "adafactor" => adafactor(reader, &keys),
-        "lion" => betas(reader, &keys, (0.9, 0.99)).map(|(beta1, beta2)| Rule::Lion { beta1, beta2 }),
-        _ => reader.number_or(&keys, "momentum", 0.0, BETA).map(|momentum| Rule::Sgd { momentum }),
+        "lion" => {
+            betas(reader, &keys, (0.9, 0.99)).map(|(beta1, beta2)| Rule::Lion { beta1, beta2 })
+        }
+        _ => reader
+            .number_or(&keys, "momentum", 0.0, BETA)
+            .map(|momentum| Rule::Sgd { momentum }),
     };
     let lr = reader.required(&keys, "lr", "1e-3");
     let schedule = lr.and_then(|at| schedule(reader, at));
@@ -94,7 +98,11 @@ fn adamw(reader: &mut Reader, keys: &Keys) -> Option<Rule> {
     let betas = betas(reader, keys, (0.9, 0.999));
     let eps = reader.number_or(keys, "eps", 1e-8, NOT_NEGATIVE);
     let (beta1, beta2) = betas?;
-    Some(Rule::AdamW { beta1, beta2, eps: eps? })
+    Some(Rule::AdamW {
+        beta1,
+        beta2,
+        eps: eps?,
+    })
 }
 
 fn adafactor(reader: &mut Reader, keys: &Keys) -> Option<Rule> {
@@ -127,14 +135,20 @@ fn betas(reader: &mut Reader, keys: &Keys, default: (f64, f64)) -> Option<(f64, 
 }
 
 fn decay(reader: &mut Reader, keys: &Keys, by_schedule: bool) -> Option<Decay> {
-    let units = [("lr", DecayTimes::LearningRate), ("schedule", DecayTimes::Schedule)];
+    let units = [
+        ("lr", DecayTimes::LearningRate),
+        ("schedule", DecayTimes::Schedule),
+    ];
     let times = match keys.get("decay_times") {
         Some(at) => reader.word(at, "decay_times", &units),
         None if by_schedule => Some(DecayTimes::Schedule),
         None => Some(DecayTimes::LearningRate),
     };
     let factor = reader.number_or(keys, "decay", 0.0, NOT_NEGATIVE);
-    Some(Decay { factor: factor?, times: times? })
+    Some(Decay {
+        factor: factor?,
+        times: times?,
+    })
 }
 
 fn decay_on(reader: &mut Reader, at: At) -> Option<DecayOn> {
@@ -149,7 +163,9 @@ fn decay_on(reader: &mut Reader, at: At) -> Option<DecayOn> {
 /// Reads a learning rate.
 fn schedule(reader: &mut Reader, at: At) -> Option<Schedule> {
     if at.value.as_number().is_some() {
-        return reader.number(at, "lr", NOT_NEGATIVE).map(|peak| Schedule::Constant { peak });
+        return reader
+            .number(at, "lr", NOT_NEGATIVE)
+            .map(|peak| Schedule::Constant { peak });
     }
     let (callee, keys) = reader.call(at, "schedule", SCHEDULES)?;
     let known: &[&str] = match callee {
@@ -170,8 +186,21 @@ fn schedule(reader: &mut Reader, at: At) -> Option<Schedule> {
     let (peak, warmup) = (peak?, warmup?);
     Some(match callee {
         "constant" => Schedule::Constant { peak },
-        "rsqrt" => Schedule::Rsqrt { peak, warmup, timescale: timescale?, cooldown: cooldown? },
-        "linear" => Schedule::Linear { peak, warmup, floor: floor? },
-        _ => Schedule::WarmupCosine { peak, warmup, floor: floor? },
+        "rsqrt" => Schedule::Rsqrt {
+            peak,
+            warmup,
+            timescale: timescale?,
+            cooldown: cooldown?,
+        },
+        "linear" => Schedule::Linear {
+            peak,
+            warmup,
+            floor: floor?,
+        },
+        _ => Schedule::WarmupCosine {
+            peak,
+            warmup,
+            floor: floor?,
+        },
     })
 }

@@ -61,23 +61,30 @@ pub(super) fn select(
             diagnostics.push(check::no_match::report(key, pattern, near.as_deref()));
         }
     }
-    paths.iter().map(|path| patterns.iter().any(|pattern| pattern.matches(path))).collect()
+    paths
+        .iter()
+        .map(|path| patterns.iter().any(|pattern| pattern.matches(path)))
+        .collect()
 }
 
 impl Reader<'_> {
     /// A list of patterns; texts serve where a pattern begins with `*`.
     pub(super) fn patterns(&mut self, at: At, key: &str) -> Option<Vec<Pattern>> {
         let all = self.list(at);
-        let patterns = all.into_iter().map(|at| self.pattern(at, key)).collect::<Vec<_>>();
+        let patterns = all
+            .into_iter()
+            .map(|at| self.pattern(at, key))
+            .collect::<Vec<_>>();
         patterns.into_iter().collect()
     }
 
     /// One pattern.
     pub(super) fn pattern(&mut self, at: At, key: &str) -> Option<Pattern> {
         match at.value {
-            StaticValue::Path(text) | StaticValue::Text(text) => {
-                Some(Pattern { text: text.clone(), span: at.span })
-            }
+            StaticValue::Path(text) | StaticValue::Text(text) => Some(Pattern {
+                text: text.clone(),
+                span: at.span,
+            }),
             _ => self.refuse(at, key, "patterns such as `[connector.*, head]`"),
         }
     }
@@ -88,7 +95,10 @@ mod tests {
     use super::*;
 
     fn pattern(text: &str) -> Pattern {
-        Pattern { text: text.to_owned(), span: Span::default() }
+        Pattern {
+            text: text.to_owned(),
+            span: Span::default(),
+        }
     }
 
     #[test]
@@ -110,8 +120,15 @@ mod tests {
 
     #[test]
     fn the_nearest_pattern_keeps_its_wildcards() {
-        let paths = ["trunk.0.attention.query.kernel", "trunk.1.ffn.kernel", "head.kernel"];
-        assert_eq!(pattern("trunk.*.atention").nearest(&paths).as_deref(), Some("trunk.*.attention"));
+        let paths = [
+            "trunk.0.attention.query.kernel",
+            "trunk.1.ffn.kernel",
+            "head.kernel",
+        ];
+        assert_eq!(
+            pattern("trunk.*.atention").nearest(&paths).as_deref(),
+            Some("trunk.*.attention")
+        );
         assert_eq!(pattern("haed").nearest(&paths).as_deref(), Some("head"));
         assert_eq!(pattern("zzz").nearest(&paths), None);
     }

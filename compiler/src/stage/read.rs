@@ -50,7 +50,10 @@ impl<'a> Keys<'a> {
         let entry = |field: &'a StaticField| Entry {
             key: &field.key,
             key_span: field.key_span,
-            at: At { value: &field.value, span: field.span },
+            at: At {
+                value: &field.value,
+                span: field.span,
+            },
         };
         Self {
             owner,
@@ -63,12 +66,24 @@ impl<'a> Keys<'a> {
 
     /// The arguments of a call.
     fn call(callee: &'a str, span: Span, args: &'a [Argument]) -> Self {
-        let mut keys =
-            Self { owner: callee, name: callee, span, entries: Vec::new(), positional: Vec::new() };
+        let mut keys = Self {
+            owner: callee,
+            name: callee,
+            span,
+            entries: Vec::new(),
+            positional: Vec::new(),
+        };
         for arg in args {
-            let at = At { value: &arg.value, span: arg.span };
+            let at = At {
+                value: &arg.value,
+                span: arg.span,
+            };
             match &arg.name {
-                Some(name) => keys.entries.push(Entry { key: name, key_span: arg.span, at }),
+                Some(name) => keys.entries.push(Entry {
+                    key: name,
+                    key_span: arg.span,
+                    at,
+                }),
                 None => keys.positional.push(at),
             }
         }
@@ -77,7 +92,10 @@ impl<'a> Keys<'a> {
 
     /// The value of this key.
     pub(super) fn get(&self, key: &str) -> Option<At<'a>> {
-        self.entries.iter().find(|entry| entry.key == key).map(|entry| entry.at)
+        self.entries
+            .iter()
+            .find(|entry| entry.key == key)
+            .map(|entry| entry.at)
     }
 }
 
@@ -89,7 +107,10 @@ pub(super) struct Reader<'m> {
 
 impl<'m> Reader<'m> {
     pub(super) fn new(model: &'m Model) -> Self {
-        Self { model, diagnostics: Diagnostics::default() }
+        Self {
+            model,
+            diagnostics: Diagnostics::default(),
+        }
     }
 
     pub(super) fn push(&mut self, diagnostic: Diagnostic) {
@@ -107,7 +128,9 @@ impl<'m> Reader<'m> {
         for entry in &keys.entries {
             if !known.contains(&entry.key) {
                 let span = entry.key_span;
-                self.push(check::unknown_key::report(span, keys.owner, entry.key, known));
+                self.push(check::unknown_key::report(
+                    span, keys.owner, entry.key, known,
+                ));
             }
         }
         for at in keys.positional.iter().skip(positional) {
@@ -126,7 +149,9 @@ impl<'m> Reader<'m> {
         let found = keys.get(key);
         if found.is_none() {
             let (kind, name) = (keys.owner, keys.name);
-            self.push(check::missing_field::report(keys.span, kind, name, key, example));
+            self.push(check::missing_field::report(
+                keys.span, kind, name, key, example,
+            ));
         }
         found
     }
@@ -147,7 +172,11 @@ impl<'m> Reader<'m> {
     pub(super) fn whole(&mut self, at: At, key: &str, least: u64) -> Option<u64> {
         // Every whole number up to 2^53 is exact.
         let value = self.number(at, key, least as f64..=9_007_199_254_740_992.0)?;
-        if value.fract() == 0.0 { Some(value as u64) } else { self.refuse(at, key, "a whole number") }
+        if value.fract() == 0.0 {
+            Some(value as u64)
+        } else {
+            self.refuse(at, key, "a whole number")
+        }
     }
 
     /// The number of a key, or its default.
@@ -188,7 +217,10 @@ impl<'m> Reader<'m> {
 
     /// One of the words that `key` knows.
     pub(super) fn word<T: Copy>(&mut self, at: At, key: &str, words: &[(&str, T)]) -> Option<T> {
-        let found = at.value.as_path().and_then(|word| words.iter().find(|(own, _)| *own == word));
+        let found = at
+            .value
+            .as_path()
+            .and_then(|word| words.iter().find(|(own, _)| *own == word));
         if let Some((_, value)) = found {
             return Some(*value);
         }
@@ -238,9 +270,10 @@ impl<'m> Reader<'m> {
     /// The elements of a list or tuple; any other value is a list of itself.
     pub(super) fn list<'a>(&self, at: At<'a>) -> Vec<At<'a>> {
         match at.value {
-            StaticValue::List(all) | StaticValue::Tuple(all) => {
-                all.iter().map(|(value, span)| At { value, span: *span }).collect()
-            }
+            StaticValue::List(all) | StaticValue::Tuple(all) => all
+                .iter()
+                .map(|(value, span)| At { value, span: *span })
+                .collect(),
             _ => vec![at],
         }
     }
@@ -261,8 +294,14 @@ impl<'a> At<'a> {
         match self.value {
             StaticValue::Pipe(steps) => match steps.as_slice() {
                 [(left, left_span), (right, right_span)] => Some((
-                    At { value: left, span: *left_span },
-                    At { value: right, span: *right_span },
+                    At {
+                        value: left,
+                        span: *left_span,
+                    },
+                    At {
+                        value: right,
+                        span: *right_span,
+                    },
                 )),
                 _ => None,
             },

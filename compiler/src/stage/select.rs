@@ -40,7 +40,10 @@ impl StageSpec {
             }
         };
         let decays = match &self.optimizer.decay_on {
-            DecayOn::Matrices => parameters.iter().map(|parameter| parameter.decays).collect(),
+            DecayOn::Matrices => parameters
+                .iter()
+                .map(|parameter| parameter.decays)
+                .collect(),
             DecayOn::All => vec![true; paths.len()],
             DecayOn::None => vec![false; paths.len()],
             DecayOn::Only(patterns) => select("decay_on", patterns, &paths, &mut diagnostics),
@@ -53,13 +56,23 @@ impl StageSpec {
         let optimizer = Optimizer {
             rule: self.optimizer.rule.clone(),
             clip: self.optimizer.clip,
-            decayed: if self.optimizer.decay.factor > 0.0 { chosen(&decays) } else { Vec::new() },
+            decayed: if self.optimizer.decay.factor > 0.0 {
+                chosen(&decays)
+            } else {
+                Vec::new()
+            },
             trained: chosen(&trains),
         };
         if optimizer.trained.is_empty() && diagnostics.is_empty() {
-            diagnostics.push(check::trains_nothing::report(&self.name, self.span, paths.len()));
+            diagnostics.push(check::trains_nothing::report(
+                &self.name,
+                self.span,
+                paths.len(),
+            ));
         }
-        let failed = diagnostics.iter().any(|found| found.severity == Severity::Error);
+        let failed = diagnostics
+            .iter()
+            .any(|found| found.severity == Severity::Error);
         ((!failed).then_some(optimizer), diagnostics)
     }
 }
@@ -78,7 +91,11 @@ pub fn unreached(
         let path = parameter.path;
         if trained.iter().any(|own| own == path) && !reached.contains(path) {
             let (block, name) = path.rsplit_once('.').unwrap_or(("", path));
-            blocks.entry(block).or_insert((parameter.span, Vec::new())).1.push(name);
+            blocks
+                .entry(block)
+                .or_insert((parameter.span, Vec::new()))
+                .1
+                .push(name);
         }
     }
     let report = |(block, (span, names)): (&str, (Span, Vec<&str>))| {

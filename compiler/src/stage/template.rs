@@ -124,7 +124,9 @@ impl Reader<'_> {
         let mut templates = Vec::new();
         for at in self.list(at) {
             let (share, text) = match (at.arrow(), at.value) {
-                (Some((share, text)), _) => (self.number(share, key, f64::MIN_POSITIVE..=1e9), text),
+                (Some((share, text)), _) => {
+                    (self.number(share, key, f64::MIN_POSITIVE..=1e9), text)
+                }
                 (None, StaticValue::Pipe(_)) => {
                     return self.refuse(at, key, "`share -> \"text\"`");
                 }
@@ -155,21 +157,38 @@ mod tests {
         let text = |text: &str| Part::Text(text.to_owned());
         let field = |name: &str| Part::Field(name.to_owned());
         assert_eq!(parts("{name}"), Ok(vec![field("name")]));
-        assert_eq!(parts("a {{b}} {}!"), Ok(vec![text("a {b} "), Part::Class, text("!")]));
+        assert_eq!(
+            parts("a {{b}} {}!"),
+            Ok(vec![text("a {b} "), Part::Class, text("!")])
+        );
         assert_eq!(parts(""), Ok(vec![]));
-        let draw = |least, most| Part::Draw { field: "tags".to_owned(), least, most };
-        assert_eq!(parts("é {tags:2}, {tags:1..4}").map(|parts| parts.len()), Ok(4));
+        let draw = |least, most| Part::Draw {
+            field: "tags".to_owned(),
+            least,
+            most,
+        };
+        assert_eq!(
+            parts("é {tags:2}, {tags:1..4}").map(|parts| parts.len()),
+            Ok(4)
+        );
         assert_eq!(parts("{tags:2}"), Ok(vec![draw(2, 2)]));
         assert_eq!(parts("{tags:1..4}"), Ok(vec![draw(1, 4)]));
     }
 
     #[test]
     fn what_is_wrong_is_said() {
-        let wrong = |text| Template::parse(text, 1.0).map_err(|reason| reason).unwrap_err();
+        let wrong = |text| {
+            Template::parse(text, 1.0)
+                .map_err(|reason| reason)
+                .unwrap_err()
+        };
         assert_eq!(wrong("{name"), "a `{` is never closed");
         assert_eq!(wrong("name}"), "a `}` closes nothing");
         assert_eq!(wrong("{a b}"), "`{a b}` does not name a field");
-        assert_eq!(wrong("{a:4..1}"), "`4..1` is not a number of elements to draw");
+        assert_eq!(
+            wrong("{a:4..1}"),
+            "`4..1` is not a number of elements to draw"
+        );
         assert_eq!(wrong("{a:0}"), "`0` is not a number of elements to draw");
     }
 }

@@ -12,8 +12,21 @@ use serde::{Deserialize, Serialize};
 
 /// The keys of a stage.
 const KEYS: &[&str] = &[
-    "objective", "data", "train", "freeze", "init", "optimizer", "steps", "batch", "accumulate",
-    "seed", "log_every", "eval_every", "checkpoint_every", "evaluate", "budget",
+    "objective",
+    "data",
+    "train",
+    "freeze",
+    "init",
+    "optimizer",
+    "steps",
+    "batch",
+    "accumulate",
+    "seed",
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+    "evaluate",
+    "budget",
 ];
 
 /// One training stage.
@@ -132,11 +145,18 @@ pub(super) fn read(
     after(reader, view);
     let objective = keys.get("objective").map(|at| objective(reader, at));
     let shares = match keys.get("data") {
-        Some(at) => shares(reader, at, &keys, objective.as_ref().and_then(Option::as_deref)),
+        Some(at) => shares(
+            reader,
+            at,
+            &keys,
+            objective.as_ref().and_then(Option::as_deref),
+        ),
         None => reader.required_objective(&keys).map(|()| Vec::new()),
     };
     let trains = trains(reader, &keys);
-    let init = keys.get("init").map_or(Some(Vec::new()), |at| init(reader, at));
+    let init = keys
+        .get("init")
+        .map_or(Some(Vec::new()), |at| init(reader, at));
     let steps_at = reader.required(&keys, "steps", "10_000");
     let steps = steps_at.and_then(|at| reader.whole(at, "steps", 1));
     let optimizer_at = reader.required(&keys, "optimizer", "adamw(lr: 1e-3)");
@@ -157,7 +177,9 @@ pub(super) fn read(
     let log_every = every(reader, "log_every", 10);
     let eval_every = every(reader, "eval_every", 0);
     let checkpoint_every = every(reader, "checkpoint_every", 0);
-    let seed = keys.get("seed").map(|at| reader.number(at, "seed", 0.0..=f64::from(u32::MAX)));
+    let seed = keys
+        .get("seed")
+        .map(|at| reader.number(at, "seed", 0.0..=f64::from(u32::MAX)));
     let budget = keys.get("budget").map(|at| budget(reader, at));
     let spec = StageSpec {
         name: view.name.clone(),
@@ -178,7 +200,12 @@ pub(super) fn read(
         evaluate: evaluate?,
         budget: budget.flatten(),
     };
-    inputs(reader, &spec, data, keys.get("data").map_or(view.span, |at| at.span));
+    inputs(
+        reader,
+        &spec,
+        data,
+        keys.get("data").map_or(view.span, |at| at.span),
+    );
     Some(spec)
 }
 
@@ -187,7 +214,9 @@ fn after(reader: &mut Reader, view: &SectionView) {
     let stages = reader.model.sections(SectionKind::Stage);
     if !stages.iter().any(|stage| stage.name == *after) {
         let known = stages.iter().map(|stage| stage.name.as_str());
-        reader.push(check::unknown_name::report(view.span, "stage", after, known));
+        reader.push(check::unknown_name::report(
+            view.span, "stage", after, known,
+        ));
     }
 }
 
@@ -206,23 +235,26 @@ impl Reader<'_> {
 }
 
 /// `pairs`, or `mix(pairs: 0.70 -> multimodal, images: 0.30 -> mim)`.
-fn shares(
-    reader: &mut Reader,
-    at: At,
-    keys: &Keys,
-    own: Option<&str>,
-) -> Option<Vec<DataShare>> {
+fn shares(reader: &mut Reader, at: At, keys: &Keys, own: Option<&str>) -> Option<Vec<DataShare>> {
     if !matches!(at.value, StaticValue::Call { .. }) {
         let data = data_name(reader, at);
         reader.required_objective(keys)?;
         let objective = own?.to_owned();
-        return Some(vec![DataShare { data: data?, weight: 1.0, objective }]);
+        return Some(vec![DataShare {
+            data: data?,
+            weight: 1.0,
+            objective,
+        }]);
     }
     let (_, mix) = reader.call(at, "way to combine data", &["mix"])?;
     if mix.entries.is_empty() || !mix.positional.is_empty() {
         return reader.refuse(at, "data", "`mix(name: share -> objective, …)`");
     }
-    let shares: Vec<_> = mix.entries.iter().map(|entry| share(reader, entry, keys, own)).collect();
+    let shares: Vec<_> = mix
+        .entries
+        .iter()
+        .map(|entry| share(reader, entry, keys, own))
+        .collect();
     let mut shares = shares.into_iter().collect::<Option<Vec<_>>>()?;
     let sum: f64 = shares.iter().map(|share| share.weight).sum();
     for share in &mut shares {
@@ -231,14 +263,15 @@ fn shares(
     Some(shares)
 }
 
-fn share(
-    reader: &mut Reader,
-    entry: &Entry,
-    keys: &Keys,
-    own: Option<&str>,
-) -> Option<DataShare> {
+fn share(reader: &mut Reader, entry: &Entry, keys: &Keys, own: Option<&str>) -> Option<DataShare> {
     let key = StaticValue::Path(entry.key.to_owned());
-    let data = data_name(reader, At { value: &key, span: entry.key_span });
+    let data = data_name(
+        reader,
+        At {
+            value: &key,
+            span: entry.key_span,
+        },
+    );
     let (weight, objective) = match entry.at.arrow() {
         Some((weight, target)) => (weight, objective(reader, target)),
         None => {
@@ -247,18 +280,30 @@ fn share(
         }
     };
     let weight = reader.number(weight, entry.key, f64::MIN_POSITIVE..=f64::MAX);
-    Some(DataShare { data: data?, weight: weight?, objective: objective? })
+    Some(DataShare {
+        data: data?,
+        weight: weight?,
+        objective: objective?,
+    })
 }
 
 fn data_name(reader: &mut Reader, at: At) -> Option<String> {
     let sections = reader.model.sections(SectionKind::Data);
-    reader.name(at, "data", sections.iter().map(|section| section.name.as_str()))
+    reader.name(
+        at,
+        "data",
+        sections.iter().map(|section| section.name.as_str()),
+    )
 }
 
 fn trains(reader: &mut Reader, keys: &Keys) -> Option<Trains> {
     match (keys.get("train"), keys.get("freeze")) {
         (Some(train), Some(freeze)) => {
-            reader.push(check::train_and_freeze::report(keys.name, train.span, freeze.span));
+            reader.push(check::train_and_freeze::report(
+                keys.name,
+                train.span,
+                freeze.span,
+            ));
             None
         }
         (Some(at), None) if at.value.as_path() == Some("all") => Some(Trains::All),
@@ -269,7 +314,11 @@ fn trains(reader: &mut Reader, keys: &Keys) -> Option<Trains> {
 }
 
 fn init(reader: &mut Reader, at: At) -> Option<Vec<Initialise>> {
-    let all: Vec<_> = reader.list(at).into_iter().map(|at| one_init(reader, at)).collect();
+    let all: Vec<_> = reader
+        .list(at)
+        .into_iter()
+        .map(|at| one_init(reader, at))
+        .collect();
     all.into_iter().collect()
 }
 
@@ -282,12 +331,18 @@ fn one_init(reader: &mut Reader, at: At) -> Option<Initialise> {
             let sections = reader.model.sections(SectionKind::Weights);
             let known = sections.iter().map(|section| section.name.as_str());
             let weights = reader.name(name, "weights", known)?;
-            Some(Initialise::Load { weights, span: at.span })
+            Some(Initialise::Load {
+                weights,
+                span: at.span,
+            })
         }
         ("copy", _, Some((from, to))) => {
             let from = reader.pattern(from, "copy");
             let to = reader.pattern(to, "copy");
-            Some(Initialise::Copy { from: from?, to: to? })
+            Some(Initialise::Copy {
+                from: from?,
+                to: to?,
+            })
         }
         _ => reader.refuse(at, "init", "`load(weights)` or `copy(from -> to)`"),
     }
@@ -313,7 +368,10 @@ fn batch(reader: &mut Reader, keys: &Keys, accumulate: u64) -> Option<u64> {
 
 /// The dim that every input begins with, when its size is known.
 fn leading(model: &Model) -> Option<(String, u64)> {
-    let mut firsts = model.inputs().into_iter().map(|input| super::data::leading(model, input));
+    let mut firsts = model
+        .inputs()
+        .into_iter()
+        .map(|input| super::data::leading(model, input));
     let first = firsts.next()??;
     let same = firsts.all(|other| other.as_ref() == Some(&first));
     let size = model.dim(&first)?.size.as_const()?;
@@ -328,7 +386,10 @@ fn evaluate(reader: &mut Reader, keys: &Keys) -> Option<Vec<String>> {
         Some(at) if at.is_none() => Some(Vec::new()),
         Some(at) => {
             let all = reader.list(at);
-            let all: Vec<_> = all.into_iter().map(|at| reader.name(at, "eval", known())).collect();
+            let all: Vec<_> = all
+                .into_iter()
+                .map(|at| reader.name(at, "eval", known()))
+                .collect();
             all.into_iter().collect()
         }
     }
@@ -340,7 +401,11 @@ fn budget(reader: &mut Reader, at: At) -> Option<u64> {
     reader.known(&call, &[], 1);
     let size = call.positional.first().copied().unwrap_or(at);
     let bytes = match size.value {
-        StaticValue::Number { value, unit: Some(unit), .. } => match unit.as_str() {
+        StaticValue::Number {
+            value,
+            unit: Some(unit),
+            ..
+        } => match unit.as_str() {
             "KB" => Some(value * 1e3),
             "MB" => Some(value * 1e6),
             "GB" => Some(value * 1e9),

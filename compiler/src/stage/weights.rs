@@ -107,13 +107,18 @@ impl WeightsSpec {
         // One tensor may serve several parameters only as different parts of it.
         let mut claims: BTreeMap<(String, Vec<u64>), Span> = BTreeMap::new();
         for &path in &ours {
-            let mut rules = self.rules.iter().filter(|rule| rule.ours.captures(path).is_some());
+            let mut rules = self
+                .rules
+                .iter()
+                .filter(|rule| rule.ours.captures(path).is_some());
             let Some(rule) = rules.next() else {
                 result.unmatched_ours.push(path.to_owned());
                 continue;
             };
             if let Some(other) = rules.next() {
-                result.ambiguous.push((path.to_owned(), rule.span, other.span));
+                result
+                    .ambiguous
+                    .push((path.to_owned(), rule.span, other.span));
             }
             let Some(pair) = rule.theirs_of(path) else {
                 result.fresh.push(path.to_owned());
@@ -123,21 +128,32 @@ impl WeightsSpec {
                 result.unmatched_ours.push(path.to_owned());
                 continue;
             }
-            let parts = pair.transforms.iter().filter_map(|transform| match transform {
-                Transform::Part { index, .. } => Some(*index),
-                Transform::Transpose | Transform::Convolution => None,
-            });
+            let parts = pair
+                .transforms
+                .iter()
+                .filter_map(|transform| match transform {
+                    Transform::Part { index, .. } => Some(*index),
+                    Transform::Transpose | Transform::Convolution => None,
+                });
             let claim = (pair.theirs.clone(), parts.collect());
             if let Some(first) = claims.insert(claim, rule.span) {
-                result.ambiguous.push((pair.theirs.clone(), first, rule.span));
+                result
+                    .ambiguous
+                    .push((pair.theirs.clone(), first, rule.span));
             }
             read.insert(pair.theirs.clone());
             result.pairs.push(pair);
         }
         for name in theirs.iter().filter(|name| !read.contains(**name)) {
-            let ignored = self.ignore.iter().any(|pattern| pattern.captures(name).is_some());
-            let list =
-                if ignored { &mut result.ignored } else { &mut result.unmatched_theirs };
+            let ignored = self
+                .ignore
+                .iter()
+                .any(|pattern| pattern.captures(name).is_some());
+            let list = if ignored {
+                &mut result.ignored
+            } else {
+                &mut result.unmatched_theirs
+            };
             list.push((*name).to_owned());
         }
         result
@@ -150,11 +166,14 @@ impl WeightsSpec {
         let mut all: Vec<Diagnostic> = ambiguous
             .map(|(name, first, second)| check::ambiguous_weights::report(name, *first, *second))
             .collect();
-        for (side, names) in
-            [(Side::Ours, &pairing.unmatched_ours), (Side::Theirs, &pairing.unmatched_theirs)]
-        {
+        for (side, names) in [
+            (Side::Ours, &pairing.unmatched_ours),
+            (Side::Theirs, &pairing.unmatched_theirs),
+        ] {
             if !names.is_empty() {
-                all.push(check::left_over_weights::report(self.span, &self.name, side, names));
+                all.push(check::left_over_weights::report(
+                    self.span, &self.name, side, names,
+                ));
             }
         }
         all
@@ -165,7 +184,11 @@ impl Rule {
     fn theirs_of(&self, ours: &str) -> Option<Pair> {
         let captures = self.ours.captures(ours)?;
         let theirs = self.theirs.as_ref()?.fill(&captures)?;
-        Some(Pair { ours: ours.to_owned(), theirs, transforms: self.transforms.clone() })
+        Some(Pair {
+            ours: ours.to_owned(),
+            theirs,
+            transforms: self.transforms.clone(),
+        })
     }
 }
 
@@ -176,21 +199,42 @@ pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<WeightsSpe
     for at in keys.get("ignore").map_or(Vec::new(), |at| reader.list(at)) {
         ignore.extend(name(reader, at, "ignore"));
     }
-    let lines = keys.entries.iter().filter(|entry| !matches!(entry.key, "file" | "ignore"));
+    let lines = keys
+        .entries
+        .iter()
+        .filter(|entry| !matches!(entry.key, "file" | "ignore"));
     let mut rules = Vec::new();
     for entry in lines {
         let key = StaticValue::Text(entry.key.to_owned());
-        let ours = name(reader, At { value: &key, span: entry.key_span }, "weights");
+        let ours = name(
+            reader,
+            At {
+                value: &key,
+                span: entry.key_span,
+            },
+            "weights",
+        );
         rules.extend(ours.and_then(|ours| rule(reader, ours, entry.at)));
     }
     let (name, span) = (view.name.clone(), view.span);
-    Some(WeightsSpec { name, span, file, rules, ignore })
+    Some(WeightsSpec {
+        name,
+        span,
+        file,
+        rules,
+        ignore,
+    })
 }
 
 fn rule(reader: &mut Reader, ours: NamePattern, at: At) -> Option<Rule> {
     let (mut transforms, mut inner) = (Vec::new(), at);
     if at.is_none() {
-        return Some(Rule { ours, theirs: None, transforms, span: at.span });
+        return Some(Rule {
+            ours,
+            theirs: None,
+            transforms,
+            span: at.span,
+        });
     }
     // The innermost call comes first.
     while let StaticValue::Call { .. } = inner.value {
@@ -199,14 +243,23 @@ fn rule(reader: &mut Reader, ours: NamePattern, at: At) -> Option<Rule> {
         let transform = match callee {
             "part" => {
                 reader.known(&call, &["of"], 2);
-                let of = reader.required(&call, "of", "3").and_then(|at| reader.whole(at, "of", 2))?;
+                let of = reader
+                    .required(&call, "of", "3")
+                    .and_then(|at| reader.whole(at, "of", 2))?;
                 let index = call.positional.get(1).copied().unwrap_or(inner);
                 let index = reader.number(index, "part", 0.0..=(of - 1) as f64)?;
-                Transform::Part { index: index as u64, of }
+                Transform::Part {
+                    index: index as u64,
+                    of,
+                }
             }
             _ => {
                 reader.known(&call, &[], 1);
-                if callee == "transpose" { Transform::Transpose } else { Transform::Convolution }
+                if callee == "transpose" {
+                    Transform::Transpose
+                } else {
+                    Transform::Convolution
+                }
             }
         };
         transforms.insert(0, transform);
@@ -217,11 +270,19 @@ fn rule(reader: &mut Reader, ours: NamePattern, at: At) -> Option<Rule> {
     }
     let theirs = name(reader, inner, "weights")?;
     if ours.variables() != theirs.variables() {
-        let headline = format!("`{}` and `{}` have different placeholders", ours.text, theirs.text);
+        let headline = format!(
+            "`{}` and `{}` have different placeholders",
+            ours.text, theirs.text
+        );
         reader.push(check::bad_name_map::report(at.span, headline));
         return None;
     }
-    Some(Rule { ours, theirs: Some(theirs), transforms, span: at.span })
+    Some(Rule {
+        ours,
+        theirs: Some(theirs),
+        transforms,
+        span: at.span,
+    })
 }
 
 fn name(reader: &mut Reader, at: At, key: &str) -> Option<NamePattern> {
@@ -229,7 +290,10 @@ fn name(reader: &mut Reader, at: At, key: &str) -> Option<NamePattern> {
     match NamePattern::parse(&text.value) {
         Ok(pattern) => Some(pattern),
         Err(reason) => {
-            reader.push(check::bad_name_map::report(at.span, format!("`{}`: {reason}", text.value)));
+            reader.push(check::bad_name_map::report(
+                at.span,
+                format!("`{}`: {reason}", text.value),
+            ));
             None
         }
     }

@@ -18,7 +18,7 @@ pub(crate) enum Failure {
     /// Our mistake: exit code 101.
     Bug(String),
     /// Ctrl-C, after the state was saved: exit code 130.
-    #[expect(dead_code, reason = "the training verb returns it")]
+    #[expect(dead_code, reason = "training returns it")]
     Interrupted,
     /// Nobody reads standard output any more (`gatewright … | head`): not an error.
     Closed,
@@ -37,7 +37,7 @@ impl From<std::io::Error> for Failure {
 impl From<gatewright_runtime::error::Error> for Failure {
     /// What went wrong while running, as a diagnostic without a place in a file.
     fn from(error: gatewright_runtime::error::Error) -> Self {
-        Self::Input(Box::default(), vec![error.diagnostic()])
+        Self::Input(Box::default(), vec![Diagnostic::from(&error)])
     }
 }
 

@@ -8,6 +8,7 @@ mod bug;
 mod failure;
 mod input;
 mod output;
+mod project;
 mod render;
 mod verbs;
 

@@ -61,7 +61,12 @@ impl Dispatched<'_> {
             let used = b.copy("is_used", source.differs(NONE));
             (source, used)
         });
-        Row { dispatched: self, row: row.clone(), column: column.clone(), source }
+        Row {
+            dispatched: self,
+            row: row.clone(),
+            column: column.clone(),
+            source,
+        }
     }
 }
 
@@ -76,7 +81,11 @@ impl Row<'_> {
 
     /// An input of the epilogue by its address.
     pub(super) fn load(&self, input: usize, bound: &Bound) -> Result<Expr, String> {
-        let (address, _) = self.dispatched.inputs.get(input).ok_or("an input does not exist")?;
+        let (address, _) = self
+            .dispatched
+            .inputs
+            .get(input)
+            .ok_or("an input does not exist")?;
         let indices = |first: &Expr| [first.clone(), self.column.clone()];
         Ok(match (address, &self.source) {
             (RowAddress::Expert, _) => bound.load(&indices(&self.dispatched.expert)),
@@ -102,7 +111,10 @@ impl Grouped<'_> {
         let mut b = Builder::new("grouped_matmul", invocations(tiling, limits));
         b.doc("A row tile belongs to one expert; tiles past the last expert leave.");
         let (frame, slots) = self.frame(&mut b, tiling);
-        let expert = frame.dispatched.as_ref().map_or_else(|| 0u32.into(), |it| it.expert.clone());
+        let expert = frame
+            .dispatched
+            .as_ref()
+            .map_or_else(|| 0u32.into(), |it| it.expert.clone());
         b.when(expert.differs(NONE), |b| body(b, &frame, tiling, limits))?;
         let blocks = self.layout.rows / tiling.rows;
         let grid = [self.n.div_ceil(tiling.columns), blocks, 1];
@@ -129,9 +141,18 @@ impl Grouped<'_> {
         let expert = b.copy("expert", plan.at(block));
         let right = right.panel_of(b, weight, std::slice::from_ref(&expert));
         if self.gather {
-            a.gather = Some(Gather { plan, choices: layout.choices as u32, along_k: false });
+            a.gather = Some(Gather {
+                plan,
+                choices: layout.choices as u32,
+                along_k: false,
+            });
         }
-        let dispatched = Dispatched { plan, expert, inputs: self.inputs, gathered: self.gather };
+        let dispatched = Dispatched {
+            plan,
+            expert,
+            inputs: self.inputs,
+            gathered: self.gather,
+        };
         let operands: Vec<Operand> = self.inputs.iter().map(|(_, it)| it.clone()).collect();
         let epilogue = epilogue(b, self.program, &operands, self.outputs, n, tiling);
         let mut slots = vec![Slot::Input(0), Slot::Input(1), Slot::Input(2)];
@@ -171,17 +192,32 @@ pub(crate) fn lower_outer(
     b.doc("Sums over the used rows of one expert.");
     let mut program = Program::default();
     let value = program.push(Instr::Accumulator, DType::F32);
-    let view = View { offset: 0, strides: vec![m * n, n, 1] };
-    let operand = Operand { dtype: DType::F32, elements: layout.experts * m * n, view };
+    let view = View {
+        offset: 0,
+        strides: vec![m * n, n, 1],
+    };
+    let operand = Operand {
+        dtype: DType::F32,
+        elements: layout.experts * m * n,
+        view,
+    };
     let outputs = [Store { value, operand }];
-    let rows = if gather { layout.assignments / layout.choices } else { layout.rows };
+    let rows = if gather {
+        layout.assignments / layout.choices
+    } else {
+        layout.rows
+    };
     let left = contiguous(rows, m, Vec::new());
     let right = contiguous(layout.rows, n, Vec::new());
     let mut a = outline("a", &left, [m, rows], [1, m]).panel(&mut b, &[]);
     let right = outline("b", &right, [n, layout.rows], [1, n]).panel(&mut b, &[]);
     let plan = b.binding("plan", Scalar::U32, false);
     if gather {
-        a.gather = Some(Gather { plan, choices: layout.choices as u32, along_k: true });
+        a.gather = Some(Gather {
+            plan,
+            choices: layout.choices as u32,
+            along_k: true,
+        });
     }
     let epilogue = epilogue(&mut b, &program, &[], &outputs, n, tiling);
     let mut slots = vec![Slot::Input(0), Slot::Input(1), Slot::Input(2)];
@@ -204,7 +240,11 @@ pub(crate) fn lower_outer(
         dispatched: None,
     };
     body(&mut b, &frame, tiling, limits)?;
-    let grid = [n.div_ceil(tiling.columns), m.div_ceil(tiling.rows), layout.experts];
+    let grid = [
+        n.div_ceil(tiling.columns),
+        m.div_ceil(tiling.rows),
+        layout.experts,
+    ];
     let assignments = layout.assignments;
     let words = assignments * (m + n) + layout.experts * m * n;
     launch(b, slots, grid, [2 * assignments * m * n, 4 * words])
@@ -222,7 +262,12 @@ fn tiling(rows: usize, n: usize, limits: &Limits) -> Result<Tiling, String> {
         Profile::CpuVulkan => (if n <= 16 { 8 } else { 32 }, 4),
         Profile::Gpu => (rows, 16),
     };
-    Ok(Tiling { rows, columns, step, splits: 1 })
+    Ok(Tiling {
+        rows,
+        columns,
+        step,
+        splits: 1,
+    })
 }
 
 fn invocations(tiling: Tiling, limits: &Limits) -> [u32; 3] {
@@ -247,7 +292,10 @@ fn launch(
 ) -> Result<Lowered, String> {
     let grid = grid.map(|it| u32::try_from(it).unwrap_or(u32::MAX));
     let launch = Launch::new(b, slots, grid, flops as u64, bytes as u64)?;
-    Ok(Lowered { launches: vec![launch], scratch: Vec::new() })
+    Ok(Lowered {
+        launches: vec![launch],
+        scratch: Vec::new(),
+    })
 }
 
 fn contiguous(rows: usize, columns: usize, batch_strides: Vec<usize>) -> Matrix {
@@ -266,7 +314,14 @@ fn outline<'a>(
     [outer, k]: [usize; 2],
     [outer_stride, k_stride]: [usize; 2],
 ) -> Outline<'a> {
-    Outline { name, matrix, outer, outer_stride, k, k_stride }
+    Outline {
+        name,
+        matrix,
+        outer,
+        outer_stride,
+        k,
+        k_stride,
+    }
 }
 
 fn epilogue<'a>(
@@ -287,5 +342,10 @@ fn epilogue<'a>(
         let wide: Vec<(&Store, bool)> = stores.iter().map(|it| (*it, vec4)).collect();
         Operands::bind(b, program, inputs, &wide, 3, n, vec4)
     };
-    Epilogue { program, stores, operands, vec4 }
+    Epilogue {
+        program,
+        stores,
+        operands,
+        vec4,
+    }
 }

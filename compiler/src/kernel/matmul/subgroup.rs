@@ -131,7 +131,11 @@ impl<'a> Left<'a> {
         let (mut k, mut inside) = (step.k.clone(), step.k.clone());
         if self.panel.access == Access::AlongOuter {
             k = b.bind("a_k", step.k + (lane >> 1u32));
-            inside = if step.tail { self.panel.clamp_k(&k) } else { k.clone() };
+            inside = if step.tail {
+                self.panel.clamp_k(&k)
+            } else {
+                k.clone()
+            };
             inside = b.bind("a_k_inside", inside);
         }
         for (number, row) in self.rows.iter().enumerate() {

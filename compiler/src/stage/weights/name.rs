@@ -46,14 +46,21 @@ impl NamePattern {
             pieces.push(Piece::Placeholder(name.to_owned()));
             rest = behind;
         }
-        if rest.contains('}') || pieces.iter().any(|p| matches!(p, Piece::Text(t) if t.contains('}'))) {
+        if rest.contains('}')
+            || pieces
+                .iter()
+                .any(|p| matches!(p, Piece::Text(t) if t.contains('}')))
+        {
             return Err("a `}` closes nothing");
         }
         pieces.push(Piece::Text(rest.to_owned()));
         if open {
             pieces.push(Piece::Rest);
         }
-        Ok(Self { text: text.to_owned(), pieces })
+        Ok(Self {
+            text: text.to_owned(),
+            pieces,
+        })
     }
 
     /// The names of its placeholders; `*` for the rest.
@@ -95,19 +102,24 @@ fn fit(pieces: &[Piece], name: &str, captures: &mut Captures) -> bool {
         return name.is_empty();
     };
     match piece {
-        Piece::Text(text) => {
-            name.strip_prefix(text.as_str()).is_some_and(|rest| fit(others, rest, captures))
-        }
+        Piece::Text(text) => name
+            .strip_prefix(text.as_str())
+            .is_some_and(|rest| fit(others, rest, captures)),
         Piece::Rest => {
             captures.insert("*".to_owned(), name.to_owned());
             !name.is_empty()
         }
         Piece::Placeholder(key) => {
             if let Some(value) = captures.get(key).cloned() {
-                return name.strip_prefix(&value).is_some_and(|rest| fit(others, rest, captures));
+                return name
+                    .strip_prefix(&value)
+                    .is_some_and(|rest| fit(others, rest, captures));
             }
             let longest = name.find('.').unwrap_or(name.len());
-            for end in (1..=longest).rev().filter(|end| name.is_char_boundary(*end)) {
+            for end in (1..=longest)
+                .rev()
+                .filter(|end| name.is_char_boundary(*end))
+            {
                 captures.insert(key.clone(), name[..end].to_owned());
                 if fit(others, &name[end..], captures) {
                     return true;

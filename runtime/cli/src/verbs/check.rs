@@ -5,8 +5,9 @@ use crate::failure::Failure;
 use crate::input;
 use crate::output::Output;
 use crate::render;
-use gatewright_grammar::diagnostic::{Diagnostic, Severity};
+use gatewright_grammar::diagnostic::{Diagnostic, Diagnostics, Severity};
 use gatewright_grammar::source::Sources;
+use gatewright_runtime::project::{Overrides, Project};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -28,17 +29,30 @@ pub(crate) struct Args {
 
 /// Says everything that is wrong with a file; fails with 1 when any of it is an error.
 pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
-    let (sources, diagnostics) = match input::parse(&args.spec.file) {
-        Ok(parsed) => (parsed.sources, parsed.warnings),
-        Err(Failure::Input(sources, diagnostics)) => (*sources, diagnostics),
-        Err(other) => return Err(other),
-    };
+    let (sources, diagnostics) = examine(&args.spec);
     show(&sources, &diagnostics, args, out)?;
     let wrong = diagnostics.iter().any(|it| it.severity == Severity::Error);
     if !wrong {
         out.progress(&format!("{}: no errors", input::name(&args.spec.file)));
     }
     Ok(ExitCode::from(u8::from(wrong)))
+}
+
+/// Names, shapes, sizes and sections of the whole file in both modes.
+fn examine(spec: &Spec) -> (Sources, Vec<Diagnostic>) {
+    let overrides = Overrides {
+        preset: spec.preset.clone(),
+        sets: spec.settings.clone(),
+    };
+    match Project::open(&spec.file, &overrides) {
+        Ok(project) => {
+            let mut all = Diagnostics::default();
+            all.extend(project.warnings.iter().cloned());
+            all.extend(gatewright_compiler::lower::check(&project.model));
+            (project.sources, all.into_sorted())
+        }
+        Err(mistakes) => (mistakes.sources, mistakes.diagnostics),
+    }
 }
 
 fn show(

@@ -22,7 +22,7 @@ pub(crate) struct Args {
 /// Prints what a device is and does; fails with 1 when it does not answer or computes wrongly.
 pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     let choice = Choice::parse(&args.device.device);
-    if choice == Choice::Reference {
+    if args.device.device == "reference" {
         return Err(Failure::Usage(
             "the reference device has nothing to examine; name an adapter or leave `--device` out"
                 .to_owned(),

@@ -3,6 +3,12 @@
 use crate::arguments::{DeviceChoice, Mode, Seed, Spec};
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::project;
+use gatewright_compiler::lower::{self, Request, Target};
+use gatewright_runtime::checkpoint::{read_tensors, write_tensors};
+use gatewright_runtime::device::{Choice, Device};
+use gatewright_runtime::once::{self, Backend, Once};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -51,6 +57,57 @@ pub(crate) struct Args {
 }
 
 /// Evaluates and writes the results.
-pub(crate) fn run(_args: &Args, _out: &mut Output) -> Result<ExitCode, Failure> {
-    super::absent("run")
+pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
+    if args.map.is_some() || args.steps.is_some() {
+        return super::absent("run --map and --steps");
+    }
+    let mut project = project::open(&args.spec, out)?;
+    let what = match (&args.entry, &args.objective) {
+        (Some(entry), _) => Target::Entry(entry.clone()),
+        (None, objective) => Target::Objective(objective.clone().unwrap_or_default()),
+    };
+    let mode = match args.mode {
+        Mode::Train => lower::Mode::Train,
+        Mode::Eval => lower::Mode::Eval,
+    };
+    let request = Request {
+        record_routing: args.objective.is_some(),
+        ..Request::new(what, mode)
+    };
+    let inputs = read_tensors(&args.inputs)?;
+    let parameters = match &args.weights {
+        Some(path) => read_tensors(path)?,
+        None => BTreeMap::new(),
+    };
+    let once = Once {
+        request,
+        inputs: &inputs,
+        parameters: &parameters,
+        gradients: args.grads.is_some(),
+        steps: None,
+        seed: args.seed.seed,
+    };
+    let backend = match args.device.device.as_str() {
+        "reference" => Backend::Reference,
+        name => Backend::Device(Device::open(&Choice::parse(name))?),
+    };
+    let results = once::run(&mut project, &once, &backend)?;
+    write(&args.out, &results.outputs)?;
+    if let Some(path) = &args.grads {
+        write(path, &results.gradients)?;
+    }
+    out.progress(&format!(
+        "{} tensors in {}",
+        results.outputs.len(),
+        args.out.display()
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write(path: &std::path::Path, tensors: &once::Tensors) -> Result<(), Failure> {
+    let tensors = tensors
+        .iter()
+        .map(|(name, tensor)| (name.clone(), tensor))
+        .collect();
+    Ok(write_tensors(path, &tensors, None)?)
 }
