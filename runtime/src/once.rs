@@ -147,12 +147,6 @@ fn given_draws(graph: &Graph, inputs: &Tensors) -> BTreeSet<String> {
         .collect()
 }
 
-fn bindings(lowered: &Lowered) -> Bindings {
-    // Sizes were substituted while tracing; what is left is bound by nobody.
-    let _ = lowered;
-    Bindings::new()
-}
-
 /// Compiles a lowered graph for a device.
 ///
 /// # Errors
@@ -168,7 +162,8 @@ pub fn compiled(
     let options = compile::Options {
         name: name.to_owned(),
         limits,
-        bindings: bindings(lowered),
+        // Sizes were substituted while tracing; what is left is bound by nobody.
+        bindings: Bindings::new(),
         replay,
         gradients,
         optimizer,

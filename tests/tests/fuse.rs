@@ -1,5 +1,7 @@
 //! The fuser against the evaluator: groups interpreted in f64 give what the graph means.
 
+#![allow(clippy::unwrap_used, reason = "test code")]
+
 use gatewright_compiler::compile::{Options, fuse_graph};
 use gatewright_compiler::fuse::Group;
 use gatewright_compiler::graph::{DType, DimKind, Graph, Origin, OutputKind, Rows, Type, ValueId};
@@ -341,7 +343,8 @@ fn a_routed_layer_takes_five_dispatches_forward() {
         "GroupedMatmul",
         "Pointwise",
     ];
-    assert_eq!(families, routed);
+    // Drawing the noise is a launch of its own, in training alone.
+    assert_eq!(families[1..], routed);
 }
 
 #[test]

@@ -189,7 +189,7 @@ impl Router {
             "One lane per token: {} logits, softmax, {} choices.",
             self.experts, self.k
         ));
-        let wide = self.width % 4 == 0;
+        let wide = self.width.is_multiple_of(4);
         let x = b.binding("x", Scalar::F32, wide);
         let w = b.binding("w", Scalar::F32, wide);
         let noise = self

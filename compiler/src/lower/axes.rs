@@ -183,13 +183,13 @@ impl Tracer<'_> {
     }
 
     fn log_sum_exp(&mut self, tensor: &Tensor, axes: &[usize], kept: Vec<Axis>) -> Traced<Tensor> {
-        let moved = self.to_last(tensor, axes)?;
+        let moved = self.moved_last(tensor, axes)?;
         let id = self.emit(LogSumExp {}, &[moved])?;
         Ok(Tensor { id, axes: kept })
     }
 
     /// The named axes flattened into one last axis.
-    fn to_last(&mut self, tensor: &Tensor, axes: &[usize]) -> Traced<crate::graph::ValueId> {
+    fn moved_last(&mut self, tensor: &Tensor, axes: &[usize]) -> Traced<crate::graph::ValueId> {
         let rest: Vec<usize> = (0..tensor.axes.len())
             .filter(|axis| !axes.contains(axis))
             .collect();

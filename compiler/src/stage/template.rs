@@ -177,11 +177,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said() {
-        let wrong = |text| {
-            Template::parse(text, 1.0)
-                .map_err(|reason| reason)
-                .unwrap_err()
-        };
+        let wrong = |text| Template::parse(text, 1.0).unwrap_err();
         assert_eq!(wrong("{name"), "a `{` is never closed");
         assert_eq!(wrong("name}"), "a `}` closes nothing");
         assert_eq!(wrong("{a b}"), "`{a b}` does not name a field");

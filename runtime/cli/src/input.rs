@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use gatewright_grammar::ast::File;
-use gatewright_grammar::diagnostic::{Diagnostic, Severity};
+use gatewright_grammar::diagnostic::Severity;
 use gatewright_grammar::source::{FileId, Sources};
 use std::io::Read;
 use std::path::Path;
@@ -35,12 +35,8 @@ pub(crate) fn name(path: &Path) -> String {
 
 /// A file that was read and parsed.
 pub(crate) struct Parsed {
-    /// The file alone.
-    pub(crate) sources: Sources,
     /// Its syntax, whole.
     pub(crate) tree: File,
-    /// Warnings.
-    pub(crate) warnings: Vec<Diagnostic>,
     /// Its text.
     pub(crate) text: String,
 }
@@ -53,14 +49,9 @@ pub(crate) fn parse(path: &Path) -> Result<Parsed, Failure> {
     let text = read(path)?;
     let mut sources = Sources::default();
     let id: FileId = sources.add(name(path), text.clone());
-    let (tree, warnings) = gatewright_grammar::parse(id, &text);
-    if warnings.iter().any(|it| it.severity == Severity::Error) {
-        return Err(Failure::Input(Box::new(sources), warnings));
+    let (tree, diagnostics) = gatewright_grammar::parse(id, &text);
+    if diagnostics.iter().any(|it| it.severity == Severity::Error) {
+        return Err(Failure::Input(Box::new(sources), diagnostics));
     }
-    Ok(Parsed {
-        sources,
-        tree,
-        warnings,
-        text,
-    })
+    Ok(Parsed { tree, text })
 }
