@@ -44,6 +44,23 @@ pub(crate) mod unknown_request;
 pub(crate) mod unknown_stream;
 pub(crate) mod wrong_kind;
 
+// Stages, data, weights and evaluations.
+pub(crate) mod ambiguous_weights;
+pub(crate) mod bad_measure;
+pub(crate) mod bad_name_map;
+pub(crate) mod bad_template;
+pub(crate) mod gives_other;
+pub(crate) mod input_not_given;
+pub(crate) mod left_over_weights;
+pub(crate) mod no_match;
+pub(crate) mod out_of_range;
+pub(crate) mod short_run;
+pub(crate) mod train_and_freeze;
+pub mod training;
+pub(crate) mod trains_nothing;
+pub(crate) mod uneven_batch;
+pub(crate) mod unreached;
+
 use gatewright_grammar::codes::Explanation;
 
 /// All pages of this room, by code.

@@ -11,6 +11,9 @@
 //! - Loop bounds and sizes come from the launch's uniform words, so one kernel serves many shapes.
 //! - The order of every floating-point sum is fixed by the launch: results repeat bit for bit.
 
+mod column;
+mod dispatch;
+mod expert_sum;
 pub mod interpret;
 pub mod ir;
 mod matmul;
@@ -19,7 +22,11 @@ pub mod optimizer;
 mod philox;
 mod pointwise;
 mod program;
+mod row;
+mod scatter;
 pub mod spec;
+mod team;
+mod top_k;
 
 use crate::plan::Limits;
 use ir::{Builder, Kernel};
@@ -114,8 +121,36 @@ pub fn lower(spec: &KernelSpec, limits: &Limits) -> Result<Lowered, String> {
             partials: None,
         }
         .lower(limits),
-        KernelSpec::Row { .. } => Err("row is not written yet".to_owned()),
-        KernelSpec::Column { .. } => Err("column is not written yet".to_owned()),
+        KernelSpec::Row {
+            rows,
+            columns,
+            inputs,
+            program,
+            outputs,
+        } => row::Row {
+            rows,
+            columns: *columns,
+            inputs,
+            program,
+            outputs,
+        }
+        .lower(limits),
+        KernelSpec::Column {
+            batch,
+            rows,
+            columns,
+            inputs,
+            program,
+            outputs,
+        } => column::Column {
+            batch: *batch,
+            rows: *rows,
+            columns: *columns,
+            inputs,
+            program,
+            outputs,
+        }
+        .lower(limits),
         KernelSpec::Matmul {
             batch,
             m,
@@ -139,14 +174,69 @@ pub fn lower(spec: &KernelSpec, limits: &Limits) -> Result<Lowered, String> {
         }
         .lower(limits),
         KernelSpec::Attention { .. } => Err("attention is not written yet".to_owned()),
-        KernelSpec::TopK { .. } => Err("top_k is not written yet".to_owned()),
-        KernelSpec::RouteScores { .. } => Err("route_scores is not written yet".to_owned()),
-        KernelSpec::Dispatch { .. } => Err("dispatch is not written yet".to_owned()),
-        KernelSpec::DispatchSlot { .. } => Err("dispatch_slot is not written yet".to_owned()),
-        KernelSpec::GroupedMatmul { .. } => Err("grouped_matmul is not written yet".to_owned()),
-        KernelSpec::GroupedOuter { .. } => Err("grouped_outer is not written yet".to_owned()),
-        KernelSpec::ExpertSum { .. } => Err("expert_sum is not written yet".to_owned()),
-        KernelSpec::ScatterAdd { .. } => Err("scatter_add is not written yet".to_owned()),
+        KernelSpec::TopK {
+            tokens,
+            experts,
+            k,
+            values,
+        } => top_k::lower_top_k([*tokens, *experts, *k], *values, limits),
+        KernelSpec::RouteScores {
+            tokens,
+            width,
+            experts,
+            k,
+            noise,
+            wanted,
+        } => top_k::Router {
+            tokens: *tokens,
+            width: *width,
+            experts: *experts,
+            k: *k,
+            noise: *noise,
+            wanted: *wanted,
+        }
+        .lower(limits),
+        KernelSpec::Dispatch {
+            groups,
+            tokens,
+            routing,
+            layout,
+        } => dispatch::lower_dispatch(*groups, *tokens, routing, layout, limits),
+        KernelSpec::DispatchSlot {
+            groups,
+            tokens,
+            routing,
+        } => dispatch::lower_slot(*groups, *tokens, routing, limits),
+        KernelSpec::GroupedMatmul {
+            layout,
+            n,
+            k,
+            transpose,
+            gather,
+            inputs,
+            program,
+            outputs,
+        } => matmul::grouped::Grouped {
+            layout,
+            n: *n,
+            k: *k,
+            transpose: *transpose,
+            gather: *gather,
+            inputs,
+            program,
+            outputs,
+        }
+        .lower(limits),
+        KernelSpec::GroupedOuter {
+            layout,
+            m,
+            n,
+            gather_a,
+        } => matmul::grouped::lower_outer(layout, [*m, *n], *gather_a, limits),
+        KernelSpec::ExpertSum { layout, n } => expert_sum::lower(layout, *n, limits),
+        KernelSpec::ScatterAdd { count, width, size } => {
+            scatter::lower(*count, *width, *size, limits)
+        }
     }?;
     check_limits(&lowered, limits)?;
     Ok(lowered)

@@ -18,5 +18,6 @@ pub mod plan;
 pub mod random;
 pub mod rewrite;
 pub mod size;
+pub mod stage;
 pub mod tensor;
 pub mod wgsl;

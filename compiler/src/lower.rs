@@ -28,7 +28,7 @@ use crate::graph::{Graph, ValueId};
 use crate::model::Model;
 use crate::ops::Init;
 use crate::size::DimId;
-use gatewright_grammar::diagnostic::Diagnostic;
+use gatewright_grammar::diagnostic::{Diagnostic, Diagnostics, Severity};
 use gatewright_grammar::source::Span;
 use std::collections::BTreeMap;
 
@@ -39,6 +39,8 @@ pub enum Target {
     Entry(String),
     /// This objective with every named loss it reaches.
     Objective(String),
+    /// Every value, loss and objective, without outputs: what checking a file traces.
+    Everything,
 }
 
 /// Which side of a `train`/`eval` pair holds.
@@ -67,7 +69,12 @@ impl Request {
     /// A request without recorded routing and bindings.
     #[must_use]
     pub fn new(what: Target, mode: Mode) -> Self {
-        Self { what, mode, record_routing: false, bindings: BTreeMap::new() }
+        Self {
+            what,
+            mode,
+            record_routing: false,
+            bindings: BTreeMap::new(),
+        }
     }
 }
 
@@ -133,4 +140,26 @@ pub struct RouterInstance {
 #[must_use]
 pub fn lower(model: &Model, request: &Request) -> (Option<Lowered>, Vec<Diagnostic>) {
     tracer::Tracer::new(model, request).run()
+}
+
+/// All that is wrong with a model in either mode: everything is traced as a whole, then each entry
+/// by itself, since an entry reads fewer inputs.
+#[must_use]
+pub fn check(model: &Model) -> Vec<Diagnostic> {
+    let mut all = Diagnostics::default();
+    let entries = model
+        .entries()
+        .into_iter()
+        .map(|name| Target::Entry(name.to_owned()));
+    for what in std::iter::once(Target::Everything).chain(entries) {
+        for mode in [Mode::Train, Mode::Eval] {
+            let (_, diagnostics) = lower(model, &Request::new(what.clone(), mode));
+            // A term that only training has is no news about evaluation.
+            let news = diagnostics
+                .into_iter()
+                .filter(|diagnostic| mode == Mode::Train || diagnostic.severity == Severity::Error);
+            all.extend(news);
+        }
+    }
+    all.into_sorted()
 }

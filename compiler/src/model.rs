@@ -21,10 +21,11 @@ use gatewright_grammar::ast;
 use gatewright_grammar::source::Span;
 use std::collections::BTreeMap;
 
-pub use bind::{BindOptions, bind};
+pub use bind::{BindOptions, Importer, bind};
 pub(crate) use number::Number;
 pub use sections::SectionView;
 pub use standard::LIBRARY;
+pub(crate) use value::evaluate;
 pub use value::{Argument, StaticField, StaticValue};
 
 /// One named size.
@@ -58,8 +59,6 @@ pub(crate) enum Definition {
 /// A definition with its documentation and place.
 #[derive(Clone, Debug)]
 pub(crate) struct Item {
-    /// The `///` lines before it.
-    pub(crate) docs: Vec<String>,
     /// Where its name stands.
     pub(crate) span: Span,
     /// What it is.
@@ -107,7 +106,10 @@ impl Model {
 
     /// Symbolic dims in id order, with the ids that [`DimValue::size`] uses.
     pub fn symbols(&self) -> impl Iterator<Item = (&str, DimId)> {
-        self.symbols.iter().map(String::as_str).zip((0u32..).map(DimId))
+        self.symbols
+            .iter()
+            .map(String::as_str)
+            .zip((0u32..).map(DimId))
     }
 
     /// Names of the inputs, in name order.
@@ -140,7 +142,9 @@ impl Model {
     pub fn formulas(&self, kind: ast::FormulaKind) -> Vec<&str> {
         let formulas = self.formulas.iter();
         formulas
-            .filter(|(_, item)| matches!(&item.definition, Definition::Formula(f) if f.kind == kind))
+            .filter(
+                |(_, item)| matches!(&item.definition, Definition::Formula(f) if f.kind == kind),
+            )
             .map(|(name, _)| name.as_str())
             .collect()
     }

@@ -1,5 +1,9 @@
 //! Update rules as data. Schedules are evaluated by the host into the step buffer.
 
+mod schedule;
+
+pub use schedule::Schedule;
+
 use serde::{Deserialize, Serialize};
 
 /// What updates the parameters.
@@ -55,4 +59,64 @@ pub struct Optimizer {
     pub decayed: Vec<String>,
     /// Paths of the parameters that train, in path order; others keep their value.
     pub trained: Vec<String>,
+}
+
+/// Decoupled weight decay: what is taken from a decayed parameter in each step, as its share.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Decay {
+    /// The factor as written.
+    pub factor: f64,
+    /// What it is multiplied with.
+    pub times: DecayTimes,
+}
+
+/// The two units of weight decay in use. 1e-4 times the schedule equals 0.1 times a learning rate
+/// whose peak is 1e-3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DecayTimes {
+    /// The learning rate, as AdamW (arXiv 1711.05101) and V-MoE have it.
+    LearningRate,
+    /// The schedule's share of its peak, 0 to 1, as big_vision has it.
+    Schedule,
+}
+
+impl Decay {
+    /// The share that `step` of a run of `total` steps takes.
+    #[must_use]
+    pub fn share(&self, schedule: &Schedule, step: u64, total: u64) -> f64 {
+        self.factor
+            * match self.times {
+                DecayTimes::LearningRate => schedule.rate(step, total),
+                DecayTimes::Schedule => schedule.factor(step, total),
+            }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_two_units_of_decay_differ_by_the_peak() {
+        let schedule = Schedule::Linear {
+            peak: 1e-3,
+            warmup: 10,
+            floor: 0.0,
+        };
+        let schedule_unit = Decay {
+            factor: 1e-4,
+            times: DecayTimes::Schedule,
+        };
+        let rate_unit = Decay {
+            factor: 0.1,
+            times: DecayTimes::LearningRate,
+        };
+        for step in [0, 5, 10, 60] {
+            let (a, b) = (schedule_unit, rate_unit);
+            let (a, b) = (a.share(&schedule, step, 100), b.share(&schedule, step, 100));
+            assert!((a - b).abs() < 1e-15);
+        }
+        assert!((schedule_unit.share(&schedule, 5, 100) - 5e-5).abs() < 1e-15);
+    }
 }

@@ -220,7 +220,10 @@ impl Writer<'_> {
                 value,
             } => {
                 let place = self.place(*array, index, value.ty().vec4);
-                format!("{place} = {};", self.text(value))
+                match self.array(*array).1 {
+                    true => format!("atomicStore(&{place}, {});", self.text(value)),
+                    false => format!("{place} = {};", self.text(value)),
+                }
             }
             Stmt::AtomicAdd {
                 array,

@@ -2,9 +2,13 @@
 
 pub mod checkpoint;
 pub mod codes;
+pub mod data;
 pub mod device;
 pub mod error;
 pub mod execute;
 pub mod initialise;
+pub mod once;
+pub mod project;
+pub mod reference;
 pub mod tensor;
 pub mod train;

@@ -1,4 +1,7 @@
 //! Tests across the crates: what they share.
 
+pub mod fused;
+pub mod gpu_harness;
+pub mod literate;
 pub mod reference;
 pub mod spec;

@@ -21,7 +21,10 @@ page! {
 
 /// The entry's result at `span` needs `input`.
 pub(crate) fn report(span: Span, entry: &str, input: &str) -> Diagnostic {
-    Diagnostic::error(PAGE.code, format!("entry `{entry}` needs the input `{input}`"))
-        .at(span, format!("depends on `{input}`"))
-        .help(format!("add it: `entry {entry}(…, {input})`"))
+    Diagnostic::error(
+        PAGE.code,
+        format!("entry `{entry}` needs the input `{input}`"),
+    )
+    .at(span, format!("depends on `{input}`"))
+    .help(format!("add it: `entry {entry}(…, {input})`"))
 }

@@ -18,7 +18,11 @@ page! {
 }
 
 /// An override that changes nothing; without a place when it was asked for outside the file.
-pub(crate) fn report(span: Option<Span>, headline: impl Into<String>, help: Option<String>) -> Diagnostic {
+pub(crate) fn report(
+    span: Option<Span>,
+    headline: impl Into<String>,
+    help: Option<String>,
+) -> Diagnostic {
     let mut diagnostic = Diagnostic::error(PAGE.code, headline);
     if let Some(span) = span {
         diagnostic = diagnostic.at(span, "changes nothing");

@@ -22,6 +22,8 @@ page! {
 
 /// The types of both operands.
 pub(crate) fn report(span: Span, left: &str, right: &str) -> Diagnostic {
-    Diagnostic::error(PAGE.code, format!("{left} and {right} do not fit together"))
-        .at(span, "every axis of the smaller operand must be one of the larger")
+    Diagnostic::error(PAGE.code, format!("{left} and {right} do not fit together")).at(
+        span,
+        "every axis of the smaller operand must be one of the larger",
+    )
 }

@@ -4,7 +4,7 @@ use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_grammar::source::Span;
 
 page! {
-    /// What: a router or experts section does not say something that has no default.
+    /// What: a section does not say something that has no default.
     ///
     /// Why: there is no sensible default for it.
     ///

@@ -23,7 +23,10 @@ page! {
 
 /// `router` gives `slots` slots to each expert in a group of `tokens` tokens.
 pub(crate) fn report(span: Span, router: &str, tokens: usize) -> Diagnostic {
-    Diagnostic::error(PAGE.code, format!("`{router}` leaves its experts no slot in a group of {tokens} tokens"))
-        .at(span, "less than one slot per expert")
-        .help("raise the factor, enlarge the group, or write `dropless`")
+    Diagnostic::error(
+        PAGE.code,
+        format!("`{router}` leaves its experts no slot in a group of {tokens} tokens"),
+    )
+    .at(span, "less than one slot per expert")
+    .help("raise the factor, enlarge the group, or write `dropless`")
 }

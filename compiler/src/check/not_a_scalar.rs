@@ -21,7 +21,10 @@ page! {
 
 /// `name` is `found`.
 pub(crate) fn report(span: Span, name: &str, found: &str) -> Diagnostic {
-    Diagnostic::error(PAGE.code, format!("`{name}` must be one number, but it is {found}"))
-        .at(span, format!("this is {found}"))
-        .help("reduce it with `mean` or `sum`")
+    Diagnostic::error(
+        PAGE.code,
+        format!("`{name}` must be one number, but it is {found}"),
+    )
+    .at(span, format!("this is {found}"))
+    .help("reduce it with `mean` or `sum`")
 }

@@ -22,6 +22,9 @@ page! {
 
 /// The parameter `path` is `first` at one use and `second` at another.
 pub(crate) fn report(span: Span, path: &str, first: &str, second: &str) -> Diagnostic {
-    Diagnostic::error(PAGE.code, format!("`{path}` would be both {first} and {second}"))
-        .at(span, format!("{second} here"))
+    Diagnostic::error(
+        PAGE.code,
+        format!("`{path}` would be both {first} and {second}"),
+    )
+    .at(span, format!("{second} here"))
 }

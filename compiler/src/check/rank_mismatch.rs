@@ -19,8 +19,17 @@ page! {
 }
 
 /// `callee` takes `takes` (stated at `stated`), and `arrives` comes at `span`.
-pub(crate) fn report(span: Span, callee: &str, takes: &str, stated: Span, arrives: &str) -> Diagnostic {
-    Diagnostic::error(PAGE.code, format!("`{callee}` takes {takes}, but {arrives} arrives"))
-        .at(span, format!("{arrives} arrives"))
-        .also(stated, format!("{takes} is taken"))
+pub(crate) fn report(
+    span: Span,
+    callee: &str,
+    takes: &str,
+    stated: Span,
+    arrives: &str,
+) -> Diagnostic {
+    Diagnostic::error(
+        PAGE.code,
+        format!("`{callee}` takes {takes}, but {arrives} arrives"),
+    )
+    .at(span, format!("{arrives} arrives"))
+    .also(stated, format!("{takes} is taken"))
 }

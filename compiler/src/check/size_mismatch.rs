@@ -37,7 +37,14 @@ pub(crate) struct Sides<'a> {
 
 /// The axis of a tensor arriving at `span` does not fit.
 pub(crate) fn report(span: Span, sides: &Sides) -> Diagnostic {
-    let Sides { callee, axis, expected, stated, found, from } = sides;
+    let Sides {
+        callee,
+        axis,
+        expected,
+        stated,
+        found,
+        from,
+    } = sides;
     let mut diagnostic = Diagnostic::error(
         PAGE.code,
         format!("`{callee}` takes {axis} = {expected}, but {found} arrives"),
@@ -49,5 +56,7 @@ pub(crate) fn report(span: Span, sides: &Sides) -> Diagnostic {
     if *from != span && *from != Span::default() {
         diagnostic = diagnostic.also(*from, format!("{found} comes from here"));
     }
-    diagnostic.help(format!("make the arriving axis {expected}, or {axis} = {found}"))
+    diagnostic.help(format!(
+        "make the arriving axis {expected}, or {axis} = {found}"
+    ))
 }

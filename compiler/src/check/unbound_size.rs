@@ -22,7 +22,10 @@ page! {
 
 /// `what` must be known at `span`, and is `size`.
 pub(crate) fn report(span: Span, what: &str, size: &str) -> Diagnostic {
-    Diagnostic::error(PAGE.code, format!("{what} must be known, but `{size}` has no value"))
-        .at(span, "needs a number")
-        .help("give the dim a value: `dim NAME = …`, a preset, or `--set NAME=VALUE`")
+    Diagnostic::error(
+        PAGE.code,
+        format!("{what} must be known, but `{size}` has no value"),
+    )
+    .at(span, "needs a number")
+    .help("give the dim a value: `dim NAME = …`, a preset, or `--set NAME=VALUE`")
 }

@@ -1,6 +1,7 @@
 //! Graph to graph: what no kernel takes as it is becomes something one does.
 //!
-//! - A sum or maximum over axes that are not neighbours becomes one per run of neighbours, last first.
+//! - A sum or maximum over axes that are not neighbours becomes one per run of neighbours, last first;
+//!   over the axes of a sliced or transposed view, one per axis.
 //! - A reduction to a scalar of many elements reduces its last axis first, so that rows run side by side.
 //! - A reduction over sizes of one becomes a reshape.
 //! - `pad(a) + pad(b)` whose zeros cover each other becomes `concat(a, b)`.
@@ -79,7 +80,10 @@ impl Rebuild<'_> {
         if real.len() < axes.len() {
             return self.reduce_without_ones(value, axes, &real, bindings, op);
         }
-        let mut runs = neighbours(axes);
+        let mut runs = match self.is_scattered(value) {
+            true => axes.iter().map(|axis| vec![*axis]).collect(),
+            false => neighbours(axes),
+        };
         let rank = shape.len();
         let all = axes.len() == rank && rank > 1;
         if all && (0..rank).map(size).product::<usize>() > 4096 {
@@ -91,6 +95,23 @@ impl Rebuild<'_> {
             value = self.add(op(run), &[value])?;
         }
         Ok(value)
+    }
+
+    /// Whether a value is a view whose axes need not lie behind each other: such axes are reduced
+    /// one by one.
+    fn is_scattered(&self, value: ValueId) -> bool {
+        let mut value = value;
+        loop {
+            match self.graph.node(value).op {
+                Op::Slice(_) | Op::Transpose(_) | Op::Broadcast(_) => return true,
+                Op::Reshape(_) | Op::StopGradient(_) => {}
+                _ => return false,
+            }
+            match self.graph.operands(value).first() {
+                Some(operand) => value = *operand,
+                None => return false,
+            }
+        }
     }
 
     fn reduce_without_ones(

@@ -9,6 +9,7 @@
 //! tile may stick out. Past the end of k the left operand counts as zero and the right one repeats its last
 //! element.
 
+pub(super) mod grouped;
 mod subgroup;
 mod workgroup;
 
@@ -57,6 +58,27 @@ pub(crate) struct Panel {
     outer_last: Expr,
     /// Last index along the summed axis, in vec4 when read so.
     k_last: Expr,
+    /// How dispatched rows find their place, when one axis counts them.
+    gather: Option<Gather>,
+}
+
+/// Token rows behind a dispatch plan.
+pub(crate) struct Gather {
+    plan: Array,
+    choices: u32,
+    /// The summed axis counts dispatched rows instead of the kept one.
+    along_k: bool,
+}
+
+impl Gather {
+    /// The token of a dispatched row; far out of range for an unused row.
+    fn token(&self, row: &Expr) -> Expr {
+        let assignment = self.plan.at(row);
+        match self.choices {
+            1 => assignment,
+            choices => assignment / choices,
+        }
+    }
 }
 
 /// Strides of a matrix over (kept axis, summed axis).
@@ -86,9 +108,17 @@ impl Outline<'_> {
     }
 
     fn panel(&self, b: &mut Builder, batch: &[Expr]) -> Panel {
+        let array = self.bind(b);
+        self.panel_of(b, array, batch)
+    }
+
+    fn bind(&self, b: &mut Builder) -> Array {
+        b.binding(self.name, Scalar::F32, self.access() != Access::Scalar)
+    }
+
+    fn panel_of(&self, b: &mut Builder, array: Array, batch: &[Expr]) -> Panel {
         let access = self.access();
         let unit = if access == Access::Scalar { 1 } else { 4 };
-        let array = b.binding(self.name, Scalar::F32, unit == 4);
         let view = View {
             offset: self.matrix.offset,
             strides: self
@@ -127,6 +157,7 @@ impl Outline<'_> {
                 &format!("{name}_k_last"),
                 (self.k / k_unit).saturating_sub(1),
             ),
+            gather: None,
         }
     }
 }
@@ -134,6 +165,10 @@ impl Outline<'_> {
 impl Panel {
     /// Address of row `outer` (clamped; in vec4 when read along it) at the start of the sum.
     pub(crate) fn row(&self, b: &mut Builder, name: &str, outer: &Expr) -> Expr {
+        let outer = match &self.gather {
+            Some(gather) if !gather.along_k => gather.token(outer),
+            _ => outer.clone(),
+        };
         let outer = outer.min(&self.outer_last);
         let moved = match &self.outer_stride {
             Some(stride) => outer * stride,
@@ -144,7 +179,10 @@ impl Panel {
 
     /// Clamps an index along the summed axis.
     pub(crate) fn clamp_k(&self, k: &Expr) -> Expr {
-        k.min(&self.k_last)
+        match &self.gather {
+            Some(gather) if gather.along_k => gather.token(k).min(&self.k_last),
+            _ => k.min(&self.k_last),
+        }
     }
 
     /// One element of a row read by vec4 along the kept axis.
@@ -184,6 +222,8 @@ pub(crate) struct Frame<'a> {
     /// Columns, in vec4 when stores are wide.
     n: Expr,
     guard: bool,
+    /// What rows mean when they are dispatched rows.
+    dispatched: Option<grouped::Dispatched<'a>>,
 }
 
 struct Epilogue<'a> {
@@ -370,7 +410,8 @@ impl Matmul<'_> {
             && inputs.iter().all(fits_vec4)
             && outputs.iter().all(store);
         let stores: Vec<&Store> = outputs.iter().collect();
-        let operands = Operands::bind(b, program, inputs, &stores, 2, self.n, vec4);
+        let wide: Vec<(&Store, bool)> = outputs.iter().map(|it| (it, vec4)).collect();
+        let operands = Operands::bind(b, program, inputs, &wide, 2, self.n, vec4);
         let mut indices: Vec<Expr> = part.into_iter().collect();
         indices.extend(batch);
         Frame {
@@ -388,6 +429,7 @@ impl Matmul<'_> {
             m: b.size("m", self.m),
             n: b.size("n", if vec4 { self.n / 4 } else { self.n }),
             guard: !self.m.is_multiple_of(tiling.rows) || !self.n.is_multiple_of(tiling.columns),
+            dispatched: None,
         }
     }
 
@@ -473,13 +515,18 @@ impl Frame<'_> {
         };
         let mut values = Values::new();
         let roots: Vec<usize> = epilogue.stores.iter().map(|it| it.value).collect();
+        let rows = self.dispatched.as_ref().map(|it| it.row(b, row, column));
         emit(
             b,
             epilogue.program,
             &mut values,
             &roots,
-            &mut |b, instr, ty, values| match instr {
-                Instr::Accumulator => Ok(sum.clone()),
+            &mut |b, instr, ty, values| match (instr, &rows) {
+                (Instr::Accumulator, None) => Ok(sum.clone()),
+                (Instr::Accumulator, Some(rows)) => Ok(rows.sum(sum)),
+                (Instr::Load { input }, Some(rows)) => {
+                    rows.load(*input, &epilogue.operands.inputs[*input])
+                }
                 _ => epilogue.operands.leaf(b, instr, ty, values, &place),
             },
         )?;

@@ -115,6 +115,11 @@ impl Bound {
         self.read(self.address.at(indices))
     }
 
+    /// Writes a value per row; such an output is bound by scalar.
+    pub(crate) fn store_row(&self, b: &mut Builder, indices: &[Expr], value: &Expr) {
+        self.store(b, indices, &value.component(0));
+    }
+
     /// Writes a value, repeated when the access is by vec4.
     pub(crate) fn store(&self, b: &mut Builder, indices: &[Expr], value: &Expr) {
         let value = match self.dtype {
@@ -153,12 +158,12 @@ pub(crate) struct Operands {
 
 impl Operands {
     /// Binds everything; inputs are numbered from `first_input` in the spec, gathered rows are
-    /// `columns` long.
+    /// `columns` long. Outputs say whether they are written by vec4.
     pub(crate) fn bind(
         b: &mut Builder,
         program: &Program,
         inputs: &[Operand],
-        outputs: &[&Store],
+        outputs: &[(&Store, bool)],
         first_input: usize,
         columns: usize,
         vec4: bool,
@@ -173,9 +178,9 @@ impl Operands {
             slots.push(Slot::Input(number + first_input));
         }
         let mut stores = Vec::new();
-        for (number, store) in outputs.iter().enumerate() {
+        for (number, (store, vec4)) in outputs.iter().enumerate() {
             let name = format!("output_{number}");
-            stores.push(Bound::new(b, &name, &store.operand, vec4));
+            stores.push(Bound::new(b, &name, &store.operand, *vec4));
             slots.push(Slot::Output(number));
         }
         let random = |it: &Instr| matches!(it, Instr::Random { .. });

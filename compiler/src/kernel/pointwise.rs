@@ -59,7 +59,7 @@ impl Pointwise<'_> {
         };
         let mut b = Builder::new(self.name, [LANES as u32, 1, 1]);
         b.doc(format!("Pointwise over {} axes.", merged.space.len()));
-        let outputs: Vec<&Store> = merged.outputs.iter().collect();
+        let outputs: Vec<(&Store, bool)> = merged.outputs.iter().map(|it| (it, vec4)).collect();
         let operands = Operands::bind(
             &mut b,
             self.program,

@@ -150,8 +150,8 @@ fn unary(b: &mut Builder, function: Unary, it: &Expr) -> Expr {
 fn erf(b: &mut Builder, it: &Expr) -> Expr {
     let size = b.bind("magnitude", Expr::call(Function::Absolute, &[it]));
     let t = b.bind("t", Expr::from(1.0) / (&size * 0.327_591_1 + 1.0));
-    let mut sum = &t * 1.061_405_43 - 1.453_152_03;
-    for coefficient in [1.421_413_74, -0.284_496_736, 0.254_829_592] {
+    let mut sum = &t * 1.061_405_4 - 1.453_152;
+    for coefficient in [1.421_413_8, -0.284_496_75, 0.254_829_6] {
         sum = sum * &t + coefficient;
     }
     let tail = sum * &t * (-&(&size * &size)).exp();

@@ -49,11 +49,22 @@ impl Tracer<'_> {
     }
 
     /// The position of the axis that an argument names.
-    pub(crate) fn named_axis(&mut self, frame: &Frame, tensor: &Tensor, expr: &Expr) -> Traced<usize> {
+    pub(crate) fn named_axis(
+        &mut self,
+        frame: &Frame,
+        tensor: &Tensor,
+        expr: &Expr,
+    ) -> Traced<usize> {
         let Some(name) = bare(expr) else {
-            return self.fail(check::wrong_kind::report(expr.span, "the name of an axis", "a value"));
+            return self.fail(check::wrong_kind::report(
+                expr.span,
+                "the name of an axis",
+                "a value",
+            ));
         };
-        let word = frame.variable(name).and_then(|variable| variable.word.as_deref());
+        let word = frame
+            .variable(name)
+            .and_then(|variable| variable.word.as_deref());
         let candidates = [Some(name), word];
         for candidate in candidates.into_iter().flatten() {
             let inner = frame.outer.iter().find(|(outer, _)| outer == candidate);
@@ -87,7 +98,8 @@ impl Tracer<'_> {
             matches!(name, Some(ROWS_AXIS | EXPERT_AXIS))
         });
         if over_rows {
-            let headline = "an expert sees one token at a time: name the axes to reduce with `over`";
+            let headline =
+                "an expert sees one token at a time: name the axes to reduce with `over`";
             return self.fail(check::operands::report(span, headline));
         }
         let keep = |(index, axis): (usize, &Axis)| (!axes.contains(&index)).then(|| axis.clone());
@@ -100,12 +112,19 @@ impl Tracer<'_> {
             Reduction::Min => {
                 let negative = self.negated(tensor)?;
                 let largest = self.emit(Max { axes }, &[negative.id])?;
-                self.negated(&Tensor { id: largest, axes: kept.clone() })?.id
+                self.negated(&Tensor {
+                    id: largest,
+                    axes: kept.clone(),
+                })?
+                .id
             }
             Reduction::LogSumExp => return self.log_sum_exp(tensor, &axes, kept),
             Reduction::Mean => {
                 let sum = self.emit(Sum { axes: axes.clone() }, &[tensor.id])?;
-                let total = Tensor { id: sum, axes: kept };
+                let total = Tensor {
+                    id: sum,
+                    axes: kept,
+                };
                 let shape = self.shape(tensor);
                 return self.divide_by(&total, &count(&shape, &axes), span);
             }
@@ -116,11 +135,21 @@ impl Tracer<'_> {
 
     fn variance(&mut self, tensor: &Tensor, axes: &[usize], span: Span) -> Traced<Tensor> {
         let mean = self.reduce(Reduction::Mean, tensor, axes, span)?;
-        let rest: Vec<usize> = (0..tensor.axes.len()).filter(|axis| !axes.contains(axis)).collect();
+        let rest: Vec<usize> = (0..tensor.axes.len())
+            .filter(|axis| !axes.contains(axis))
+            .collect();
         let shape = self.shape(tensor);
         let spread = self.broadcast(mean.id, &shape, rest)?;
-        let spread = Tensor { id: spread, axes: tensor.axes.clone() };
-        let off = self.tensors(Pointwise::Operator(BinaryOp::Subtract), tensor, &spread, span)?;
+        let spread = Tensor {
+            id: spread,
+            axes: tensor.axes.clone(),
+        };
+        let off = self.tensors(
+            Pointwise::Operator(BinaryOp::Subtract),
+            tensor,
+            &spread,
+            span,
+        )?;
         let square = self.tensors(Pointwise::Operator(BinaryOp::Multiply), &off, &off, span)?;
         self.reduce(Reduction::Mean, &square, axes, span)
     }
@@ -132,31 +161,48 @@ impl Tracer<'_> {
         let product = count.iter().fold(Size::from(1), |all, size| all.mul(size));
         if let Some(value) = product.as_const() {
             let scale = self.constant(dtype, shape, 1.0 / value as f64)?;
-            let scale = Tensor { id: scale, axes: total.axes.clone() };
+            let scale = Tensor {
+                id: scale,
+                axes: total.axes.clone(),
+            };
             return self.tensors(Pointwise::Operator(BinaryOp::Multiply), total, &scale, span);
         }
         let ones = self.constant(dtype, count.to_vec(), 1.0)?;
-        let number = self.emit(Sum { axes: (0..count.len()).collect() }, &[ones])?;
+        let number = self.emit(
+            Sum {
+                axes: (0..count.len()).collect(),
+            },
+            &[ones],
+        )?;
         let number = self.broadcast(number, &shape, Vec::new())?;
-        let number = Tensor { id: number, axes: total.axes.clone() };
+        let number = Tensor {
+            id: number,
+            axes: total.axes.clone(),
+        };
         self.tensors(Pointwise::Operator(BinaryOp::Divide), total, &number, span)
     }
 
     fn log_sum_exp(&mut self, tensor: &Tensor, axes: &[usize], kept: Vec<Axis>) -> Traced<Tensor> {
-        let moved = self.to_last(tensor, axes)?;
+        let moved = self.moved_last(tensor, axes)?;
         let id = self.emit(LogSumExp {}, &[moved])?;
         Ok(Tensor { id, axes: kept })
     }
 
     /// The named axes flattened into one last axis.
-    fn to_last(&mut self, tensor: &Tensor, axes: &[usize]) -> Traced<crate::graph::ValueId> {
-        let rest: Vec<usize> = (0..tensor.axes.len()).filter(|axis| !axes.contains(axis)).collect();
+    fn moved_last(&mut self, tensor: &Tensor, axes: &[usize]) -> Traced<crate::graph::ValueId> {
+        let rest: Vec<usize> = (0..tensor.axes.len())
+            .filter(|axis| !axes.contains(axis))
+            .collect();
         let shape = self.shape(tensor);
         let mut order = rest.clone();
         order.extend(axes);
         let moved = self.transpose(tensor.id, order)?;
         let mut flat: Vec<Size> = rest.iter().map(|axis| shape[*axis].clone()).collect();
-        flat.push(count(&shape, axes).iter().fold(Size::from(1), |all, size| all.mul(size)));
+        flat.push(
+            count(&shape, axes)
+                .iter()
+                .fold(Size::from(1), |all, size| all.mul(size)),
+        );
         self.reshape(moved, flat)
     }
 
@@ -172,7 +218,10 @@ impl Tracer<'_> {
             back[*original] = position;
         }
         let id = self.transpose(result, back)?;
-        Ok(Tensor { id, axes: tensor.axes.clone() })
+        Ok(Tensor {
+            id,
+            axes: tensor.axes.clone(),
+        })
     }
 
     /// The axes that an argument `over` or `axis` names; all of them without it.
@@ -191,10 +240,15 @@ impl Tracer<'_> {
     /// A scalar from a static number.
     pub(crate) fn scalar(&mut self, value: f64) -> Traced<Value> {
         let id = self.constant(crate::graph::DType::F32, Vec::new(), value)?;
-        Ok(Value::Tensor(Tensor { id, axes: Vec::new() }))
+        Ok(Value::Tensor(Tensor {
+            id,
+            axes: Vec::new(),
+        }))
     }
 }
 
 fn count(shape: &[Size], axes: &[usize]) -> Vec<Size> {
-    axes.iter().filter_map(|axis| shape.get(*axis).cloned()).collect()
+    axes.iter()
+        .filter_map(|axis| shape.get(*axis).cloned())
+        .collect()
 }

@@ -45,22 +45,36 @@ impl Tracer<'_> {
         };
         if let Some(missing) = lacks(&given) {
             let waits = missing.ty.is_some() && implicit.is_none();
-            if waits || (implicit.is_none() && tensor_params(&block).count() == 0 && uses_input(&block)) {
-                return Ok(Value::Block(Rc::new(Partial { given, ..(**partial).clone() })));
+            if waits
+                || (implicit.is_none() && tensor_params(&block).count() == 0 && uses_input(&block))
+            {
+                return Ok(Value::Block(Rc::new(Partial {
+                    given,
+                    ..(**partial).clone()
+                })));
             }
             let headline = format!("`{}` needs `{}`", partial.name, missing.name.value);
             let report = check::arguments::report(span, headline);
             return self.fail(report.also(missing.name.span, "stated here without a default"));
         }
         if tensor_params(&block).count() == 0 && implicit.is_none() && uses_input(&block) {
-            return Ok(Value::Block(Rc::new(Partial { given, ..(**partial).clone() })));
+            return Ok(Value::Block(Rc::new(Partial {
+                given,
+                ..(**partial).clone()
+            })));
         }
         let path = match (block.kind, name.strip_prefix('/')) {
             (BlockKind::Encoder | BlockKind::Decoder, _) => partial.name.clone(),
             (BlockKind::Block, Some(path)) => path.to_owned(),
             (BlockKind::Block, None) => frame.scope.enter(name),
         };
-        let bound = Bound { partial: Rc::clone(partial), given, implicit, path, span };
+        let bound = Bound {
+            partial: Rc::clone(partial),
+            given,
+            implicit,
+            path,
+            span,
+        };
         self.over_routers(bound, layers)
     }
 
@@ -76,7 +90,11 @@ impl Tracer<'_> {
         let slot = params.find(|(param, value)| param.ty.is_some() && value.is_none());
         match slot {
             Some((_, slot)) => {
-                *slot = Some(Variable { value: piped, span, word: None });
+                *slot = Some(Variable {
+                    value: piped,
+                    span,
+                    word: None,
+                });
                 None
             }
             None => Some(piped),
@@ -106,8 +124,12 @@ impl Tracer<'_> {
             let takes = variable.value.flows() || matches!(variable.value, Value::Router(..));
             let mut slots = params.iter().zip(given.iter());
             let index = match &arg.name {
-                Some(name) => params.iter().position(|param| param.name.value == name.value),
-                None => slots.position(|(param, slot)| slot.is_none() && (takes || param.ty.is_none())),
+                Some(name) => params
+                    .iter()
+                    .position(|param| param.name.value == name.value),
+                None => {
+                    slots.position(|(param, slot)| slot.is_none() && (takes || param.ty.is_none()))
+                }
             };
             let Some(index) = index else {
                 return self.unknown_argument(partial, arg, span);
@@ -115,7 +137,9 @@ impl Tracer<'_> {
             match given.get_mut(index) {
                 Some(slot @ None) => *slot = Some(variable),
                 _ => {
-                    let name = params.get(index).map_or("", |param| param.name.value.as_str());
+                    let name = params
+                        .get(index)
+                        .map_or("", |param| param.name.value.as_str());
                     let headline = format!("`{name}` is given twice");
                     return self.fail(check::arguments::report(arg.value.span, headline));
                 }
@@ -125,7 +149,12 @@ impl Tracer<'_> {
     }
 
     fn unknown_argument<T>(&mut self, partial: &Partial, arg: &Arg, span: Span) -> Traced<T> {
-        let names: Vec<&str> = partial.block.params.iter().map(|p| p.name.value.as_str()).collect();
+        let names: Vec<&str> = partial
+            .block
+            .params
+            .iter()
+            .map(|p| p.name.value.as_str())
+            .collect();
         let Some(name) = &arg.name else {
             let headline = format!("`{}` takes no more arguments", partial.name);
             return self.fail(check::arguments::report(arg.value.span, headline));
@@ -143,12 +172,16 @@ impl Tracer<'_> {
     /// A router by name means all its instances.
     fn over_routers(&mut self, bound: Bound, layers: Option<String>) -> Traced<Value> {
         let pairs = bound.partial.block.params.iter().zip(&bound.given);
-        let router = pairs.enumerate().find_map(|(index, (param, value))| match value {
-            Some(Variable { value: Value::Router(name, None), span, .. }) if is_router(param) => {
-                Some((index, name.clone(), *span))
-            }
-            _ => None,
-        });
+        let router = pairs
+            .enumerate()
+            .find_map(|(index, (param, value))| match value {
+                Some(Variable {
+                    value: Value::Router(name, None),
+                    span,
+                    ..
+                }) if is_router(param) => Some((index, name.clone(), *span)),
+                _ => None,
+            });
         let Some((index, name, span)) = router else {
             return self.over_streams_of(bound);
         };
@@ -174,7 +207,14 @@ impl Tracer<'_> {
         let mut streams: Vec<String> = Vec::new();
         for (param, value) in block.params.iter().zip(&bound.given) {
             let takes_tensor = param.ty.as_ref().is_some_and(|ty| !is_bundle(ty.kind));
-            if let (true, Some(Variable { value: Value::Bundle(all), .. })) = (takes_tensor, value) {
+            if let (
+                true,
+                Some(Variable {
+                    value: Value::Bundle(all),
+                    ..
+                }),
+            ) = (takes_tensor, value)
+            {
                 streams = all.iter().map(|(name, _)| name.clone()).collect();
             }
         }
@@ -225,10 +265,15 @@ impl Tracer<'_> {
             current: bound.implicit.clone(),
             ..Frame::default()
         };
-        let mut signature = Signature { names: Vec::new(), rest: 0 };
+        let mut signature = Signature {
+            names: Vec::new(),
+            rest: 0,
+        };
         for (param, given) in block.params.iter().zip(&bound.given) {
             if let (None, Some(variable)) = (&param.ty, given) {
-                frame.variables.push((param.name.value.clone(), variable.clone()));
+                frame
+                    .variables
+                    .push((param.name.value.clone(), variable.clone()));
             }
         }
         for (param, given) in block.params.iter().zip(&bound.given) {
@@ -269,12 +314,16 @@ impl Tracer<'_> {
             (Value::Bundle(streams), TypeKind::Bundle) => {
                 let mut result = Vec::new();
                 for (name, tensor) in streams {
-                    let tensor = self.receive_tensor(frame, bound, ty, tensor, variable.span, signature)?;
+                    let tensor =
+                        self.receive_tensor(frame, bound, ty, tensor, variable.span, signature)?;
                     result.push((name.clone(), tensor));
                 }
                 Ok(Value::Bundle(result))
             }
-            (Value::Tensor(tensor), TypeKind::F32 | TypeKind::U32 | TypeKind::Token | TypeKind::Bool) => {
+            (
+                Value::Tensor(tensor),
+                TypeKind::F32 | TypeKind::U32 | TypeKind::Token | TypeKind::Bool,
+            ) => {
                 let found = self.dtype(tensor);
                 let fits = match ty.kind {
                     TypeKind::F32 => found == DType::F32,
@@ -286,12 +335,14 @@ impl Tracer<'_> {
                     let text = self.tensor_text(tensor);
                     return self.fail(check::wrong_kind::report(bound.span, &needed, &text));
                 }
-                let tensor = self.receive_tensor(frame, bound, ty, tensor, variable.span, signature)?;
+                let tensor =
+                    self.receive_tensor(frame, bound, ty, tensor, variable.span, signature)?;
                 Ok(Value::Tensor(tensor))
             }
             // A plain tensor is a bundle of one stream.
             (Value::Tensor(tensor), TypeKind::Bundle) => {
-                let tensor = self.receive_tensor(frame, bound, ty, tensor, variable.span, signature)?;
+                let tensor =
+                    self.receive_tensor(frame, bound, ty, tensor, variable.span, signature)?;
                 Ok(Value::Tensor(tensor))
             }
             (Value::Number(_), _) if ty.axes.is_empty() => Ok(variable.value.clone()),
@@ -315,7 +366,9 @@ impl Tracer<'_> {
             let takes = axes_text(ty);
             let text = self.tensor_text(tensor);
             let name = &bound.partial.name;
-            return self.fail(check::rank_mismatch::report(bound.span, name, &takes, ty.span, &text));
+            return self.fail(check::rank_mismatch::report(
+                bound.span, name, &takes, ty.span, &text,
+            ));
         };
         let shape = self.shape(tensor);
         let mut axes = Vec::new();
@@ -323,7 +376,12 @@ impl Tracer<'_> {
             let inner = match stated {
                 None => signature.rest_name(axis),
                 Some(expr) => {
-                    let from = Arriving { size, axis, at, per_stream: ty.kind == TypeKind::Bundle };
+                    let from = Arriving {
+                        size,
+                        axis,
+                        at,
+                        per_stream: ty.kind == TypeKind::Bundle,
+                    };
                     self.receive_axis(frame, bound, expr, &from)?
                 }
             };
@@ -333,9 +391,15 @@ impl Tracer<'_> {
                 frame.outer.push((outer.clone(), inner.clone()));
             }
             signature.map(&inner, axis.name.as_deref());
-            axes.push(Axis { name: Some(inner), span: axis.span });
+            axes.push(Axis {
+                name: Some(inner),
+                span: axis.span,
+            });
         }
-        Ok(Tensor { id: tensor.id, axes })
+        Ok(Tensor {
+            id: tensor.id,
+            axes,
+        })
     }
 
     /// The name of an axis inside, after its size is bound or checked.
@@ -352,9 +416,11 @@ impl Tracer<'_> {
             return Ok(format!("'{}", expr.span.start));
         };
         let known = match frame.variable(name) {
-            Some(Variable { value: Value::Number(Number::Whole(size)), span, .. }) => {
-                Some((size.clone(), *span))
-            }
+            Some(Variable {
+                value: Value::Number(Number::Whole(size)),
+                span,
+                ..
+            }) => Some((size.clone(), *span)),
             _ => None,
         };
         if let Some((size, span)) = known {
@@ -363,7 +429,10 @@ impl Tracer<'_> {
         }
         if let Some(index) = frame.sizes.iter().position(|local| local.name == name) {
             let local = frame.sizes[index].clone();
-            if from.per_stream && local.size.as_ref() != Some(from.size) && !self.is_dim(bound, name) {
+            if from.per_stream
+                && local.size.as_ref() != Some(from.size)
+                && !self.is_dim(bound, name)
+            {
                 frame.sizes[index].size = None;
             } else if let Some(size) = local.size {
                 self.agree(bound, name, (&size, local.span), from)?;
@@ -377,7 +446,11 @@ impl Tracer<'_> {
             self.agree(bound, name, (&size, span), from)?;
         }
         let size = Some(from.size.clone());
-        frame.sizes.push(LocalSize { name: name.to_owned(), size, span: from.axis.span });
+        frame.sizes.push(LocalSize {
+            name: name.to_owned(),
+            size,
+            span: from.axis.span,
+        });
         Ok(name.to_owned())
     }
 
@@ -405,7 +478,11 @@ impl Tracer<'_> {
             found: self.graph.size_text(from.size),
             from: from.axis.span,
         };
-        let at = if bound.span == Span::default() { from.at } else { bound.span };
+        let at = if bound.span == Span::default() {
+            from.at
+        } else {
+            bound.span
+        };
         self.fail(check::size_mismatch::report(at, &sides))
     }
 
@@ -418,9 +495,9 @@ impl Tracer<'_> {
         signature: &Signature,
     ) -> Traced<Value> {
         match result {
-            Value::Tensor(tensor) => {
-                self.leave_tensor(frame, bound, tensor, signature).map(Value::Tensor)
-            }
+            Value::Tensor(tensor) => self
+                .leave_tensor(frame, bound, tensor, signature)
+                .map(Value::Tensor),
             Value::Bundle(streams) => {
                 let mut result = Vec::new();
                 for (name, tensor) in streams {
@@ -459,22 +536,30 @@ impl Tracer<'_> {
                 let text = self.tensor_text(&tensor);
                 let name = format!("the result of {}", bound.partial.name);
                 let span = block.name.span;
-                return self.fail(check::rank_mismatch::report(span, &name, &takes, ty.span, &text));
+                return self.fail(check::rank_mismatch::report(
+                    span, &name, &takes, ty.span, &text,
+                ));
             };
             let shape = self.shape(&tensor);
             for ((axis, size), stated) in tensor.axes.iter_mut().zip(&shape).zip(positions) {
                 let Some(name) = stated.and_then(bare) else {
                     continue;
                 };
-                let local = frame.local(name).and_then(|local| local.size.clone().map(|s| (s, local.span)));
-                let expected = local.or_else(|| {
-                    self.is_dim(bound, name).then(|| self.dim(name)).flatten()
-                });
+                let local = frame
+                    .local(name)
+                    .and_then(|local| local.size.clone().map(|s| (s, local.span)));
+                let expected =
+                    local.or_else(|| self.is_dim(bound, name).then(|| self.dim(name)).flatten());
                 if let Some((expected, span)) = expected
                     && expected.symbols().is_empty()
                 {
                     let own = axis.clone();
-                    let from = Arriving { size, axis: &own, at: own.span, per_stream: false };
+                    let from = Arriving {
+                        size,
+                        axis: &own,
+                        at: own.span,
+                        per_stream: false,
+                    };
                     self.agree(bound, name, (&expected, span), &from)?;
                 }
                 axis.name = Some(name.to_owned());
@@ -490,7 +575,10 @@ impl Tracer<'_> {
                     axis.name = name.map(str::to_owned);
                 }
             }
-            return Ok(Tensor { id: tensor.id, axes });
+            return Ok(Tensor {
+                id: tensor.id,
+                axes,
+            });
         }
         if tensor_params(block).count() == 0 {
             return Ok(tensor);
@@ -522,9 +610,10 @@ impl Signature {
         }
         // The same axis of two operands has one name inside.
         if let Some(outer) = &axis.name
-            && let Some((inner, _)) = self.names.iter().find(|(inner, name)| {
-                inner.starts_with("'rest") && name.as_ref() == Some(outer)
-            })
+            && let Some((inner, _)) = self
+                .names
+                .iter()
+                .find(|(inner, name)| inner.starts_with("'rest") && name.as_ref() == Some(outer))
         {
             return inner.clone();
         }
@@ -534,7 +623,8 @@ impl Signature {
 
     fn map(&mut self, inner: &str, outer: Option<&str>) {
         if !self.names.iter().any(|(name, _)| name == inner) {
-            self.names.push((inner.to_owned(), outer.map(str::to_owned)));
+            self.names
+                .push((inner.to_owned(), outer.map(str::to_owned)));
         }
     }
 }
@@ -548,18 +638,28 @@ fn outward(frame: &Frame, axes: &[Axis], signature: &Signature) -> Vec<Axis> {
             match mapped {
                 Some((_, outer)) => outer.clone(),
                 None if name.starts_with('\'') => Some(name.clone()),
-                None => frame.variable(name).and_then(|variable| variable.word.clone()),
+                None => frame
+                    .variable(name)
+                    .and_then(|variable| variable.word.clone()),
             }
         });
-        let repeated = result.iter().any(|known: &Axis| name.is_some() && known.name == name);
-        result.push(Axis { name: if repeated { None } else { name }, span: axis.span });
+        let repeated = result
+            .iter()
+            .any(|known: &Axis| name.is_some() && known.name == name);
+        result.push(Axis {
+            name: if repeated { None } else { name },
+            span: axis.span,
+        });
     }
     result
 }
 
 /// The stated axis of each axis of a tensor; `None` where `...` stands for it.
 fn split_axes(ty: &Type, rank: usize) -> Option<Vec<Option<&Expr>>> {
-    let rest = ty.axes.iter().position(|axis| matches!(axis, TypeAxis::Rest(_)));
+    let rest = ty
+        .axes
+        .iter()
+        .position(|axis| matches!(axis, TypeAxis::Rest(_)));
     let Some(rest) = rest else {
         return (ty.axes.len() == rank).then(|| ty.axes.iter().map(type_axis).collect());
     };

@@ -8,8 +8,8 @@ use crate::check;
 use crate::graph::DType;
 use crate::model::Number;
 use crate::ops::{
-    Attention, Cast, Cos, Distribution, Erf, Exp, Gather, GatherLast, Gelu, Iota, LayerNorm, Log, Op,
-    Random, Reciprocal, Relu, RmsNorm, Rsqrt, Sigmoid, Sin, Sqrt, StopGradient, Tanh, TopK,
+    Attention, Cast, Cos, Distribution, Erf, Exp, Gather, GatherLast, Gelu, Iota, LayerNorm, Log,
+    Op, Random, Reciprocal, Relu, RmsNorm, Rsqrt, Sigmoid, Sin, Sqrt, StopGradient, Tanh, TopK,
 };
 use crate::size::Size;
 use gatewright_grammar::ast::{Arg, BinaryOp, Expr};
@@ -36,14 +36,33 @@ impl<'e> Call<'e> {
 
     /// The arguments without names.
     pub(crate) fn positional(&self) -> Vec<&'e Expr> {
-        self.args.iter().filter(|arg| arg.name.is_none()).map(|arg| &arg.value).collect()
+        self.args
+            .iter()
+            .filter(|arg| arg.name.is_none())
+            .map(|arg| &arg.value)
+            .collect()
     }
 }
 
 /// Functions of one tensor, element by element.
 const UNARY: &[&str] = &[
-    "exp", "log", "sqrt", "rsqrt", "reciprocal", "tanh", "erf", "sin", "cos", "sigmoid", "relu", "gelu",
-    "gelu_tanh", "silu", "normal_cdf", "stop_gradient", "square",
+    "exp",
+    "log",
+    "sqrt",
+    "rsqrt",
+    "reciprocal",
+    "tanh",
+    "erf",
+    "sin",
+    "cos",
+    "sigmoid",
+    "relu",
+    "gelu",
+    "gelu_tanh",
+    "silu",
+    "normal_cdf",
+    "stop_gradient",
+    "square",
 ];
 /// Functions that reduce axes.
 const REDUCTIONS: &[(&str, Reduction)] = &[
@@ -93,7 +112,11 @@ const OTHERS: &[(&str, &[&str])] = &[
 /// All names, for resolution and suggestions.
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
     let reductions = REDUCTIONS.iter().map(|(name, _)| *name);
-    UNARY.iter().copied().chain(reductions).chain(OTHERS.iter().map(|(name, _)| *name))
+    UNARY
+        .iter()
+        .copied()
+        .chain(reductions)
+        .chain(OTHERS.iter().map(|(name, _)| *name))
 }
 
 /// The built-in of this name.
@@ -108,7 +131,10 @@ pub(crate) fn is_known(name: &str) -> bool {
 
 /// Built-ins that give a value without being given one.
 pub(crate) fn is_source(name: &str) -> bool {
-    matches!(name, "bundle" | "iota" | "uniform" | "normal" | "constant" | "einsum" | "noise_std")
+    matches!(
+        name,
+        "bundle" | "iota" | "uniform" | "normal" | "constant" | "einsum" | "noise_std"
+    )
 }
 
 impl Tracer<'_> {
@@ -176,7 +202,12 @@ impl Tracer<'_> {
     }
 
     /// The operand at a position; what is piped comes first.
-    pub(crate) fn operand(&mut self, frame: &mut Frame, call: &Call, index: usize) -> Traced<Value> {
+    pub(crate) fn operand(
+        &mut self,
+        frame: &mut Frame,
+        call: &Call,
+        index: usize,
+    ) -> Traced<Value> {
         let positional = call.positional();
         let index = match (&call.piped, index) {
             (Some(piped), 0) => return Ok(piped.clone()),
@@ -229,7 +260,9 @@ impl Tracer<'_> {
             };
             return Ok(Value::Number(Number::Real(result)));
         }
-        self.map_tensors(value, span, |tracer, tensor| tracer.unary_tensor(name, tensor, span))
+        self.map_tensors(value, span, |tracer, tensor| {
+            tracer.unary_tensor(name, tensor, span)
+        })
     }
 
     fn unary_tensor(&mut self, name: &str, tensor: &Tensor, span: Span) -> Traced<Tensor> {
@@ -257,7 +290,10 @@ impl Tracer<'_> {
             _ => return self.normal_cdf(tensor, span),
         };
         let id = self.emit(op, &[tensor.id])?;
-        Ok(Tensor { id, axes: tensor.axes.clone() })
+        Ok(Tensor {
+            id,
+            axes: tensor.axes.clone(),
+        })
     }
 
     /// (1 + erf(x / sqrt 2)) / 2.
@@ -305,7 +341,8 @@ impl Tracer<'_> {
             };
             match value {
                 Value::Undefined(reason) => {
-                    self.diagnostics.push(check::undefined_term::report(span, &reason));
+                    self.diagnostics
+                        .push(check::undefined_term::report(span, &reason));
                 }
                 value => values.push(value),
             }
@@ -331,7 +368,12 @@ impl Tracer<'_> {
             return Ok(total);
         }
         let share = Value::Number(Number::Real(1.0 / count as f64));
-        self.pointwise(Pointwise::Operator(BinaryOp::Multiply), total, share, call.span)
+        self.pointwise(
+            Pointwise::Operator(BinaryOp::Multiply),
+            total,
+            share,
+            call.span,
+        )
     }
 
     fn two(&mut self, frame: &mut Frame, call: &Call, op: Pointwise) -> Traced<Value> {
@@ -353,9 +395,9 @@ impl Tracer<'_> {
         };
         let (yes, no) = (number(self, &yes)?, number(self, &no)?);
         match (yes, no) {
-            (Value::Tensor(yes), Value::Tensor(no)) => {
-                self.select(&condition, &yes, &no, call.span).map(Value::Tensor)
-            }
+            (Value::Tensor(yes), Value::Tensor(no)) => self
+                .select(&condition, &yes, &no, call.span)
+                .map(Value::Tensor),
             (other, _) => self.wrong(call.span, "a tensor", &other),
         }
     }
@@ -387,10 +429,23 @@ impl Tracer<'_> {
             Some(expr) => self.real(frame, expr)?,
             None => match self.shape(&q).last().and_then(Size::as_const) {
                 Some(width) => 1.0 / (width as f64).sqrt(),
-                None => return self.fail(check::unbound_size::report(call.span, "the head width", "it")),
+                None => {
+                    return self.fail(check::unbound_size::report(
+                        call.span,
+                        "the head width",
+                        "it",
+                    ));
+                }
             },
         };
-        let id = self.emit(Attention { scale, causal, masked }, &operands)?;
+        let id = self.emit(
+            Attention {
+                scale,
+                causal,
+                masked,
+            },
+            &operands,
+        )?;
         Ok(Value::Tensor(Tensor { id, axes: q.axes }))
     }
 
@@ -405,7 +460,10 @@ impl Tracer<'_> {
             vectors.push(self.tensor_operand(frame, call, index)?);
         }
         let Some(width) = self.shape(&x).last().cloned() else {
-            return self.fail(check::operands::report(call.span, "a scalar cannot be normalised"));
+            return self.fail(check::operands::report(
+                call.span,
+                "a scalar cannot be normalised",
+            ));
         };
         let is_layer = call.name == "layer_norm";
         if vectors.len() != if is_layer { 2 } else { 1 } {
@@ -422,7 +480,11 @@ impl Tracer<'_> {
                 false => self.constant(DType::F32, vec![width.clone()], neutral)?,
             });
         }
-        let op: Op = if is_layer { LayerNorm { eps }.into() } else { RmsNorm { eps }.into() };
+        let op: Op = if is_layer {
+            LayerNorm { eps }.into()
+        } else {
+            RmsNorm { eps }.into()
+        };
         let id = self.emit(op, &operands)?;
         let mut result = Tensor { id, axes: x.axes };
         if !plain {
@@ -439,7 +501,10 @@ impl Tracer<'_> {
         self.map_tensors(ids, call.span, |tracer, ids| {
             if call.name == "gather_last" {
                 let id = tracer.emit(GatherLast {}, &[table.id, ids.id])?;
-                return Ok(Tensor { id, axes: ids.axes.clone() });
+                return Ok(Tensor {
+                    id,
+                    axes: ids.axes.clone(),
+                });
             }
             let id = tracer.emit(Gather {}, &[table.id, ids.id])?;
             let mut axes = ids.axes.clone();
@@ -457,16 +522,29 @@ impl Tracer<'_> {
             "log_softmax" => {
                 let axis = self.axis_argument(frame, call, tensor)?;
                 let total = self.reduce(Reduction::LogSumExp, tensor, &[axis], call.span)?;
-                let rest: Vec<usize> = (0..tensor.axes.len()).filter(|other| *other != axis).collect();
+                let rest: Vec<usize> = (0..tensor.axes.len())
+                    .filter(|other| *other != axis)
+                    .collect();
                 let shape = self.shape(tensor);
                 let id = self.broadcast(total.id, &shape, rest)?;
-                let total = Tensor { id, axes: tensor.axes.clone() };
-                self.tensors(Pointwise::Operator(BinaryOp::Subtract), tensor, &total, call.span)
+                let total = Tensor {
+                    id,
+                    axes: tensor.axes.clone(),
+                };
+                self.tensors(
+                    Pointwise::Operator(BinaryOp::Subtract),
+                    tensor,
+                    &total,
+                    call.span,
+                )
             }
             "slice" => self.slice_call(frame, call, tensor),
             "top_k" => {
                 let Some(expr) = call.positional().last().copied() else {
-                    return self.fail(check::arguments::report(call.span, "`top_k` needs a number"));
+                    return self.fail(check::arguments::report(
+                        call.span,
+                        "`top_k` needs a number",
+                    ));
                 };
                 let k = self.whole(frame, expr, "the number of choices")?;
                 let id = self.emit(TopK { k }, &[tensor.id])?;
@@ -509,12 +587,23 @@ impl Tracer<'_> {
             let headline = "a diagonal needs two last axes of one size";
             return self.fail(check::operands::report(span, headline));
         }
-        let index = |axis| Iota { shape: shape.clone(), axis };
+        let index = |axis| Iota {
+            shape: shape.clone(),
+            axis,
+        };
         let rows = self.emit(index(rank - 2), &[])?;
         let columns = self.emit(index(rank - 1), &[])?;
         let axes = tensor.axes.clone();
-        let (rows, columns) =
-            (Tensor { id: rows, axes: axes.clone() }, Tensor { id: columns, axes: axes.clone() });
+        let (rows, columns) = (
+            Tensor {
+                id: rows,
+                axes: axes.clone(),
+            },
+            Tensor {
+                id: columns,
+                axes: axes.clone(),
+            },
+        );
         let on = self.tensors(Pointwise::Operator(BinaryOp::Equal), &rows, &columns, span)?;
         let zero = self.constant(DType::F32, shape.clone(), 0.0)?;
         let kept = self.select(&on, tensor, &Tensor { id: zero, axes }, span)?;
@@ -523,7 +612,10 @@ impl Tracer<'_> {
 
     fn one_hot(&mut self, frame: &mut Frame, call: &Call, ids: &Tensor) -> Traced<Tensor> {
         let Some(expr) = call.named("size") else {
-            return self.fail(check::arguments::report(call.span, "`one_hot` needs `size`"));
+            return self.fail(check::arguments::report(
+                call.span,
+                "`one_hot` needs `size`",
+            ));
         };
         let (size, from) = self.size(frame, expr)?;
         let mut shape = self.shape(ids);
@@ -534,11 +626,25 @@ impl Tracer<'_> {
             Some(name) => Axis::named(name, from),
             None => Axis::unnamed(from),
         });
-        let index = self.emit(Iota { shape: shape.clone(), axis: rank }, &[])?;
+        let index = self.emit(
+            Iota {
+                shape: shape.clone(),
+                axis: rank,
+            },
+            &[],
+        )?;
         let ids = self.broadcast(ids.id, &shape, (0..rank).collect())?;
         let equal = Pointwise::Operator(BinaryOp::Equal);
-        let (left, right) =
-            (Tensor { id: index, axes: axes.clone() }, Tensor { id: ids, axes: axes.clone() });
+        let (left, right) = (
+            Tensor {
+                id: index,
+                axes: axes.clone(),
+            },
+            Tensor {
+                id: ids,
+                axes: axes.clone(),
+            },
+        );
         let hot = self.tensors(equal, &left, &right, call.span)?;
         let id = self.emit(Cast { to: DType::F32 }, &[hot.id])?;
         Ok(Tensor { id, axes })
@@ -556,7 +662,10 @@ impl Tracer<'_> {
             other => return self.wrong(call.span, "`f32`, `u32` or `bool`", other),
         };
         let id = self.emit(Cast { to }, &[tensor.id])?;
-        Ok(Tensor { id, axes: tensor.axes.clone() })
+        Ok(Tensor {
+            id,
+            axes: tensor.axes.clone(),
+        })
     }
 
     /// `bundle(image: seen, text: read)`; streams whose input the entry does not read are left out.
@@ -581,13 +690,18 @@ impl Tracer<'_> {
         match (streams.is_empty(), absent) {
             (false, _) => Ok(Value::Bundle(streams)),
             (true, Some(input)) => Ok(Value::Absent(input)),
-            (true, None) => self.fail(check::arguments::report(call.span, "a bundle needs a stream")),
+            (true, None) => self.fail(check::arguments::report(
+                call.span,
+                "a bundle needs a stream",
+            )),
         }
     }
 
     fn random(&mut self, frame: &mut Frame, call: &Call) -> Traced<Value> {
         let Some(like) = call.named("like") else {
-            let number = call.named("std").or_else(|| call.positional().first().copied());
+            let number = call
+                .named("std")
+                .or_else(|| call.positional().first().copied());
             let value = match number {
                 Some(expr) => self.real(frame, expr)?,
                 None => 1.0,
@@ -595,14 +709,24 @@ impl Tracer<'_> {
             return Ok(Value::Described(call.name.to_owned(), value));
         };
         let Value::Tensor(tensor) = self.eval(frame, like)? else {
-            return self.fail(check::wrong_kind::report(like.span, "a tensor", "something else"));
+            return self.fail(check::wrong_kind::report(
+                like.span,
+                "a tensor",
+                "something else",
+            ));
         };
-        let distribution =
-            if call.name == "uniform" { Distribution::Uniform } else { Distribution::Normal };
+        let distribution = if call.name == "uniform" {
+            Distribution::Uniform
+        } else {
+            Distribution::Normal
+        };
         let path = frame.scope.enter(call.name);
         let shape = self.shape(&tensor);
         let id = self.draw(path, shape, distribution)?;
-        Ok(Value::Tensor(Tensor { id, axes: tensor.axes }))
+        Ok(Value::Tensor(Tensor {
+            id,
+            axes: tensor.axes,
+        }))
     }
 
     /// A random node under its path.
@@ -617,7 +741,14 @@ impl Tracer<'_> {
             (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
         });
         let outer = std::mem::replace(&mut self.origin.path, path);
-        let id = self.emit(Random { shape, distribution, stream }, &[]);
+        let id = self.emit(
+            Random {
+                shape,
+                distribution,
+                stream,
+            },
+            &[],
+        );
         self.origin.path = outer;
         id
     }
@@ -628,7 +759,10 @@ impl Tracer<'_> {
             parts.push(self.tensor_operand(frame, call, index)?);
         }
         let Some(first) = parts.first().cloned() else {
-            return self.fail(check::arguments::report(call.span, "`concat` needs tensors"));
+            return self.fail(check::arguments::report(
+                call.span,
+                "`concat` needs tensors",
+            ));
         };
         let axis = self.axis_argument(frame, call, &first)?;
         let axes = first.axes;
@@ -640,7 +774,10 @@ impl Tracer<'_> {
         let axis = self.axis_argument(frame, call, &tensor)?;
         let positional = call.positional();
         let Some(expr) = positional.last() else {
-            return self.fail(check::arguments::report(call.span, "`split` needs a number of parts"));
+            return self.fail(check::arguments::report(
+                call.span,
+                "`split` needs a number of parts",
+            ));
         };
         let parts = self.whole(frame, expr, "the number of parts")?;
         let size = self.shape(&tensor)[axis].clone();
@@ -652,7 +789,12 @@ impl Tracer<'_> {
         let mut values = Vec::new();
         for index in 0..parts {
             let start = length.mul(&Size::from(index));
-            values.push(Value::Tensor(self.slice(&tensor, axis, start, length.clone())?));
+            values.push(Value::Tensor(self.slice(
+                &tensor,
+                axis,
+                start,
+                length.clone(),
+            )?));
         }
         Ok(Value::Tuple(values))
     }

@@ -24,7 +24,10 @@ impl Tracer<'_> {
         let mut output = None;
         for arg in call.args {
             let last = sides(&arg.value);
-            let own = last.as_ref().map(|(from, _)| from.clone()).or_else(|| pattern(&arg.value));
+            let own = last
+                .as_ref()
+                .map(|(from, _)| from.clone())
+                .or_else(|| pattern(&arg.value));
             let (Some(name), Some(own)) = (&arg.name, own) else {
                 let headline = "write each operand as `name: [axes]`, the last with `-> [axes]`";
                 return self.fail(check::bad_pattern::report(arg.value.span, headline));
@@ -38,7 +41,10 @@ impl Tracer<'_> {
             operands.push((tensor, own, arg.value.span));
         }
         let Some(output) = output else {
-            return self.fail(check::bad_pattern::report(call.span, "the result `-> [axes]` is missing"));
+            return self.fail(check::bad_pattern::report(
+                call.span,
+                "the result `-> [axes]` is missing",
+            ));
         };
         let mut labelled = Vec::new();
         for (tensor, own, span) in operands {
@@ -46,7 +52,14 @@ impl Tracer<'_> {
         }
         let rest: Vec<String> = labelled
             .iter()
-            .map(|operand| operand.labels.iter().filter(|l| l.starts_with("...")).cloned().collect())
+            .map(|operand| {
+                operand
+                    .labels
+                    .iter()
+                    .filter(|l| l.starts_with("..."))
+                    .cloned()
+                    .collect()
+            })
             .max_by_key(Vec::len)
             .unwrap_or_default();
         let mut labels = Vec::new();
@@ -54,14 +67,22 @@ impl Tracer<'_> {
             match group.as_slice() {
                 [one] if one == "..." => labels.extend(rest.iter().cloned()),
                 [one] => labels.push(one.clone()),
-                _ => return self.fail(check::bad_pattern::report(call.span, "`einsum` joins no axes")),
+                _ => {
+                    return self.fail(check::bad_pattern::report(
+                        call.span,
+                        "`einsum` joins no axes",
+                    ));
+                }
             }
         }
         let mut labelled = labelled.into_iter();
         match (labelled.next(), labelled.next(), labelled.next()) {
             (Some(a), None, None) => self.single(a, &labels, call.span).map(Value::Tensor),
             (Some(a), Some(b), None) => self.pair(a, b, &labels, call.span).map(Value::Tensor),
-            _ => self.fail(check::bad_pattern::report(call.span, "`einsum` takes one or two operands")),
+            _ => self.fail(check::bad_pattern::report(
+                call.span,
+                "`einsum` takes one or two operands",
+            )),
         }
     }
 
@@ -84,8 +105,15 @@ impl Tracer<'_> {
             if group[0] == "..." {
                 let start = labels.len();
                 for axis in &tensor.axes[start..start + rank - fixed] {
-                    let name = axis.name.clone().unwrap_or_else(|| labels.len().to_string());
-                    labels.push(if name == ROWS_AXIS { name } else { format!("...{name}") });
+                    let name = axis
+                        .name
+                        .clone()
+                        .unwrap_or_else(|| labels.len().to_string());
+                    labels.push(if name == ROWS_AXIS {
+                        name
+                    } else {
+                        format!("...{name}")
+                    });
                 }
             } else if labels.contains(&group[0]) {
                 let headline = format!("`{}` occurs twice in one operand", group[0]);
@@ -103,9 +131,15 @@ impl Tracer<'_> {
     }
 
     /// Sums the labels that nothing else needs.
-    fn sum_out(&mut self, a: Operand, keep: impl Fn(&String) -> bool, span: Span) -> Traced<Operand> {
-        let drop: Vec<usize> =
-            (0..a.labels.len()).filter(|index| !keep(&a.labels[*index])).collect();
+    fn sum_out(
+        &mut self,
+        a: Operand,
+        keep: impl Fn(&String) -> bool,
+        span: Span,
+    ) -> Traced<Operand> {
+        let drop: Vec<usize> = (0..a.labels.len())
+            .filter(|index| !keep(&a.labels[*index]))
+            .collect();
         if drop.is_empty() {
             return Ok(a);
         }
@@ -135,7 +169,11 @@ impl Tracer<'_> {
         let axes = order.iter().map(|index| {
             let label = &a.labels[*index];
             let axis = &a.tensor.axes[*index];
-            if label.starts_with("...") { axis.clone() } else { Axis::named(label, axis.span) }
+            if label.starts_with("...") {
+                axis.clone()
+            } else {
+                Axis::named(label, axis.span)
+            }
         });
         let axes = axes.collect();
         let id = self.transpose(a.tensor.id, order)?;
@@ -156,28 +194,61 @@ impl Tracer<'_> {
             return self.grouped(b, a, output, span);
         }
         let in_both = |label: &&String| a.labels.contains(label) && b.labels.contains(label);
-        let batch: Vec<String> = a.labels.iter().filter(in_both).filter(|l| kept(l)).cloned().collect();
-        let inner: Vec<String> = a.labels.iter().filter(in_both).filter(|l| !kept(l)).cloned().collect();
+        let batch: Vec<String> = a
+            .labels
+            .iter()
+            .filter(in_both)
+            .filter(|l| kept(l))
+            .cloned()
+            .collect();
+        let inner: Vec<String> = a
+            .labels
+            .iter()
+            .filter(in_both)
+            .filter(|l| !kept(l))
+            .cloned()
+            .collect();
         let only = |own: &Operand, other: &Operand| -> Vec<String> {
-            own.labels.iter().filter(|label| !other.labels.contains(label)).cloned().collect()
+            own.labels
+                .iter()
+                .filter(|label| !other.labels.contains(label))
+                .cloned()
+                .collect()
         };
         let (a_free, b_free) = (only(&a, &b), only(&b, &a));
         // The operand whose own axes come first in the result is the left one.
         let place = |labels: &[String]| {
-            output.iter().position(|label| labels.contains(label)).unwrap_or(usize::MAX)
+            output
+                .iter()
+                .position(|label| labels.contains(label))
+                .unwrap_or(usize::MAX)
         };
         let swap = place(&b_free) < place(&a_free);
-        let (a, b, a_free, b_free) = if swap { (b, a, b_free, a_free) } else { (a, b, a_free, b_free) };
+        let (a, b, a_free, b_free) = if swap {
+            (b, a, b_free, a_free)
+        } else {
+            (a, b, a_free, b_free)
+        };
         let (left, transpose_a) = self.matrix(&a, &batch, &a_free, &inner)?;
         let (right, b_normal) = self.matrix(&b, &batch, &inner, &b_free)?;
-        let op = Matmul { transpose_a, transpose_b: b_normal };
+        let op = Matmul {
+            transpose_a,
+            transpose_b: b_normal,
+        };
         let product = self.emit(op, &[left, right])?;
         let mut labels = batch;
         labels.extend(a_free);
         labels.extend(b_free);
         let (shape, axes) = self.labelled(&labels, [&a, &b]);
         let id = self.reshape(product, shape)?;
-        self.ordered(Operand { tensor: Tensor { id, axes }, labels }, output, span)
+        self.ordered(
+            Operand {
+                tensor: Tensor { id, axes },
+                labels,
+            },
+            output,
+            span,
+        )
     }
 
     /// `[batch, rows, columns]`, or `[batch, columns, rows]` and true when that is how it lies.
@@ -197,10 +268,19 @@ impl Tracer<'_> {
         let order: Vec<usize> = target.iter().filter_map(position).collect();
         let shape = self.shape(&operand.tensor);
         let id = self.transpose(operand.tensor.id, order)?;
-        let size = |label: &String| position(label).map_or_else(|| Size::from(1), |i| shape[i].clone());
-        let product = |labels: &[String]| labels.iter().fold(Size::from(1), |all, l| all.mul(&size(l)));
+        let size =
+            |label: &String| position(label).map_or_else(|| Size::from(1), |i| shape[i].clone());
+        let product = |labels: &[String]| {
+            labels
+                .iter()
+                .fold(Size::from(1), |all, l| all.mul(&size(l)))
+        };
         let mut matrix: Vec<Size> = batch.iter().map(size).collect();
-        let (first, second) = if transposed { (columns, rows) } else { (rows, columns) };
+        let (first, second) = if transposed {
+            (columns, rows)
+        } else {
+            (rows, columns)
+        };
         matrix.extend([product(first), product(second)]);
         Ok((self.reshape(id, matrix)?, transposed))
     }
@@ -217,7 +297,13 @@ impl Tracer<'_> {
     }
 
     /// Rows of tokens times each row's expert weight.
-    fn grouped(&mut self, rows: Operand, weight: Operand, output: &[String], span: Span) -> Traced<Tensor> {
+    fn grouped(
+        &mut self,
+        rows: Operand,
+        weight: Operand,
+        output: &[String],
+        span: Span,
+    ) -> Traced<Tensor> {
         let Some(expert) = self.expert.clone() else {
             return self.fail(check::operands::report(span, "experts are not traced here"));
         };
@@ -234,9 +320,19 @@ impl Tracer<'_> {
         let op = GroupedMatmul { transpose };
         let id = self.emit(op, &[rows.tensor.id, weight.tensor.id, expert.plan])?;
         let outer = if transpose { 1 } else { 2 };
-        let axes = vec![rows.tensor.axes[0].clone(), weight.tensor.axes[outer].clone()];
+        let axes = vec![
+            rows.tensor.axes[0].clone(),
+            weight.tensor.axes[outer].clone(),
+        ];
         let labels = vec![ROWS_AXIS.to_owned(), weight.labels[outer].clone()];
-        self.ordered(Operand { tensor: Tensor { id, axes }, labels }, output, span)
+        self.ordered(
+            Operand {
+                tensor: Tensor { id, axes },
+                labels,
+            },
+            output,
+            span,
+        )
     }
 
     fn same_sizes(&mut self, a: &Operand, b: &Operand, span: Span) -> Traced<()> {
@@ -246,7 +342,10 @@ impl Tracer<'_> {
                 continue;
             };
             if left[index] != right[other] {
-                let (x, y) = (self.graph.size_text(&left[index]), self.graph.size_text(&right[other]));
+                let (x, y) = (
+                    self.graph.size_text(&left[index]),
+                    self.graph.size_text(&right[other]),
+                );
                 let headline = format!("`{label}` is {x} in one operand and {y} in the other");
                 let report = check::bad_pattern::report(span, headline);
                 let (from, to) = (a.tensor.axes[index].span, b.tensor.axes[other].span);

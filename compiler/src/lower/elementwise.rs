@@ -6,7 +6,7 @@ use crate::check;
 use crate::graph::{DType, ValueId};
 use crate::model::Number;
 use crate::ops::{
-    Add, Compare, Div, ExpertRows, Logic, LogicOperator, Maximum, Minimum, Mul, Negation, Neg, Op,
+    Add, Compare, Div, ExpertRows, Logic, LogicOperator, Maximum, Minimum, Mul, Neg, Negation, Op,
     Power, Relation, Select, Sub,
 };
 use crate::size::Size;
@@ -96,7 +96,8 @@ impl Tracer<'_> {
     ) -> Traced<Value> {
         let sum = op == Pointwise::Operator(BinaryOp::Add);
         if sum && !matches!(other, Value::Undefined(_)) {
-            self.diagnostics.push(check::undefined_term::report(span, &reason));
+            self.diagnostics
+                .push(check::undefined_term::report(span, &reason));
             return Ok(other);
         }
         Ok(Value::Undefined(reason))
@@ -139,19 +140,21 @@ impl Tracer<'_> {
         let mut result = Vec::new();
         for (name, tensor) in streams {
             let partner = match &other {
-                Value::Bundle(others) => {
-                    match others.iter().find(|(stream, _)| *stream == name) {
-                        Some((_, partner)) => Value::Tensor(partner.clone()),
-                        None => {
-                            let known: Vec<&str> = others.iter().map(|(n, _)| n.as_str()).collect();
-                            return self.fail(check::unknown_stream::report(span, &name, &known));
-                        }
+                Value::Bundle(others) => match others.iter().find(|(stream, _)| *stream == name) {
+                    Some((_, partner)) => Value::Tensor(partner.clone()),
+                    None => {
+                        let known: Vec<&str> = others.iter().map(|(n, _)| n.as_str()).collect();
+                        return self.fail(check::unknown_stream::report(span, &name, &known));
                     }
-                }
+                },
                 other => other.clone(),
             };
             let own = Value::Tensor(tensor);
-            let (left, right) = if swapped { (partner, own) } else { (own, partner) };
+            let (left, right) = if swapped {
+                (partner, own)
+            } else {
+                (own, partner)
+            };
             match self.pointwise(op, left, right, span)? {
                 Value::Tensor(tensor) => result.push((name, tensor)),
                 other => return self.wrong(span, "a tensor", &other),
@@ -167,7 +170,10 @@ impl Tracer<'_> {
         };
         let (dtype, shape) = (self.dtype(like), self.shape(like));
         let id = self.constant(dtype, shape, value)?;
-        Ok(Tensor { id, axes: like.axes.clone() })
+        Ok(Tensor {
+            id,
+            axes: like.axes.clone(),
+        })
     }
 
     /// Applies an operation to two tensors after alignment.
@@ -201,15 +207,33 @@ impl Tracer<'_> {
             BinaryOp::LessEqual => (compare(Relation::LessEqual), [a, b], false),
             BinaryOp::Greater => (compare(Relation::Less), [b, a], false),
             BinaryOp::GreaterEqual => (compare(Relation::LessEqual), [b, a], false),
-            BinaryOp::And => (Logic { operator: LogicOperator::And }.into(), [a, b], false),
-            BinaryOp::Or => (Logic { operator: LogicOperator::Or }.into(), [a, b], false),
+            BinaryOp::And => (
+                Logic {
+                    operator: LogicOperator::And,
+                }
+                .into(),
+                [a, b],
+                false,
+            ),
+            BinaryOp::Or => (
+                Logic {
+                    operator: LogicOperator::Or,
+                }
+                .into(),
+                [a, b],
+                false,
+            ),
             BinaryOp::Remainder => {
                 let report = check::operands::report(self.origin.span, "`%` is for static numbers");
                 return self.fail(report);
             }
         };
         let id = self.emit(op, &operands)?;
-        if negate { self.emit(Negation {}, &[id]) } else { Ok(id) }
+        if negate {
+            self.emit(Negation {}, &[id])
+        } else {
+            Ok(id)
+        }
     }
 
     /// `-x` or `not x`.
@@ -219,16 +243,38 @@ impl Tracer<'_> {
         } else {
             self.emit(Neg {}, &[tensor.id])?
         };
-        Ok(Tensor { id, axes: tensor.axes.clone() })
+        Ok(Tensor {
+            id,
+            axes: tensor.axes.clone(),
+        })
     }
 
     /// The second where the first holds, else the third.
-    pub(crate) fn select(&mut self, condition: &Tensor, yes: &Tensor, no: &Tensor, span: Span) -> Traced<Tensor> {
+    pub(crate) fn select(
+        &mut self,
+        condition: &Tensor,
+        yes: &Tensor,
+        no: &Tensor,
+        span: Span,
+    ) -> Traced<Tensor> {
         let (yes_id, no_id, axes) = self.align(yes, no, span)?;
-        let branch = Tensor { id: yes_id, axes: axes.clone() };
+        let branch = Tensor {
+            id: yes_id,
+            axes: axes.clone(),
+        };
         let (condition_id, yes_id, axes) = self.align(condition, &branch, span)?;
-        let other = Tensor { id: no_id, axes: branch.axes };
-        let (_, no_id, _) = self.align(&Tensor { id: yes_id, axes: axes.clone() }, &other, span)?;
+        let other = Tensor {
+            id: no_id,
+            axes: branch.axes,
+        };
+        let (_, no_id, _) = self.align(
+            &Tensor {
+                id: yes_id,
+                axes: axes.clone(),
+            },
+            &other,
+            span,
+        )?;
         let id = self.emit(Select {}, &[condition_id, yes_id, no_id])?;
         Ok(Tensor { id, axes })
     }
@@ -259,7 +305,11 @@ impl Tracer<'_> {
         sorted.sort_unstable();
         let moved = self.transpose(small.id, order)?;
         let small = self.broadcast(moved, &shape, sorted)?;
-        let (a, b) = if swap { (small, large.id) } else { (large.id, small) };
+        let (a, b) = if swap {
+            (small, large.id)
+        } else {
+            (large.id, small)
+        };
         Ok((a, b, large.axes.clone()))
     }
 
@@ -269,7 +319,9 @@ impl Tracer<'_> {
         let named = |tensor: &Tensor| tensor.axes.iter().all(|axis| axis.name.is_some());
         let mapping: Vec<usize> = if named(large) && named(small) {
             let names = small.axes.iter().filter_map(|axis| axis.name.as_deref());
-            names.map(|name| large.position(name)).collect::<Option<_>>()?
+            names
+                .map(|name| large.position(name))
+                .collect::<Option<_>>()?
         } else {
             let offset = big.len().checked_sub(little.len())?;
             let mapping: Vec<usize> = (offset..big.len()).collect();
@@ -282,7 +334,10 @@ impl Tracer<'_> {
             }
             mapping
         };
-        let fits = mapping.iter().zip(&little).all(|(axis, size)| big.get(*axis) == Some(size));
+        let fits = mapping
+            .iter()
+            .zip(&little)
+            .all(|(axis, size)| big.get(*axis) == Some(size));
         let mut unique = mapping.clone();
         unique.sort_unstable();
         unique.dedup();
@@ -302,7 +357,10 @@ impl Tracer<'_> {
             return Ok(tensor.clone());
         };
         let shape = self.shape(tensor);
-        let inner = shape.iter().skip(1).fold(Size::from(1), |total, size| total.mul(size));
+        let inner = shape
+            .iter()
+            .skip(1)
+            .fold(Size::from(1), |total, size| total.mul(size));
         let flat = self.reshape(tensor.id, vec![Size::from(expert.experts), inner])?;
         let rows = self.emit(ExpertRows { rows: expert.rows }, &[flat, expert.plan])?;
         let mut full = shape;
@@ -310,22 +368,36 @@ impl Tracer<'_> {
         let id = self.reshape(rows, full)?;
         let mut axes = tensor.axes.clone();
         axes[0] = Axis::named(ROWS_AXIS, axes[0].span);
-        debug_assert!(axes.iter().all(|axis| axis.name.as_deref() != Some(EXPERT_AXIS)));
+        debug_assert!(
+            axes.iter()
+                .all(|axis| axis.name.as_deref() != Some(EXPERT_AXIS))
+        );
         Ok(Tensor { id, axes })
     }
 }
 
 fn is_comparison(op: BinaryOp) -> bool {
     use BinaryOp::{Equal, Greater, GreaterEqual, Less, LessEqual, NotEqual};
-    matches!(op, Equal | NotEqual | Less | LessEqual | Greater | GreaterEqual)
+    matches!(
+        op,
+        Equal | NotEqual | Less | LessEqual | Greater | GreaterEqual
+    )
 }
 
 /// No position where both axes are named differently.
 fn compatible(left: &[Axis], right: &[Axis]) -> bool {
-    left.iter().zip(right).all(|(a, b)| a.name.is_none() || b.name.is_none() || a.name == b.name)
+    left.iter()
+        .zip(right)
+        .all(|(a, b)| a.name.is_none() || b.name.is_none() || a.name == b.name)
 }
 
 fn merge(left: &[Axis], right: &[Axis]) -> Vec<Axis> {
-    let pick = |(a, b): (&Axis, &Axis)| if a.name.is_some() { a.clone() } else { b.clone() };
+    let pick = |(a, b): (&Axis, &Axis)| {
+        if a.name.is_some() {
+            a.clone()
+        } else {
+            b.clone()
+        }
+    };
     left.iter().zip(right).map(pick).collect()
 }

@@ -37,7 +37,10 @@ impl Tracer<'_> {
             None => frame.scope.enter(called),
         };
         let scope = Scope::at(path);
-        let mut inner = Frame { scope: scope.clone(), ..Frame::default() };
+        let mut inner = Frame {
+            scope: scope.clone(),
+            ..Frame::default()
+        };
         let result = self.located(&mut inner, span, |tracer, _| {
             tracer.pooled(section, &scope, &streams, span)
         })?;
@@ -59,7 +62,11 @@ impl Tracer<'_> {
     ) -> Traced<Vec<(String, Tensor)>> {
         let router = self.required(section, "router", "gate")?;
         let Some(router_name) = super::parameter::bare(router) else {
-            return self.fail(check::bad_setting::report(router.span, "router", "the name of a router"));
+            return self.fail(check::bad_setting::report(
+                router.span,
+                "router",
+                "the name of a router",
+            ));
         };
         let policy = self.policy(router_name, router.span)?;
         let (pooled, ranges) = self.pool(&policy, streams, span)?;
@@ -69,7 +76,10 @@ impl Tracer<'_> {
         let routed = self.route(&policy, path, &pooled, ranges.clone())?;
         self.origin.path.clone_from(&scope.path);
         let rows = self.emit(
-            GatherRows { rows: routed.rows, choices: routed.choices },
+            GatherRows {
+                rows: routed.rows,
+                choices: routed.choices,
+            },
             &[pooled.id, routed.plan],
         )?;
         let output = self.expert_body(section, scope, &routed, &pooled, rows)?;
@@ -80,7 +90,10 @@ impl Tracer<'_> {
             choices: routed.choices,
         };
         let combined = self.emit(back, &[weighted, routed.plan])?;
-        let combined = Tensor { id: combined, axes: pooled.axes };
+        let combined = Tensor {
+            id: combined,
+            axes: pooled.axes,
+        };
         let mut result = Vec::new();
         for ((name, tensor), (_, start, length)) in streams.iter().zip(ranges) {
             let own = self.slice(&combined, 1, start, length)?;
@@ -89,7 +102,13 @@ impl Tracer<'_> {
                 last.clone_from(width);
             }
             let id = self.reshape(own.id, shape)?;
-            result.push((name.clone(), Tensor { id, axes: tensor.axes.clone() }));
+            result.push((
+                name.clone(),
+                Tensor {
+                    id,
+                    axes: tensor.axes.clone(),
+                },
+            ));
         }
         Ok(result)
     }
@@ -106,7 +125,10 @@ impl Tracer<'_> {
     }
 
     /// All tokens as `[G, S, D]`: in each group the first stream's tokens, then the next one's.
-    #[expect(clippy::type_complexity, reason = "a pooled tensor and the token range of each stream")]
+    #[expect(
+        clippy::type_complexity,
+        reason = "a pooled tensor and the token range of each stream"
+    )]
     fn pool(
         &mut self,
         policy: &Policy,
@@ -123,8 +145,14 @@ impl Tracer<'_> {
             start = start.add(&length);
             parts.push(part);
         }
-        let axes = parts.first().map(|part| part.axes.clone()).unwrap_or_default();
-        let first = parts.first().map(|part| self.shape(part)).unwrap_or_default();
+        let axes = parts
+            .first()
+            .map(|part| part.axes.clone())
+            .unwrap_or_default();
+        let first = parts
+            .first()
+            .map(|part| self.shape(part))
+            .unwrap_or_default();
         for part in &parts {
             let shape = self.shape(part);
             if (&shape[0], &shape[2]) != (&first[0], &first[2]) {
@@ -159,7 +187,11 @@ impl Tracer<'_> {
             }
         };
         let id = self.reshape(tensor.id, vec![groups, per_group, width])?;
-        let last = tensor.axes.last().cloned().unwrap_or_else(|| Axis::unnamed(span));
+        let last = tensor
+            .axes
+            .last()
+            .cloned()
+            .unwrap_or_else(|| Axis::unnamed(span));
         let axes = vec![Axis::unnamed(span), Axis::unnamed(span), last];
         Ok(Tensor { id, axes })
     }
@@ -186,7 +218,10 @@ impl Tracer<'_> {
         let mut axes = vec![Axis::named(ROWS_AXIS, expr.span)];
         axes.extend(last);
         let tensor = Tensor { id: rows, axes };
-        let mut frame = Frame { scope: scope.clone(), ..Frame::default() };
+        let mut frame = Frame {
+            scope: scope.clone(),
+            ..Frame::default()
+        };
         self.expert = Some(ExpertContext {
             experts: routed.experts,
             rows: routed.rows,
@@ -198,7 +233,9 @@ impl Tracer<'_> {
         let result = self.expert_flow(&mut frame, expr, &path, input);
         self.expert = None;
         match result? {
-            Value::Tensor(result) if result.axes.len() == 2 && result.position(ROWS_AXIS) == Some(0) => {
+            Value::Tensor(result)
+                if result.axes.len() == 2 && result.position(ROWS_AXIS) == Some(0) =>
+            {
                 Ok(result.id)
             }
             other => self.wrong(expr.span, "an expert that gives one row per token", &other),
@@ -223,9 +260,18 @@ impl Tracer<'_> {
 
     /// Rows times their combine weights.
     fn weigh(&mut self, routed: &Routed, rows: ValueId) -> Traced<ValueId> {
-        let weight = self.emit(GatherAssignments { rows: routed.rows }, &[routed.weight, routed.plan])?;
+        let weight = self.emit(
+            GatherAssignments { rows: routed.rows },
+            &[routed.weight, routed.plan],
+        )?;
         let shape = self.graph.ty(rows).shape.clone();
-        let spread = self.emit(Broadcast { shape, axes: vec![0] }, &[weight])?;
+        let spread = self.emit(
+            Broadcast {
+                shape,
+                axes: vec![0],
+            },
+            &[weight],
+        )?;
         self.emit(Mul {}, &[rows, spread])
     }
 }

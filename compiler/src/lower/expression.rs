@@ -1,9 +1,9 @@
 //! Expressions: what a name, call, operator or pipe stands for.
 
+use super::builtins;
 use super::elementwise::Pointwise;
 use super::tracer::Tracer;
 use super::value::{Frame, Partial, Traced, Value, Variable};
-use super::builtins;
 use crate::check;
 use crate::model::{Definition, Item, Number};
 use gatewright_grammar::ast::{Arg, Expr, ExprKind, Path, SectionKind, UnaryOp};
@@ -31,7 +31,9 @@ impl Tracer<'_> {
             }
             ExprKind::Unary(op, operand) => {
                 let value = self.eval(frame, operand)?;
-                self.located(frame, expr.span, |tracer, _| tracer.unary_operator(*op, value, expr.span))
+                self.located(frame, expr.span, |tracer, _| {
+                    tracer.unary_operator(*op, value, expr.span)
+                })
             }
             ExprKind::Binary(op, left, right) => {
                 let left = self.eval(frame, left)?;
@@ -51,9 +53,11 @@ impl Tracer<'_> {
                     exprs.iter().map(|expr| self.eval(frame, expr)).collect();
                 Ok(Value::Tuple(values?))
             }
-            ExprKind::Axes(_) => {
-                self.fail(check::wrong_kind::report(expr.span, "a value", "an axis pattern"))
-            }
+            ExprKind::Axes(_) => self.fail(check::wrong_kind::report(
+                expr.span,
+                "a value",
+                "an axis pattern",
+            )),
         }
     }
 
@@ -75,13 +79,17 @@ impl Tracer<'_> {
         let bare = super::parameter::bare(expr).filter(|_| matches!(expr.kind, ExprKind::Path(_)));
         if let Some(name) = bare
             && let Some(known) = frame.variable(name)
-            && !known.value.flows()
+            && (known.word.is_some() || !known.value.flows())
         {
             return Ok(known.clone());
         }
         let word = bare.map(str::to_owned);
         let value = self.eval(frame, expr)?;
-        Ok(Variable { value, span: expr.span, word })
+        Ok(Variable {
+            value,
+            span: expr.span,
+            word,
+        })
     }
 
     fn path(&mut self, frame: &mut Frame, path: &Path) -> Traced<Value> {
@@ -166,9 +174,10 @@ impl Tracer<'_> {
             Definition::Section(section) if section.kind == SectionKind::Router => {
                 Ok(Some(Value::Router(name.to_owned(), None)))
             }
-            Definition::Section(section) => {
-                Ok(Some(Value::Experts(Rc::new(section.clone()), name.to_owned())))
-            }
+            Definition::Section(section) => Ok(Some(Value::Experts(
+                Rc::new(section.clone()),
+                name.to_owned(),
+            ))),
             _ => Ok(Some(block_value(name, item))),
         }
     }
@@ -188,12 +197,18 @@ impl Tracer<'_> {
             return Ok(Value::Builtin(builtin));
         }
         let model = self.model;
-        let known = model.values().keys().chain(model.library().keys()).map(String::as_str);
+        let known = model
+            .values()
+            .keys()
+            .chain(model.library().keys())
+            .map(String::as_str);
         let mut known: Vec<&str> = known.collect();
         for name in builtins::names() {
             known.push(name);
         }
-        self.fail(check::unknown_name::report(path.span, "block", &name, known))
+        self.fail(check::unknown_name::report(
+            path.span, "block", &name, known,
+        ))
     }
 
     /// Calls or applies something. `piped` is what arrives through `->`.
@@ -210,13 +225,21 @@ impl Tracer<'_> {
         self.deeper(span, |tracer| match callee {
             Value::Block(partial) => tracer.call_block(frame, &partial, name, piped, args, span),
             Value::Builtin(builtin) => {
-                let call = builtins::Call { name: builtin, piped, args, span };
+                let call = builtins::Call {
+                    name: builtin,
+                    piped,
+                    args,
+                    span,
+                };
                 tracer.located(frame, span, |tracer, frame| tracer.builtin(frame, call))
             }
             Value::Experts(section, experts) => match piped {
                 Some(value) => tracer.experts(frame, &section, &experts, name, value, span),
                 None => {
-                    let input = args.first().map(|arg| tracer.eval(frame, &arg.value)).transpose()?;
+                    let input = args
+                        .first()
+                        .map(|arg| tracer.eval(frame, &arg.value))
+                        .transpose()?;
                     match input {
                         Some(value) => tracer.experts(frame, &section, &experts, name, value, span),
                         None => tracer.fail(check::no_value::report(span, "experts need tokens")),

@@ -66,7 +66,11 @@ impl Tracer<'_> {
             Value::Tuple(values) => {
                 let needed = format!("{} values", binding.names.len());
                 let found = format!("{} values", values.len());
-                self.fail(check::wrong_kind::report(binding.value.span, &needed, &found))
+                self.fail(check::wrong_kind::report(
+                    binding.value.span,
+                    &needed,
+                    &found,
+                ))
             }
             other => self.wrong(binding.value.span, "a tuple", &other),
         }
@@ -75,7 +79,10 @@ impl Tracer<'_> {
     fn current(&mut self, frame: &Frame, span: Span) -> Traced<Value> {
         match &frame.current {
             Some(value) => Ok(value.clone()),
-            None => self.fail(check::no_value::report(span, "nothing flows into this step")),
+            None => self.fail(check::no_value::report(
+                span,
+                "nothing flows into this step",
+            )),
         }
     }
 
@@ -114,7 +121,11 @@ impl Tracer<'_> {
             let outer = std::mem::replace(&mut frame.scope, Scope::at(path));
             let visible = frame.variables.len();
             let number = crate::model::Number::Whole(crate::size::Size::from(index));
-            frame.set(&repeat.index.value, Value::Number(number), repeat.index.span);
+            frame.set(
+                &repeat.index.value,
+                Value::Number(number),
+                repeat.index.span,
+            );
             let done = self.body(frame, &repeat.body);
             frame.variables.truncate(visible);
             frame.scope = outer;
@@ -140,7 +151,9 @@ impl Tracer<'_> {
             return self.current(frame, expr.span);
         };
         let pinned = |frame: &mut Frame, step: &Step| {
-            step.name.as_ref().map(|name| frame.scope.enter(&name.value))
+            step.name
+                .as_ref()
+                .map(|name| frame.scope.enter(&name.value))
         };
         let name = pinned(frame, first);
         let mut value = self.head(frame, &first.expr, name.as_deref())?;
@@ -184,7 +197,14 @@ impl Tracer<'_> {
         };
         match pin {
             Some(pin) => self.call_pinned(frame, callee, pin, Some(input), args, step.span),
-            None => self.call(frame, callee, &path.to_string(), Some(input), args, step.span),
+            None => self.call(
+                frame,
+                callee,
+                &path.to_string(),
+                Some(input),
+                args,
+                step.span,
+            ),
         }
     }
 
@@ -207,11 +227,19 @@ impl Tracer<'_> {
         match &expr.kind {
             ExprKind::Path(_) => !self.is_value(frame, expr),
             ExprKind::Call(call) => {
-                let given = call.args.iter().filter(|arg| self.is_value(frame, &arg.value)).count();
+                let given = call
+                    .args
+                    .iter()
+                    .filter(|arg| self.is_value(frame, &arg.value))
+                    .count();
                 match self.block_of(frame, call) {
                     Some(block) => {
                         let needed = tensor_params(block).filter(|p| p.default.is_none()).count();
-                        if needed == 0 { given == 0 && uses_input(block) } else { given < needed }
+                        if needed == 0 {
+                            given == 0 && uses_input(block)
+                        } else {
+                            given < needed
+                        }
                     }
                     None if super::builtins::is_source(&call.callee.to_string()) => false,
                     None => given == 0 && !self.is_static_call(frame, call),
@@ -243,7 +271,11 @@ impl Tracer<'_> {
                 _ => None,
             };
         }
-        let user = if frame.library { None } else { self.model.value(&name) };
+        let user = if frame.library {
+            None
+        } else {
+            self.model.value(&name)
+        };
         match &user.or_else(|| self.model.library().get(&name))?.definition {
             Definition::Block(block) => Some(block),
             _ => None,
@@ -278,9 +310,9 @@ impl Tracer<'_> {
             ExprKind::Binary(_, left, right) => {
                 self.is_value(frame, left) || self.is_value(frame, right)
             }
-            ExprKind::Pipe(steps) => {
-                steps.first().is_some_and(|step| self.is_value(frame, &step.expr))
-            }
+            ExprKind::Pipe(steps) => steps
+                .first()
+                .is_some_and(|step| self.is_value(frame, &step.expr)),
             ExprKind::Tuple(exprs) | ExprKind::List(exprs) => {
                 exprs.iter().any(|expr| self.is_value(frame, expr))
             }
@@ -296,12 +328,19 @@ pub(crate) fn tensor_params(block: &Block) -> impl Iterator<Item = &Param> {
 
 /// Whether a parameter takes a router.
 pub(crate) fn is_router(param: &Param) -> bool {
-    param.ty.as_ref().is_some_and(|ty| ty.kind == TypeKind::Router)
+    param
+        .ty
+        .as_ref()
+        .is_some_and(|ty| ty.kind == TypeKind::Router)
 }
 
 /// Whether the body of a block without tensor parameters begins with what is given to it.
 pub(crate) fn uses_input(block: &Block) -> bool {
-    let mut bound: Vec<&str> = block.params.iter().map(|param| param.name.value.as_str()).collect();
+    let mut bound: Vec<&str> = block
+        .params
+        .iter()
+        .map(|param| param.name.value.as_str())
+        .collect();
     for stmt in &block.body {
         match stmt {
             Stmt::Let(binding) => {
@@ -321,9 +360,14 @@ pub(crate) fn uses_input(block: &Block) -> bool {
 
 fn begins_bound(expr: &Expr, bound: &[&str]) -> bool {
     match &expr.kind {
-        ExprKind::Path(path) => path.parts.first().is_some_and(|name| bound.contains(&name.value.as_str())),
+        ExprKind::Path(path) => path
+            .parts
+            .first()
+            .is_some_and(|name| bound.contains(&name.value.as_str())),
         ExprKind::Call(call) => call.args.iter().any(|arg| begins_bound(&arg.value, bound)),
-        ExprKind::Pipe(steps) => steps.first().is_some_and(|step| begins_bound(&step.expr, bound)),
+        ExprKind::Pipe(steps) => steps
+            .first()
+            .is_some_and(|step| begins_bound(&step.expr, bound)),
         ExprKind::Binary(_, left, right) => begins_bound(left, bound) || begins_bound(right, bound),
         ExprKind::Unary(_, operand) => begins_bound(operand, bound),
         ExprKind::Number(_) => true,

@@ -15,7 +15,10 @@ impl Tracer<'_> {
         self.step(span)?;
         let all = |tracer: &Self| -> Vec<usize> {
             let instances = tracer.routers.iter().enumerate();
-            instances.filter(|(_, own)| own.router == name).map(|(index, _)| index).collect()
+            instances
+                .filter(|(_, own)| own.router == name)
+                .map(|(index, _)| index)
+                .collect()
         };
         let found = all(self);
         if !found.is_empty() {
@@ -23,7 +26,10 @@ impl Tracer<'_> {
         }
         let model = self.model;
         for value in model.values().keys() {
-            if model.reach(&format!("value:{value}")).contains(&format!("value:{name}")) {
+            if model
+                .reach(&format!("value:{value}"))
+                .contains(&format!("value:{name}"))
+            {
                 self.global_by_name(value)?;
             }
         }

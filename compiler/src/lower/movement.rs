@@ -30,7 +30,13 @@ impl Tracer<'_> {
         if self.graph.ty(id).shape == shape && axes.len() == shape.len() {
             return Ok(id);
         }
-        self.emit(Broadcast { shape: shape.to_vec(), axes }, &[id])
+        self.emit(
+            Broadcast {
+                shape: shape.to_vec(),
+                axes,
+            },
+            &[id],
+        )
     }
 
     pub(crate) fn slice(
@@ -43,11 +49,26 @@ impl Tracer<'_> {
         if self.shape(tensor).get(axis) == Some(&length) {
             return Ok(tensor.clone());
         }
-        let id = self.emit(Slice { axis, start, length }, &[tensor.id])?;
-        Ok(Tensor { id, axes: tensor.axes.clone() })
+        let id = self.emit(
+            Slice {
+                axis,
+                start,
+                length,
+            },
+            &[tensor.id],
+        )?;
+        Ok(Tensor {
+            id,
+            axes: tensor.axes.clone(),
+        })
     }
 
-    pub(crate) fn concat(&mut self, parts: &[Tensor], axis: usize, axes: Vec<Axis>) -> Traced<Tensor> {
+    pub(crate) fn concat(
+        &mut self,
+        parts: &[Tensor],
+        axis: usize,
+        axes: Vec<Axis>,
+    ) -> Traced<Tensor> {
         if let [one] = parts {
             return Ok(Tensor { id: one.id, axes });
         }

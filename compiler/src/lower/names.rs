@@ -14,7 +14,10 @@ pub(crate) struct Scope {
 impl Scope {
     /// A fresh scope at a path.
     pub(crate) fn at(path: impl Into<String>) -> Self {
-        Self { path: path.into(), ..Self::default() }
+        Self {
+            path: path.into(),
+            ..Self::default()
+        }
     }
 
     /// The path of a name in this scope: `trunk.3.norm`, and `trunk.3.norm_2` the second time.
@@ -36,6 +39,10 @@ impl Scope {
 
     /// The path of a name, without counting it.
     pub(crate) fn join(&self, name: &str) -> String {
-        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+        if self.path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.path)
+        }
     }
 }

@@ -23,7 +23,11 @@ impl Tracer<'_> {
             TypeKind::U32 | TypeKind::Token => DType::U32,
             TypeKind::Bool => DType::Bool,
             TypeKind::Bundle | TypeKind::Router => {
-                return self.fail(check::wrong_kind::report(ty.span, "a tensor type", "another type"));
+                return self.fail(check::wrong_kind::report(
+                    ty.span,
+                    "a tensor type",
+                    "another type",
+                ));
             }
         };
         let (mut shape, mut axes) = (Vec::new(), Vec::new());
@@ -135,20 +139,40 @@ impl Tracer<'_> {
         if let Some((info, tensor)) = self.parameters.get(&path) {
             let (value, tensor) = (info.value, tensor.clone());
             if *self.graph.ty(value) == ty {
-                return Ok(Tensor { id: tensor.id, axes });
+                return Ok(Tensor {
+                    id: tensor.id,
+                    axes,
+                });
             }
             let first = self.graph.type_text(self.graph.ty(value));
             let second = self.graph.type_text(&ty);
             let span = self.origin.span;
-            return self.fail(check::parameter_conflict::report(span, &path, &first, &second));
+            return self.fail(check::parameter_conflict::report(
+                span, &path, &first, &second,
+            ));
         }
-        let decays = path.rsplit('.').next().is_some_and(|name| name.contains("kernel"));
+        let decays = path
+            .rsplit('.')
+            .next()
+            .is_some_and(|name| name.contains("kernel"));
         let span = self.origin.span;
-        self.origin = Origin { span, path: path.clone() };
-        let op = Parameter { path: path.clone(), ty, init: init.clone() };
+        self.origin = Origin {
+            span,
+            path: path.clone(),
+        };
+        let op = Parameter {
+            path: path.clone(),
+            ty,
+            init: init.clone(),
+        };
         let value = self.emit(op, &[])?;
         let tensor = Tensor { id: value, axes };
-        let info = ParameterInfo { value, span, init, decays };
+        let info = ParameterInfo {
+            value,
+            span,
+            init,
+            decays,
+        };
         self.parameters.insert(path, (info, tensor.clone()));
         Ok(tensor)
     }
@@ -172,7 +196,11 @@ impl Tracer<'_> {
             Some(init) => Ok(init),
             None => {
                 let forms = "zeros, ones, a number, normal(std: …), xavier_uniform or lecun_normal";
-                self.fail(check::bad_setting::report(expr.span, "an initialiser", forms))
+                self.fail(check::bad_setting::report(
+                    expr.span,
+                    "an initialiser",
+                    forms,
+                ))
             }
         }
     }

@@ -21,9 +21,10 @@ pub(crate) fn pattern(expr: &Expr) -> Option<Pattern> {
             };
             Some(groups.iter().map(group).collect())
         }
-        ExprKind::List(items) => {
-            items.iter().map(|item| Some(vec![super::parameter::bare(item)?.to_owned()])).collect()
-        }
+        ExprKind::List(items) => items
+            .iter()
+            .map(|item| Some(vec![super::parameter::bare(item)?.to_owned()]))
+            .collect(),
         _ => None,
     }
 }
@@ -50,13 +51,22 @@ struct Part {
 impl Tracer<'_> {
     /// `rearrange(x: [B (Y p) (X q) C] -> [B (Y X) (p q C)], p: 8, q: 8)`.
     pub(crate) fn rearrange(&mut self, frame: &mut Frame, call: &Call) -> Traced<Value> {
-        let Some((arg, expr)) = call.args.iter().find_map(|arg| Some((arg, sides(&arg.value)?))) else {
-            return self.fail(check::bad_pattern::report(call.span, "`rearrange` needs `[…] -> […]`"));
+        let Some((arg, expr)) = call
+            .args
+            .iter()
+            .find_map(|arg| Some((arg, sides(&arg.value)?)))
+        else {
+            return self.fail(check::bad_pattern::report(
+                call.span,
+                "`rearrange` needs `[…] -> […]`",
+            ));
         };
         let value = match (&arg.name, &call.piped) {
             (Some(name), _) => self.name(frame, &name.value, name.span)?,
             (None, Some(piped)) => piped.clone(),
-            (None, None) => return self.fail(check::no_value::report(call.span, "nothing to rearrange")),
+            (None, None) => {
+                return self.fail(check::no_value::report(call.span, "nothing to rearrange"));
+            }
         };
         let mut known = Vec::new();
         for other in call.args.iter().filter(|other| !std::ptr::eq(*other, arg)) {
@@ -88,7 +98,9 @@ impl Tracer<'_> {
             let mut last = Axis::unnamed(span);
             for name in group {
                 let found: Vec<usize> = if name == "..." {
-                    (0..parts.len()).filter(|index| parts[*index].name.starts_with("...")).collect()
+                    (0..parts.len())
+                        .filter(|index| parts[*index].name.starts_with("..."))
+                        .collect()
                 } else if name == "1" {
                     Vec::new()
                 } else {
@@ -136,7 +148,9 @@ impl Tracer<'_> {
         span: Span,
     ) -> Traced<Vec<Part>> {
         let shape = self.shape(tensor);
-        let rest = from.iter().position(|group| group.len() == 1 && group[0] == "...");
+        let rest = from
+            .iter()
+            .position(|group| group.len() == 1 && group[0] == "...");
         let fixed = from.len() - usize::from(rest.is_some());
         if tensor.axes.len() < fixed || (rest.is_none() && tensor.axes.len() != fixed) {
             let text = self.tensor_text(tensor);
@@ -150,7 +164,11 @@ impl Tracer<'_> {
             if group.len() == 1 && group[0] == "..." {
                 for index in 0..extra {
                     let (size, axis) = (shape[position].clone(), tensor.axes[position].clone());
-                    parts.push(Part { name: format!("...{index}"), size, axis });
+                    parts.push(Part {
+                        name: format!("...{index}"),
+                        size,
+                        axis,
+                    });
                     position += 1;
                 }
                 continue;
@@ -172,18 +190,33 @@ impl Tracer<'_> {
         parts: &mut Vec<Part>,
     ) -> Traced<()> {
         if let [name] = group {
-            let axis = Axis { name: Some(name.clone()), span: axis.span };
-            parts.push(Part { name: name.clone(), size: size.clone(), axis });
+            let axis = Axis {
+                name: Some(name.clone()),
+                span: axis.span,
+            };
+            parts.push(Part {
+                name: name.clone(),
+                size: size.clone(),
+                axis,
+            });
             return Ok(());
         }
         let mut sizes: Vec<Option<Size>> = Vec::new();
         for name in group {
-            let given = known.iter().find(|(known, _)| known == name).map(|(_, size)| size.clone());
+            let given = known
+                .iter()
+                .find(|(known, _)| known == name)
+                .map(|(_, size)| size.clone());
             let local = frame.local(name).and_then(|local| local.size.clone());
             sizes.push(given.or(local));
         }
-        let product = sizes.iter().flatten().fold(Size::from(1), |all, size| all.mul(size));
-        let open: Vec<usize> = (0..sizes.len()).filter(|index| sizes[*index].is_none()).collect();
+        let product = sizes
+            .iter()
+            .flatten()
+            .fold(Size::from(1), |all, size| all.mul(size));
+        let open: Vec<usize> = (0..sizes.len())
+            .filter(|index| sizes[*index].is_none())
+            .collect();
         let quotient = size.div_exact(&product);
         match (open.as_slice(), quotient) {
             ([], Some(one)) if one.is_one() => {}
@@ -200,8 +233,15 @@ impl Tracer<'_> {
             }
         }
         for (name, size) in group.iter().zip(sizes.into_iter().flatten()) {
-            let axis = Axis { name: Some(name.clone()), span: axis.span };
-            parts.push(Part { name: name.clone(), size, axis });
+            let axis = Axis {
+                name: Some(name.clone()),
+                span: axis.span,
+            };
+            parts.push(Part {
+                name: name.clone(),
+                size,
+                axis,
+            });
         }
         Ok(())
     }

@@ -18,10 +18,25 @@ impl Tracer<'_> {
         match &request.what {
             Target::Entry(name) => self.entry(name)?,
             Target::Objective(name) => self.objective(name)?,
+            Target::Everything => return self.everything(),
         }
         if request.record_routing {
             for instance in self.routers.clone() {
                 self.record(&instance)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Traces all that can be; one mistake does not hide another.
+    fn everything(&mut self) -> Traced<()> {
+        let model = self.model;
+        for name in model.values().keys() {
+            let _ = self.global_by_name(name);
+        }
+        for kind in [FormulaKind::Loss, FormulaKind::Objective] {
+            for name in model.formulas(kind) {
+                let _ = self.formula(name, Span::default());
             }
         }
         Ok(())
@@ -38,7 +53,10 @@ impl Tracer<'_> {
             _ => vec![&entry.outputs],
         };
         for (index, expr) in exprs.iter().enumerate() {
-            let mut frame = Frame { scope: Scope::at(name), ..Frame::default() };
+            let mut frame = Frame {
+                scope: Scope::at(name),
+                ..Frame::default()
+            };
             let value = self.flow(&mut frame, expr)?;
             let plain = super::parameter::bare(expr).map(str::to_owned);
             let output = plain.unwrap_or_else(|| match exprs.len() {
@@ -46,7 +64,9 @@ impl Tracer<'_> {
                 _ => format!("{name}.{index}"),
             });
             match value {
-                Value::Tensor(tensor) => self.graph.add_output(output, OutputKind::Value, tensor.id),
+                Value::Tensor(tensor) => {
+                    self.graph.add_output(output, OutputKind::Value, tensor.id)
+                }
                 Value::Bundle(streams) => {
                     for (stream, tensor) in streams {
                         let output = format!("{output}.{stream}");
@@ -62,9 +82,16 @@ impl Tracer<'_> {
     fn objective(&mut self, name: &str) -> Traced<()> {
         let model = self.model;
         let known = model.formulas(FormulaKind::Objective);
-        let formula = model.formula(name).filter(|formula| formula.kind == FormulaKind::Objective);
+        let formula = model
+            .formula(name)
+            .filter(|formula| formula.kind == FormulaKind::Objective);
         let Some(formula) = formula else {
-            return self.fail(check::unknown_request::report(None, "objective", name, &known));
+            return self.fail(check::unknown_request::report(
+                None,
+                "objective",
+                name,
+                &known,
+            ));
         };
         // Router terms need every instance: all reachable values come first.
         for key in model.reach(&format!("formula:{name}")) {
@@ -78,20 +105,26 @@ impl Tracer<'_> {
             return self.fail(report);
         };
         for loss in self.loss_order.clone() {
-            let is_loss = model.formula(&loss).is_some_and(|f| f.kind == FormulaKind::Loss);
+            let is_loss = model
+                .formula(&loss)
+                .is_some_and(|f| f.kind == FormulaKind::Loss);
             if let (true, Some(Ok(Value::Tensor(tensor)))) = (is_loss, self.losses.get(&loss)) {
                 let id = tensor.id;
-                self.graph.add_output(format!("loss.{loss}"), OutputKind::Loss, id);
+                self.graph
+                    .add_output(format!("loss.{loss}"), OutputKind::Loss, id);
             }
         }
-        self.graph.add_output(format!("objective.{name}"), OutputKind::Objective, total.id);
+        self.graph
+            .add_output(format!("objective.{name}"), OutputKind::Objective, total.id);
         Ok(())
     }
 
     /// Traces a top-level `let`, if this is one.
     pub(crate) fn global_by_name(&mut self, name: &str) -> Traced<()> {
         let model = self.model;
-        if let Some(Definition::Let(binding, index)) = model.value(name).map(|item| &item.definition) {
+        if let Some(Definition::Let(binding, index)) =
+            model.value(name).map(|item| &item.definition)
+        {
             self.global(name, binding, *index)?;
         }
         Ok(())
@@ -102,8 +135,14 @@ impl Tracer<'_> {
         if let Some(done) = self.globals.get(name) {
             return done.clone();
         }
-        let first = binding.names.first().map_or(name, |name| name.value.as_str());
-        let mut frame = Frame { scope: Scope::at(first), ..Frame::default() };
+        let first = binding
+            .names
+            .first()
+            .map_or(name, |name| name.value.as_str());
+        let mut frame = Frame {
+            scope: Scope::at(first),
+            ..Frame::default()
+        };
         let value = self.outside_experts(|tracer| tracer.flow(&mut frame, &binding.value));
         let values = match (value, binding.names.len()) {
             (Ok(value), 1) => vec![Ok(value)],
@@ -144,14 +183,18 @@ impl Tracer<'_> {
     }
 
     fn formula_value(&mut self, name: &str, expr: &Expr) -> Traced<Value> {
-        let mut frame = Frame { scope: Scope::at(name), ..Frame::default() };
+        let mut frame = Frame {
+            scope: Scope::at(name),
+            ..Frame::default()
+        };
         let value = self.flow(&mut frame, expr)?;
         match &value {
             Value::Tensor(tensor) if tensor.axes.is_empty() && self.dtype(tensor) == DType::F32 => {
                 Ok(value)
             }
             Value::Undefined(reason) => {
-                self.diagnostics.push(check::undefined_term::report(expr.span, reason));
+                self.diagnostics
+                    .push(check::undefined_term::report(expr.span, reason));
                 Ok(value)
             }
             Value::Tensor(tensor) => {
@@ -175,15 +218,24 @@ impl Tracer<'_> {
             ("slot", instance.slot),
             ("kept", instance.kept),
         ] {
-            self.graph.add_output(format!("{path}.{name}"), OutputKind::Value, value);
+            self.graph
+                .add_output(format!("{path}.{name}"), OutputKind::Value, value);
         }
         let kept = self.emit(Cast { to: DType::F32 }, &[instance.kept])?;
-        let kept = Tensor { id: kept, axes: Vec::new() };
+        let kept = Tensor {
+            id: kept,
+            axes: Vec::new(),
+        };
         for (stream, start, length) in &instance.streams {
-            let op = Slice { axis: 1, start: start.clone(), length: length.clone() };
+            let op = Slice {
+                axis: 1,
+                start: start.clone(),
+                length: length.clone(),
+            };
             let own = self.emit(op, &[kept.id])?;
             let rate = self.mean_of(own)?;
-            self.graph.add_output(format!("{path}.success.{stream}"), OutputKind::Metric, rate);
+            self.graph
+                .add_output(format!("{path}.success.{stream}"), OutputKind::Metric, rate);
         }
         Ok(())
     }

@@ -12,7 +12,9 @@ use crate::ops::{
     Maximum, Mul, Priority, Relation, Routing, Sigmoid, Softmax, Sum, TopK,
 };
 use crate::size::{DimId, Size};
-use gatewright_grammar::ast::{Call, Expr, ExprKind, Field, FieldKey, FieldValue, Section, SectionKind};
+use gatewright_grammar::ast::{
+    Call, Expr, ExprKind, Field, FieldKey, FieldValue, Section, SectionKind,
+};
 use gatewright_grammar::source::Span;
 
 /// When the weights of several choices are made to sum to one.
@@ -115,7 +117,12 @@ impl Tracer<'_> {
         Ok(Policy {
             name: name.to_owned(),
             span: section.name.span,
-            routing: Routing { experts, choices, capacity, priority },
+            routing: Routing {
+                experts,
+                choices,
+                capacity,
+                priority,
+            },
             scores,
             activation,
             noise,
@@ -148,7 +155,13 @@ impl Tracer<'_> {
             None => {
                 let kind = section.kind.keyword();
                 let name = &section.name;
-                self.fail(check::missing_field::report(name.span, kind, &name.value, key, example))
+                self.fail(check::missing_field::report(
+                    name.span,
+                    kind,
+                    &name.value,
+                    key,
+                    example,
+                ))
             }
         }
     }
@@ -166,7 +179,13 @@ impl Tracer<'_> {
             _ => return self.fail(check::bad_setting::report(expr.span, "scores", forms)),
         };
         let rest = steps[..steps.len() - 1].to_vec();
-        Ok((Expr { kind: ExprKind::Pipe(rest), span: expr.span }, activation))
+        Ok((
+            Expr {
+                kind: ExprKind::Pipe(rest),
+                span: expr.span,
+            },
+            activation,
+        ))
     }
 
     fn choose(&mut self, frame: &mut Frame, expr: &Expr) -> Traced<(usize, Renormalise)> {
@@ -177,7 +196,9 @@ impl Tracer<'_> {
         let mut choices = None;
         for arg in &call.args {
             match arg.name.as_ref().map(|name| name.value.as_str()) {
-                None | Some("k") => choices = Some(self.whole(frame, &arg.value, "the number of choices")?),
+                None | Some("k") => {
+                    choices = Some(self.whole(frame, &arg.value, "the number of choices")?)
+                }
                 Some("renormalise") => {
                     renormalise = match super::parameter::bare(&arg.value) {
                         Some("none") => Renormalise::Never,
@@ -185,11 +206,17 @@ impl Tracer<'_> {
                         Some("after_drop") => Renormalise::AfterDrop,
                         _ => {
                             let span = arg.value.span;
-                            return self.fail(check::bad_setting::report(span, "renormalise", forms));
+                            return self.fail(check::bad_setting::report(
+                                span,
+                                "renormalise",
+                                forms,
+                            ));
                         }
                     };
                 }
-                Some(_) => return self.fail(check::bad_setting::report(expr.span, "choose", forms)),
+                Some(_) => {
+                    return self.fail(check::bad_setting::report(expr.span, "choose", forms));
+                }
             }
         }
         match choices {
@@ -215,7 +242,11 @@ impl Tracer<'_> {
         if super::parameter::bare(expr) == Some("dropless") {
             return Ok(None);
         }
-        let mut capacity = Capacity { factor: 1.0, round_nearest: false, multiple_of: 1 };
+        let mut capacity = Capacity {
+            factor: 1.0,
+            round_nearest: false,
+            multiple_of: 1,
+        };
         let Some(call) = call_of(expr, "capacity") else {
             if matches!(expr.kind, ExprKind::Call(_) | ExprKind::Text(_)) {
                 return self.fail(check::bad_setting::report(expr.span, "capacity", forms));
@@ -234,10 +265,16 @@ impl Tracer<'_> {
                     Some("nearest") => capacity.round_nearest = true,
                     _ => {
                         let span = arg.value.span;
-                        return self.fail(check::bad_setting::report(span, "round", "`up` or `nearest`"));
+                        return self.fail(check::bad_setting::report(
+                            span,
+                            "round",
+                            "`up` or `nearest`",
+                        ));
                     }
                 },
-                Some(_) => return self.fail(check::bad_setting::report(expr.span, "capacity", forms)),
+                Some(_) => {
+                    return self.fail(check::bad_setting::report(expr.span, "capacity", forms));
+                }
             }
         }
         Ok(Some(capacity))
@@ -269,7 +306,9 @@ impl Tracer<'_> {
         pooled: &Tensor,
         streams: Vec<(String, Size, Size)>,
     ) -> Traced<Routed> {
-        let Routing { experts, choices, .. } = policy.routing;
+        let Routing {
+            experts, choices, ..
+        } = policy.routing;
         let shape = self.shape(pooled);
         let (groups, tokens) = (shape[0].clone(), shape[1].clone());
         let logits = self.logits(policy, &path, pooled)?;
@@ -287,17 +326,40 @@ impl Tracer<'_> {
         let assignments = groups.mul(&tokens).mul(&Size::from(choices));
         let rows = self.graph.add_dim(
             format!("{path}.rows"),
-            DimKind::Rows(Rows { assignments, experts, per_expert }),
+            DimKind::Rows(Rows {
+                assignments,
+                experts,
+                per_expert,
+            }),
         );
-        let plan_dim = self.graph.add_dim(format!("{path}.plan"), DimKind::Plan(rows));
-        let slot = self.emit(DispatchSlot { routing: routing.clone() }, &[expert, raw])?;
+        let plan_dim = self
+            .graph
+            .add_dim(format!("{path}.plan"), DimKind::Plan(rows));
+        let slot = self.emit(
+            DispatchSlot {
+                routing: routing.clone(),
+            },
+            &[expert, raw],
+        )?;
         let chosen = vec![groups, tokens, Size::from(choices)];
         let limit = match slots {
             Some(slots) => self.constant(DType::U32, chosen.clone(), slots as f64)?,
             None => self.constant(DType::U32, chosen.clone(), f64::from(u32::MAX))?,
         };
-        let kept = self.emit(Compare { relation: Relation::Less }, &[slot, limit])?;
-        let plan = self.emit(Dispatch { routing, rows, plan: plan_dim }, &[expert, raw])?;
+        let kept = self.emit(
+            Compare {
+                relation: Relation::Less,
+            },
+            &[slot, limit],
+        )?;
+        let plan = self.emit(
+            Dispatch {
+                routing,
+                rows,
+                plan: plan_dim,
+            },
+            &[expert, raw],
+        )?;
         let weight = self.renormalise(policy.renormalise, raw, kept, &chosen)?;
         self.routers.push(RouterInstance {
             path,
@@ -314,7 +376,13 @@ impl Tracer<'_> {
             slot,
             kept,
         });
-        Ok(Routed { plan, rows, experts, choices, weight })
+        Ok(Routed {
+            plan,
+            rows,
+            experts,
+            choices,
+            weight,
+        })
     }
 
     fn logits(&mut self, policy: &Policy, path: &str, pooled: &Tensor) -> Traced<ValueId> {
@@ -336,7 +404,10 @@ impl Tracer<'_> {
                 expected: policy.routing.experts.to_string(),
                 stated: policy.span,
                 found: self.graph.size_text(&found),
-                from: logits.axes.last().map_or(policy.scores.span, |axis| axis.span),
+                from: logits
+                    .axes
+                    .last()
+                    .map_or(policy.scores.span, |axis| axis.span),
             };
             return self.fail(check::size_mismatch::report(policy.scores.span, &sides));
         }
@@ -353,7 +424,11 @@ impl Tracer<'_> {
         let Some(std) = policy.noise else {
             return Ok(logits);
         };
-        let noise = self.draw(format!("{path}.noise"), shape.to_vec(), Distribution::Normal)?;
+        let noise = self.draw(
+            format!("{path}.noise"),
+            shape.to_vec(),
+            Distribution::Normal,
+        )?;
         let std = self.constant(DType::F32, shape.to_vec(), std)?;
         let scaled = self.emit(Mul {}, &[noise, std])?;
         self.emit(Add {}, &[logits, scaled])
@@ -394,7 +469,10 @@ impl Tracer<'_> {
             }
         };
         let sum = self.emit(Sum { axes: vec![2] }, &[weight])?;
-        let spread = Broadcast { shape: shape.to_vec(), axes: vec![0, 1] };
+        let spread = Broadcast {
+            shape: shape.to_vec(),
+            axes: vec![0, 1],
+        };
         let sum = self.emit(spread, &[sum])?;
         // A token whose choices were all dropped has weight 0 / tiny = 0.
         let tiny = self.constant(DType::F32, shape.to_vec(), 1e-9)?;
@@ -431,7 +509,10 @@ impl Tracer<'_> {
         };
         let last = if call.name == "chosen" { "K" } else { "E" };
         let axes = ["G", "S", last].map(|name| Axis::named(name, call.span));
-        let tensor = Tensor { id, axes: axes.to_vec() };
+        let tensor = Tensor {
+            id,
+            axes: axes.to_vec(),
+        };
         let Some(of) = call.named("of") else {
             return Ok(Value::Tensor(tensor));
         };
@@ -446,9 +527,9 @@ impl Tracer<'_> {
         };
         let found = instance.streams.iter().find(|(name, ..)| *name == stream);
         match found {
-            Some((_, start, length)) => {
-                self.slice(&tensor, 1, start.clone(), length.clone()).map(Value::Tensor)
-            }
+            Some((_, start, length)) => self
+                .slice(&tensor, 1, start.clone(), length.clone())
+                .map(Value::Tensor),
             None => {
                 let reason = format!("no stream `{stream}` reaches `{}`", instance.path);
                 Ok(Value::Undefined(reason))

@@ -83,7 +83,10 @@ impl<'a> Tracer<'a> {
         let dims = self.model.symbols();
         let unbound = dims.filter(|(_, id)| !self.bindings.contains_key(id));
         let dims = unbound.map(|(name, id)| (name.to_owned(), id)).collect();
-        let parameters = self.parameters.into_iter().map(|(path, (info, _))| (path, info));
+        let parameters = self
+            .parameters
+            .into_iter()
+            .map(|(path, (info, _))| (path, info));
         let lowered = (!failed).then_some(Lowered {
             graph: self.graph,
             dims,
@@ -114,6 +117,7 @@ impl<'a> Tracer<'a> {
     fn entry_name(&self) -> &str {
         match &self.request.what {
             super::Target::Entry(name) | super::Target::Objective(name) => name,
+            super::Target::Everything => "",
         }
     }
 
@@ -150,7 +154,10 @@ impl<'a> Tracer<'a> {
         span: Span,
         run: impl FnOnce(&mut Self, &mut Frame) -> Traced<T>,
     ) -> Traced<T> {
-        let origin = Origin { span, path: frame.scope.path.clone() };
+        let origin = Origin {
+            span,
+            path: frame.scope.path.clone(),
+        };
         let outer = std::mem::replace(&mut self.origin, origin);
         let result = run(self, frame);
         self.origin = outer;
@@ -181,8 +188,19 @@ impl<'a> Tracer<'a> {
     }
 
     /// A constant of any shape.
-    pub(crate) fn constant(&mut self, dtype: DType, shape: Vec<Size>, value: f64) -> Traced<ValueId> {
-        self.emit(Constant { ty: Type::new(dtype, shape), value }, &[])
+    pub(crate) fn constant(
+        &mut self,
+        dtype: DType,
+        shape: Vec<Size>,
+        value: f64,
+    ) -> Traced<ValueId> {
+        self.emit(
+            Constant {
+                ty: Type::new(dtype, shape),
+                value,
+            },
+            &[],
+        )
     }
 
     /// `f32[B, N=49, 512]`: the type with axis names.
@@ -231,7 +249,10 @@ impl<'a> Tracer<'a> {
             ty,
             bound: bound.and_then(|bound| u32::try_from(bound).ok()),
         };
-        let origin = Origin { span: input.name.span, path: name.to_owned() };
+        let origin = Origin {
+            span: input.name.span,
+            path: name.to_owned(),
+        };
         let outer = std::mem::replace(&mut self.origin, origin);
         let id = self.emit(op, &[]);
         self.origin = outer;

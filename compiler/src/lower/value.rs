@@ -29,7 +29,10 @@ pub(crate) struct Axis {
 
 impl Axis {
     pub(crate) fn named(name: impl Into<String>, span: Span) -> Self {
-        Self { name: Some(name.into()), span }
+        Self {
+            name: Some(name.into()),
+            span,
+        }
     }
 
     pub(crate) fn unnamed(span: Span) -> Self {
@@ -46,7 +49,9 @@ pub(crate) struct Tensor {
 
 impl Tensor {
     pub(crate) fn position(&self, name: &str) -> Option<usize> {
-        self.axes.iter().position(|axis| axis.name.as_deref() == Some(name))
+        self.axes
+            .iter()
+            .position(|axis| axis.name.as_deref() == Some(name))
     }
 
     pub(crate) fn is_per_expert(&self) -> bool {
@@ -127,7 +132,11 @@ impl Value {
     pub(crate) fn flows(&self) -> bool {
         matches!(
             self,
-            Self::Tensor(_) | Self::Bundle(_) | Self::Tuple(_) | Self::Absent(_) | Self::Undefined(_)
+            Self::Tensor(_)
+                | Self::Bundle(_)
+                | Self::Tuple(_)
+                | Self::Absent(_)
+                | Self::Undefined(_)
         )
     }
 }
@@ -176,6 +185,13 @@ impl Frame {
     }
 
     pub(crate) fn set(&mut self, name: &str, value: Value, span: Span) {
-        self.variables.push((name.to_owned(), Variable { value, span, word: None }));
+        self.variables.push((
+            name.to_owned(),
+            Variable {
+                value,
+                span,
+                word: None,
+            },
+        ));
     }
 }

@@ -73,12 +73,16 @@ impl Binder<'_> {
             for item in file.items {
                 if let ItemKind::Block(block) = item.kind {
                     let item = Item {
-                        docs: item.docs,
                         span: block.name.span,
                         definition: Definition::Block(block.clone()),
                         library: true,
                     };
-                    insert(&mut self.model.library, &block.name.value, item, &mut self.diagnostics);
+                    insert(
+                        &mut self.model.library,
+                        &block.name.value,
+                        item,
+                        &mut self.diagnostics,
+                    );
                 }
             }
         }
@@ -105,10 +109,13 @@ impl Binder<'_> {
         match &import.from {
             UseSource::Module(path) => self.module(path, import),
             UseSource::File(path) => {
-                let found = self.importer.and_then(|importer| importer(from, &path.value));
+                let found = self
+                    .importer
+                    .and_then(|importer| importer(from, &path.value));
                 let Some((name, text)) = found else {
                     let headline = format!("there is no file {:?}", path.value);
-                    self.diagnostics.push(check::import::report(path.span, headline));
+                    self.diagnostics
+                        .push(check::import::report(path.span, headline));
                     return;
                 };
                 if !self.loaded.contains(&name) {
@@ -124,7 +131,8 @@ impl Binder<'_> {
         for name in &import.names {
             if !self.model.values.contains_key(&name.value) {
                 let headline = format!("the file defines no `{}`", name.value);
-                self.diagnostics.push(check::import::report(name.span, headline));
+                self.diagnostics
+                    .push(check::import::report(name.span, headline));
             }
         }
     }
@@ -137,7 +145,8 @@ impl Binder<'_> {
             let known: Vec<String> = modules.map(|module| format!("std.{module}")).collect();
             let headline = format!("there is no module `{text}`");
             let report = check::import::report(path.span, headline);
-            self.diagnostics.push(report.note(format!("the modules are {}", known.join(", "))));
+            self.diagnostics
+                .push(report.note(format!("the modules are {}", known.join(", "))));
             return;
         }
         for name in &import.names {
@@ -155,10 +164,12 @@ impl Binder<'_> {
     }
 
     fn item(&mut self, item: ast::Item) {
-        let docs = item.docs;
         let mut add = |items: &mut Items, name: &ast::Name, definition: Definition| {
-            let docs = docs.clone();
-            let item = Item { docs, span: name.span, definition, library: false };
+            let item = Item {
+                span: name.span,
+                definition,
+                library: false,
+            };
             insert(items, &name.value, item, &mut self.diagnostics);
         };
         let values = &mut self.model.values;
@@ -174,7 +185,11 @@ impl Binder<'_> {
             }
             ItemKind::Formula(formula) => {
                 let name = formula.name.clone();
-                add(&mut self.model.formulas, &name, Definition::Formula(formula));
+                add(
+                    &mut self.model.formulas,
+                    &name,
+                    Definition::Formula(formula),
+                );
             }
             ItemKind::Entry(entry) => {
                 let name = entry.name.clone();
@@ -193,9 +208,15 @@ impl Binder<'_> {
         let same = |other: &ast::Section| {
             other.kind == section.kind && other.name.value == section.name.value
         };
-        let earlier = self.presets.iter().chain(self.model.sections.iter().map(|(s, _)| s));
+        let earlier = self
+            .presets
+            .iter()
+            .chain(self.model.sections.iter().map(|(s, _)| s));
         let in_values = matches!(section.kind, SectionKind::Router | SectionKind::Experts);
-        let clash = earlier.into_iter().find(|other| same(other)).map(|other| other.name.span);
+        let clash = earlier
+            .into_iter()
+            .find(|other| same(other))
+            .map(|other| other.name.span);
         if let Some(first) = clash {
             if !in_values {
                 let name = &section.name;
@@ -214,14 +235,20 @@ impl Binder<'_> {
     fn overrides(&mut self, options: &BindOptions) {
         let mut fields = Vec::new();
         if let Some(name) = &options.preset {
-            match self.presets.iter().find(|preset| preset.name.value == *name) {
+            match self
+                .presets
+                .iter()
+                .find(|preset| preset.name.value == *name)
+            {
                 Some(preset) => fields.extend(preset.fields.clone()),
                 None => self.unknown_preset(name),
             }
         }
         for (name, value) in &options.sets {
             let text = format!("preset set {{ {name} = {value} }}");
-            let id = self.sources.add(format!("--set {name}={value}"), text.clone());
+            let id = self
+                .sources
+                .add(format!("--set {name}={value}"), text.clone());
             let (file, problems) = parse(id, &text);
             self.diagnostics.extend(problems);
             for item in file.items {
@@ -241,7 +268,11 @@ impl Binder<'_> {
 
     /// A preset that is not asked for still has to be one that could be applied.
     fn unused_presets(&mut self, used: Option<&str>) {
-        for preset in self.presets.iter().filter(|preset| Some(preset.name.value.as_str()) != used) {
+        for preset in self
+            .presets
+            .iter()
+            .filter(|preset| Some(preset.name.value.as_str()) != used)
+        {
             let mut targets = Targets {
                 dims: &mut self.dims.clone(),
                 values: &mut self.model.values.clone(),
@@ -252,14 +283,19 @@ impl Binder<'_> {
     }
 
     fn unknown_preset(&mut self, name: &str) {
-        let known: Vec<&str> = self.presets.iter().map(|preset| preset.name.value.as_str()).collect();
+        let known: Vec<&str> = self
+            .presets
+            .iter()
+            .map(|preset| preset.name.value.as_str())
+            .collect();
         let help = match check::unknown_name::nearest(name, known.iter().copied()) {
             Some(near) => Some(format!("did you mean `{near}`?")),
             None if known.is_empty() => None,
             None => Some(format!("the presets are {}", known.join(", "))),
         };
         let headline = format!("there is no preset `{name}`");
-        self.diagnostics.push(check::bad_override::report(None, headline, help));
+        self.diagnostics
+            .push(check::bad_override::report(None, headline, help));
     }
 
     fn finish(&mut self) {
@@ -283,7 +319,8 @@ impl Binder<'_> {
             let name = dim.name.value.as_str();
             let value = self.model.values.get(name).map(|item| item.span);
             if let Some(first) = seen.get(name).copied().or(value) {
-                self.diagnostics.push(check::duplicate_name::report(name, first, dim.name.span));
+                self.diagnostics
+                    .push(check::duplicate_name::report(name, first, dim.name.span));
             }
             seen.entry(name).or_insert(dim.name.span);
         }

@@ -42,7 +42,11 @@ pub(crate) fn evaluate(model: &mut Model, dims: &[Dim], diagnostics: &mut Diagno
         if let Some((size, span)) = value
             && !model.dims.iter().any(|known| known.name == dim.name.value)
         {
-            model.dims.push(DimValue { name: dim.name.value.clone(), size, span });
+            model.dims.push(DimValue {
+                name: dim.name.value.clone(),
+                size,
+                span,
+            });
         }
     }
     model.symbols = evaluator.symbols;
@@ -56,12 +60,15 @@ impl Evaluator<'_> {
         }
         if let Some(start) = self.open.iter().position(|open| open == name) {
             let cycle = self.open[start..].to_vec();
-            self.diagnostics.push(check::recursion::report(dim.name.span, &cycle));
+            self.diagnostics
+                .push(check::recursion::report(dim.name.span, &cycle));
             return None;
         }
         let expr = dim.value.as_ref()?;
         self.open.push(name.clone());
-        let value = self.number(expr, 0).and_then(|number| self.size(name, expr.span, &number));
+        let value = self
+            .number(expr, 0)
+            .and_then(|number| self.size(name, expr.span, &number));
         self.open.pop();
         let value = value.map(|size| (size, expr.span));
         self.done.insert(name.clone(), value.clone());
@@ -79,7 +86,8 @@ impl Evaluator<'_> {
             Number::Real(value) if *value <= 0.0 => format!("`{name}` is {value}"),
             Number::Real(value) => format!("`{name}` is {value}, which is not whole"),
         };
-        self.diagnostics.push(check::bad_size::report(span, problem));
+        self.diagnostics
+            .push(check::bad_size::report(span, problem));
         None
     }
 
@@ -95,7 +103,8 @@ impl Evaluator<'_> {
                 Number::binary(*op, &left, &right)
             }
             _ => {
-                let report = check::wrong_kind::report(expr.span, "a number or a dim", "something else");
+                let report =
+                    check::wrong_kind::report(expr.span, "a number or a dim", "something else");
                 self.diagnostics.push(report);
                 return None;
             }
@@ -103,7 +112,8 @@ impl Evaluator<'_> {
         match result {
             Ok(number) => Some(number),
             Err(error) => {
-                self.diagnostics.push(check::bad_size::report(expr.span, error.message()));
+                self.diagnostics
+                    .push(check::bad_size::report(expr.span, error.message()));
                 None
             }
         }
@@ -113,7 +123,8 @@ impl Evaluator<'_> {
         let dims = self.dims;
         let Some(dim) = dims.iter().find(|dim| dim.name.value == name) else {
             let known = dims.iter().map(|dim| dim.name.value.as_str());
-            self.diagnostics.push(check::unknown_name::report(span, "dim", &name, known));
+            self.diagnostics
+                .push(check::unknown_name::report(span, "dim", &name, known));
             return None;
         };
         self.dim(dim).map(|(size, _)| Number::Whole(size))

@@ -70,7 +70,9 @@ impl Number {
 
     /// `-x`.
     pub(crate) fn negate(&self) -> Result<Self, NumberError> {
-        self.real().map(|value| Self::Real(-value)).ok_or(NumberError::Symbolic)
+        self.real()
+            .map(|value| Self::Real(-value))
+            .ok_or(NumberError::Symbolic)
     }
 
     /// Arithmetic. Whole numbers stay whole when the result is; other divisions give fractions.
@@ -81,7 +83,11 @@ impl Number {
             return Ok(result);
         }
         let (Some(a), Some(b)) = (left.real(), right.real()) else {
-            return Err(if op == BinaryOp::Divide { NumberError::NotExact } else { NumberError::Symbolic });
+            return Err(if op == BinaryOp::Divide {
+                NumberError::NotExact
+            } else {
+                NumberError::Symbolic
+            });
         };
         let value = match op {
             BinaryOp::Add => a + b,

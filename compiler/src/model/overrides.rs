@@ -50,7 +50,13 @@ fn one(
     }
 }
 
-fn named(name: &str, span: Span, expr: &Expr, targets: &mut Targets, diagnostics: &mut Diagnostics) {
+fn named(
+    name: &str,
+    span: Span,
+    expr: &Expr,
+    targets: &mut Targets,
+    diagnostics: &mut Diagnostics,
+) {
     if let Some(dim) = targets.dims.iter_mut().find(|dim| dim.name.value == name) {
         dim.value = Some(expr.clone());
         return;
@@ -63,7 +69,8 @@ fn named(name: &str, span: Span, expr: &Expr, targets: &mut Targets, diagnostics
         return;
     }
     let dims = targets.dims.iter().map(|dim| dim.name.value.as_str());
-    let near = check::unknown_name::nearest(name, dims.chain(targets.values.keys().map(String::as_str)));
+    let near =
+        check::unknown_name::nearest(name, dims.chain(targets.values.keys().map(String::as_str)));
     let help = near.map(|near| format!("did you mean `{near}`?"));
     let headline = format!("there is no dim or setting `{name}`");
     diagnostics.push(check::bad_override::report(Some(span), headline, help));
@@ -88,7 +95,10 @@ fn setting(
     if found {
         return;
     }
-    let names = targets.sections.iter().map(|(section, _)| section.name.value.as_str());
+    let names = targets
+        .sections
+        .iter()
+        .map(|(section, _)| section.name.value.as_str());
     let near = check::unknown_name::nearest(section, names);
     let help = near.map(|near| format!("did you mean `{near}.{}`?", keys.join(".")));
     let headline = format!("there is no router, stage or other section `{section}`");
@@ -100,12 +110,18 @@ fn put(fields: &mut Vec<Field>, keys: &[String], span: Span, expr: &Expr) {
     let [key, rest @ ..] = keys else {
         return;
     };
-    let index = match fields.iter().position(|field| key_text(&field.key).0 == *key) {
+    let index = match fields
+        .iter()
+        .position(|field| key_text(&field.key).0 == *key)
+    {
         Some(index) => index,
         None => {
             let part = Spanned::new(key.clone(), span);
             fields.push(Field {
-                key: FieldKey::Path(Path { parts: vec![part], span }),
+                key: FieldKey::Path(Path {
+                    parts: vec![part],
+                    span,
+                }),
                 value: FieldValue::Fields(Vec::new()),
                 span,
             });

@@ -148,9 +148,13 @@ impl Resolver<'_> {
         for field in &section.fields {
             let key = sections::key_text(&field.key).0;
             let position = match (section.kind, key.as_str()) {
-                (SectionKind::Router, "scores") | (SectionKind::Experts, "expert") => Position::Value,
+                (SectionKind::Router, "scores") | (SectionKind::Experts, "expert") => {
+                    Position::Value
+                }
                 _ => Position::Argument,
             };
+            // Fields such as `choose = top_k(1)` have forms of their own, judged where they are read.
+            self.lenient = position == Position::Argument;
             self.field(&field.value, position);
         }
     }
@@ -174,7 +178,10 @@ impl Resolver<'_> {
         for ty in types.chain(&block.result) {
             for axis in &ty.axes {
                 match axis {
-                    TypeAxis::Size(Expr { kind: ExprKind::Path(path), .. }) if path.parts.len() == 1 => {
+                    TypeAxis::Size(Expr {
+                        kind: ExprKind::Path(path),
+                        ..
+                    }) if path.parts.len() == 1 => {
                         self.locals.push(path.to_string());
                     }
                     TypeAxis::Size(expr) => self.expr(expr, Position::Value),
@@ -202,7 +209,8 @@ impl Resolver<'_> {
         match stmt {
             Stmt::Let(binding) => {
                 self.expr(&binding.value, Position::Value);
-                self.locals.extend(binding.names.iter().map(|name| name.value.clone()));
+                self.locals
+                    .extend(binding.names.iter().map(|name| name.value.clone()));
             }
             Stmt::Param(param) => {
                 self.sizes(&param.ty);
@@ -257,7 +265,11 @@ impl Resolver<'_> {
             }
             ExprKind::Pipe(steps) => {
                 for (index, step) in steps.iter().enumerate() {
-                    let first = if position == Position::Argument { position } else { Position::Value };
+                    let first = if position == Position::Argument {
+                        position
+                    } else {
+                        Position::Value
+                    };
                     self.expr(&step.expr, if index == 0 { first } else { Position::Step });
                 }
             }
@@ -286,7 +298,10 @@ impl Resolver<'_> {
         }
         let key = if !self.library && self.model.values.contains_key(name) {
             Some(format!("value:{name}"))
-        } else if !self.library && position != Position::Step && self.model.formulas.contains_key(name) {
+        } else if !self.library
+            && position != Position::Step
+            && self.model.formulas.contains_key(name)
+        {
             Some(format!("formula:{name}"))
         } else if self.model.library.contains_key(name) {
             Some(format!("library:{name}"))
@@ -302,13 +317,24 @@ impl Resolver<'_> {
             return;
         }
         let model = self.model;
-        let names = self.locals.iter().chain(self.dims).chain(model.values.keys());
-        let names = names.chain(model.formulas.keys()).chain(model.library.keys());
+        let names = self
+            .locals
+            .iter()
+            .chain(self.dims)
+            .chain(model.values.keys());
+        let names = names
+            .chain(model.formulas.keys())
+            .chain(model.library.keys());
         let mut known: Vec<&str> = names.map(String::as_str).collect();
         for name in builtins::names() {
             known.push(name);
         }
-        let noun = if position == Position::Step { "block" } else { "value" };
-        self.diagnostics.push(check::unknown_name::report(span, noun, name, known));
+        let noun = if position == Position::Step {
+            "block"
+        } else {
+            "value"
+        };
+        self.diagnostics
+            .push(check::unknown_name::report(span, noun, name, known));
     }
 }

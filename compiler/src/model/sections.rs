@@ -13,11 +13,6 @@ const ROUTER: &[&str] = &[
 ];
 /// The keys of an experts section.
 const EXPERTS: &[&str] = &["router", "expert", "init"];
-/// The keys of a stage.
-const STAGE: &[&str] = &[
-    "objective", "train", "freeze", "data", "optimizer", "steps", "batch", "accumulate", "budget",
-    "seed", "init", "weights", "experts", "every", "log", "save", "evaluate",
-];
 /// Fields that may differ between training and evaluation.
 const PAIRED: &[&str] = &["noise", "capacity"];
 
@@ -48,7 +43,10 @@ impl Model {
     /// All sections of a kind in the order written.
     #[must_use]
     pub fn sections(&self, kind: SectionKind) -> Vec<SectionView> {
-        let of_kind = self.sections.iter().filter(|(section, _)| section.kind == kind);
+        let of_kind = self
+            .sections
+            .iter()
+            .filter(|(section, _)| section.kind == kind);
         of_kind.map(|(section, _)| self.view(section)).collect()
     }
 
@@ -96,21 +94,18 @@ pub(crate) fn key_text(key: &FieldKey) -> (String, Span) {
     }
 }
 
-/// The field of this key as written.
-pub(crate) fn field<'a>(fields: &'a [Field], key: &str) -> Option<&'a Field> {
-    fields.iter().find(|field| key_text(&field.key).0 == key)
-}
-
 /// Reports keys that a section does not know and keys that it states twice.
 pub(crate) fn check(section: &Section, diagnostics: &mut Diagnostics) {
     check_repeats(&section.fields, diagnostics);
     let known = match section.kind {
         SectionKind::Router => ROUTER,
         SectionKind::Experts => EXPERTS,
-        SectionKind::Stage => STAGE,
-        SectionKind::Preset | SectionKind::Data | SectionKind::Weights | SectionKind::Eval => {
-            return;
-        }
+        // Their keys are judged where their specs are made.
+        SectionKind::Preset
+        | SectionKind::Stage
+        | SectionKind::Data
+        | SectionKind::Weights
+        | SectionKind::Eval => return,
     };
     for field in &section.fields {
         let (key, span) = key_text(&field.key);

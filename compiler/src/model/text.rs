@@ -11,14 +11,19 @@ impl Model {
     pub fn to_text(&self) -> String {
         let mut text = String::new();
         let symbol = |id: crate::size::DimId| {
-            self.symbols.get(id.0 as usize).cloned().unwrap_or_else(|| format!("?{}", id.0))
+            self.symbols
+                .get(id.0 as usize)
+                .cloned()
+                .unwrap_or_else(|| format!("?{}", id.0))
         };
         for dim in &self.dims {
             let _ = writeln!(text, "dim {} = {}", dim.name, dim.size.display(&symbol));
         }
-        for (kind, items) in
-            [("value", &self.values), ("formula", &self.formulas), ("entry", &self.entries)]
-        {
+        for (kind, items) in [
+            ("value", &self.values),
+            ("formula", &self.formulas),
+            ("entry", &self.entries),
+        ] {
             for (name, item) in items {
                 let noun = noun(&item.definition);
                 let references = self.references.get(&format!("{kind}:{name}"));
@@ -29,7 +34,11 @@ impl Model {
                         names.push(name);
                     }
                 }
-                let _ = writeln!(text, "{}", format!("{noun} {name} <- {}", names.join(", ")).trim_end());
+                let _ = writeln!(
+                    text,
+                    "{}",
+                    format!("{noun} {name} <- {}", names.join(", ")).trim_end()
+                );
             }
         }
         for kind in SectionKind::ALL {
@@ -89,7 +98,11 @@ fn value(text: &mut String, of: &StaticValue) {
         StaticValue::Tuple(all) => list("(", all, ", ", ")"),
         StaticValue::Pipe(all) => list("", all, " -> ", ""),
         StaticValue::Number { value, unit, .. } => {
-            let _ = write!(text, "{value}{}", unit.as_ref().map_or(String::new(), |u| format!(" {u}")));
+            let _ = write!(
+                text,
+                "{value}{}",
+                unit.as_ref().map_or(String::new(), |u| format!(" {u}"))
+            );
         }
         StaticValue::Text(words) => {
             let _ = write!(text, "{words:?}");

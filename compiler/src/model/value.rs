@@ -69,7 +69,9 @@ impl StaticValue {
     #[must_use]
     pub fn as_number(&self) -> Option<f64> {
         match self {
-            Self::Number { value, unit: None, .. } => Some(*value),
+            Self::Number {
+                value, unit: None, ..
+            } => Some(*value),
             _ => None,
         }
     }
@@ -87,7 +89,10 @@ impl StaticValue {
 /// The static value of an expression; dims with a known value become numbers.
 pub(crate) fn evaluate(model: &Model, expr: &ast::Expr) -> StaticValue {
     let all = |exprs: &[ast::Expr]| -> Vec<(StaticValue, Span)> {
-        exprs.iter().map(|expr| (evaluate(model, expr), expr.span)).collect()
+        exprs
+            .iter()
+            .map(|expr| (evaluate(model, expr), expr.span))
+            .collect()
     };
     match &expr.kind {
         ast::ExprKind::Number(number) => StaticValue::Number {
@@ -107,12 +112,17 @@ pub(crate) fn evaluate(model: &Model, expr: &ast::Expr) -> StaticValue {
         ast::ExprKind::Tuple(exprs) => StaticValue::Tuple(all(exprs)),
         ast::ExprKind::List(exprs) => StaticValue::List(all(exprs)),
         ast::ExprKind::Pipe(steps) => StaticValue::Pipe(
-            steps.iter().map(|step| (evaluate(model, &step.expr), step.expr.span)).collect(),
+            steps
+                .iter()
+                .map(|step| (evaluate(model, &step.expr), step.expr.span))
+                .collect(),
         ),
         ast::ExprKind::Unary(ast::UnaryOp::Negate, operand) => match evaluate(model, operand) {
-            StaticValue::Number { value, whole, unit } => {
-                StaticValue::Number { value: -value, whole, unit }
-            }
+            StaticValue::Number { value, whole, unit } => StaticValue::Number {
+                value: -value,
+                whole,
+                unit,
+            },
             _ => StaticValue::Open,
         },
         ast::ExprKind::Binary(op, left, right) => {
@@ -135,12 +145,20 @@ fn known(model: &Model, path: &ast::Path) -> Option<StaticValue> {
         return None;
     };
     let value = model.dim(&name.value)?.size.as_const()?;
-    Some(StaticValue::Number { value: value as f64, whole: true, unit: None })
+    Some(StaticValue::Number {
+        value: value as f64,
+        whole: true,
+        unit: None,
+    })
 }
 
 fn number(value: &StaticValue) -> Option<Number> {
     match value {
-        StaticValue::Number { value, whole, unit: None } => Number::literal(*value, *whole).ok(),
+        StaticValue::Number {
+            value,
+            whole,
+            unit: None,
+        } => Number::literal(*value, *whole).ok(),
         _ => None,
     }
 }
@@ -150,7 +168,11 @@ fn arithmetic(op: ast::BinaryOp, left: &StaticValue, right: &StaticValue) -> Sta
         .zip(number(right))
         .and_then(|(left, right)| Number::binary(op, &left, &right).ok());
     match result.and_then(|number| Some((number.real()?, number.whole().is_some()))) {
-        Some((value, whole)) => StaticValue::Number { value, whole, unit: None },
+        Some((value, whole)) => StaticValue::Number {
+            value,
+            whole,
+            unit: None,
+        },
         None => StaticValue::Open,
     }
 }

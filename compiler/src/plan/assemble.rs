@@ -215,7 +215,7 @@ impl<'a> Assembly<'a> {
         for output in self.request.graph.outputs() {
             let base = self.base(output.value);
             if let OutputKind::Gradient(path) = &output.kind {
-                self.gradient_buffer(path, base, &output.name)?;
+                self.gradient_buffer(path, base)?;
                 continue;
             }
             let dtype = self.request.graph.ty(output.value).dtype;
@@ -235,7 +235,7 @@ impl<'a> Assembly<'a> {
         Ok(())
     }
 
-    fn gradient_buffer(&mut self, path: &str, base: ValueId, name: &str) -> Result<(), PlanError> {
+    fn gradient_buffer(&mut self, path: &str, base: ValueId) -> Result<(), PlanError> {
         let parameters = self.plan.buffers_by_name(|role| *role == Role::Parameter);
         let Some(parameter) = parameters.get(path).copied() else {
             let message = "has a gradient but is no parameter".to_owned();
@@ -248,7 +248,7 @@ impl<'a> Assembly<'a> {
         let total = self.plan.arenas[buffer.arena as usize].bytes;
         buffer.arena = self.plan.arena("gradients");
         self.plan.arenas[buffer.arena as usize].bytes = total;
-        (buffer.name, buffer.role) = (name.to_owned(), Role::Gradient);
+        buffer.role = Role::Gradient;
         let id = self.plan.push_buffer(buffer);
         // A value that is given, or is another result already, is copied here at the end.
         self.of.entry(base).or_insert(id);
@@ -420,11 +420,11 @@ impl<'a> Assembly<'a> {
     fn copies(&mut self, commands: &mut Vec<Command>) {
         let gradients = self.plan.buffers_by_name(|role| *role == Role::Gradient);
         for output in self.request.graph.outputs() {
-            let OutputKind::Gradient(_) = output.kind else {
+            let OutputKind::Gradient(path) = &output.kind else {
                 continue;
             };
             let from = self.of.get(&self.base(output.value)).copied();
-            let to = gradients.get(output.name.as_str()).copied();
+            let to = gradients.get(path.as_str()).copied();
             if let (Some(from), Some(to)) = (from, to)
                 && from != to
             {

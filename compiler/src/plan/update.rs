@@ -44,7 +44,7 @@ impl Assembly<'_> {
         parameters
             .map(|buffer| {
                 let path = &buffer.name;
-                let has_gradient = gradients.contains_key(format!("{path}'grad").as_str());
+                let has_gradient = gradients.contains_key(path.as_str());
                 TensorSlot {
                     path: path.clone(),
                     offset: usize::try_from(buffer.offset / 4).unwrap_or(usize::MAX),

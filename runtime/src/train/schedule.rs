@@ -1,5 +1,6 @@
 //! Learning rates and the other scalars of a step, computed in f64 on the host.
 
+use crate::reference::Scalars;
 use gatewright_compiler::optimizer::Rule;
 use gatewright_compiler::plan::{STEP_WORDS, StepWord};
 use serde::{Deserialize, Serialize};
@@ -143,9 +144,9 @@ pub struct Update {
 }
 
 impl Update {
-    /// The words of the step buffer.
+    /// The scalars of a step, which counts from 0.
     #[must_use]
-    pub fn words(&self, seed: u32, step: u64) -> [u32; STEP_WORDS] {
+    pub fn scalars(&self, step: u64) -> Scalars {
         let rate = self.schedule.rate(step);
         let count = (step + 1) as f64;
         let (correction1, correction2) = match self.rule {
@@ -167,16 +168,29 @@ impl Update {
             }
             _ => self.decay * rate,
         };
+        Scalars {
+            rate,
+            correction1,
+            correction2,
+            beta2,
+            decay,
+        }
+    }
+
+    /// The words of the step buffer.
+    #[must_use]
+    pub fn words(&self, seed: u32, step: u64) -> [u32; STEP_WORDS] {
+        let scalars = self.scalars(step);
         let mut words = [0; STEP_WORDS];
         words[StepWord::Seed as usize] = seed;
         // The low 32 bits: random streams repeat after 2^32 steps.
         words[StepWord::Step as usize] = step as u32;
         for (word, value) in [
-            (StepWord::LearningRate, rate),
-            (StepWord::BiasCorrection1, correction1),
-            (StepWord::BiasCorrection2, correction2),
-            (StepWord::Beta2, beta2),
-            (StepWord::Decay, decay),
+            (StepWord::LearningRate, scalars.rate),
+            (StepWord::BiasCorrection1, scalars.correction1),
+            (StepWord::BiasCorrection2, scalars.correction2),
+            (StepWord::Beta2, scalars.beta2),
+            (StepWord::Decay, scalars.decay),
         ] {
             words[word as usize] = (value as f32).to_bits();
         }

@@ -57,12 +57,14 @@ impl Builder {
 
     /// A name not used before: `name`, `name_2`, `name_3` …
     fn fresh(&mut self, name: &str) -> Arc<str> {
-        let count = self.names.entry(name.to_owned()).or_default();
-        *count += 1;
-        match *count {
-            1 => name.into(),
-            n => format!("{name}_{n}").into(),
+        let mut chosen = name.to_owned();
+        while self.names.contains_key(&chosen) {
+            let count = self.names.entry(name.to_owned()).or_insert(1);
+            *count += 1;
+            chosen = format!("{name}_{count}");
         }
+        self.names.insert(chosen.clone(), 1);
+        chosen.into()
     }
 
     /// Adds a storage binding; `vec4` declares an array of vec4.

@@ -128,18 +128,20 @@ impl<'a> Left<'a> {
     /// What this lane holds of each block of eight rows.
     fn load(&self, b: &mut Builder, step: &Step<'_>, lane: &Expr) -> Vec<Expr> {
         let mut blocks = Vec::new();
+        let (mut k, mut inside) = (step.k.clone(), step.k.clone());
+        if self.panel.access == Access::AlongOuter {
+            k = b.bind("a_k", step.k + (lane >> 1u32));
+            inside = if step.tail {
+                self.panel.clamp_k(&k)
+            } else {
+                k.clone()
+            };
+            inside = b.bind("a_k_inside", inside);
+        }
         for (number, row) in self.rows.iter().enumerate() {
             let value = match self.panel.access {
                 Access::AlongK => self.panel.load(row, &(step.k >> 2u32)),
-                Access::AlongOuter => {
-                    let k = step.k + (lane >> 1u32);
-                    let inside = if step.tail {
-                        self.panel.clamp_k(&k)
-                    } else {
-                        k.clone()
-                    };
-                    step.masked(&k, self.panel.load(row, &inside))
-                }
+                Access::AlongOuter => step.masked(&k, self.panel.load(row, &inside)),
                 Access::Scalar => {
                     let parts = [0u32, 1, 2, 3].map(|part| {
                         let k = step.k + part;

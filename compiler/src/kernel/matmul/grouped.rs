@@ -1,0 +1,351 @@
+//! Grouped contractions over dispatched rows, on the tiles of the dense matmul.
+//!
+//! ```text
+//! rows of the plan   | expert 0: used . . | expert 1: used used | . . |   segments, multiples of a tile
+//! block_expert       |         0          |     1         1     | NONE|   row tile -> weight matrix
+//! ```
+//!
+//! The product has one row tile per block of the plan's worst case; a block without an expert
+//! leaves at once, so cost follows the rows in use. With `gather` the left panel reads token rows
+//! through the plan and an unused row's sum counts as zero. The outer product has one batch per
+//! expert and sums over the expert's used rows only: an expert without rows gets zeros.
+
+use super::super::ir::{Array, Builder, Builtin, Expr, Scalar};
+use super::super::operand::{Bound, Operands, fits_vec4};
+use super::super::pointwise::arithmetic;
+use super::super::spec::{
+    DispatchLayout, Instr, Matrix, NONE, Operand, Program, RowAddress, Store, View,
+};
+use super::super::{Launch, Lowered, Slot};
+use super::{Epilogue, Frame, Gather, Outline, Tiling, subgroup, workgroup};
+use crate::graph::DType;
+use crate::plan::{Limits, Profile};
+
+/// A grouped matmul spec.
+pub(crate) struct Grouped<'a> {
+    pub(crate) layout: &'a DispatchLayout,
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+    pub(crate) transpose: bool,
+    pub(crate) gather: bool,
+    pub(crate) inputs: &'a [(RowAddress, Operand)],
+    pub(crate) program: &'a Program,
+    pub(crate) outputs: &'a [Store],
+}
+
+/// What the epilogue knows of dispatched rows.
+pub(super) struct Dispatched<'a> {
+    plan: Array,
+    expert: Expr,
+    inputs: &'a [(RowAddress, Operand)],
+    /// Sums of unused rows count as zero.
+    gathered: bool,
+}
+
+/// One row of a tile in the epilogue.
+pub(super) struct Row<'a> {
+    dispatched: &'a Dispatched<'a>,
+    row: Expr,
+    column: Expr,
+    /// The row's assignment and whether it has one, when somebody asks.
+    source: Option<(Expr, Expr)>,
+}
+
+impl Dispatched<'_> {
+    /// Looks up what the epilogue needs of a row.
+    pub(super) fn row(&self, b: &mut Builder, row: &Expr, column: &Expr) -> Row<'_> {
+        let addressed = |it: &(RowAddress, Operand)| it.0 == RowAddress::Assignment;
+        let asked = self.gathered || self.inputs.iter().any(addressed);
+        let source = asked.then(|| {
+            let source = b.copy("assignment", self.plan.at(row));
+            let used = b.copy("is_used", source.differs(NONE));
+            (source, used)
+        });
+        Row {
+            dispatched: self,
+            row: row.clone(),
+            column: column.clone(),
+            source,
+        }
+    }
+}
+
+impl Row<'_> {
+    /// The contraction's result.
+    pub(super) fn sum(&self, sum: &Expr) -> Expr {
+        match &self.source {
+            Some((_, used)) if self.dispatched.gathered => used.select(sum, 0.0f32),
+            _ => sum.clone(),
+        }
+    }
+
+    /// An input of the epilogue by its address.
+    pub(super) fn load(&self, input: usize, bound: &Bound) -> Result<Expr, String> {
+        let (address, _) = self
+            .dispatched
+            .inputs
+            .get(input)
+            .ok_or("an input does not exist")?;
+        let indices = |first: &Expr| [first.clone(), self.column.clone()];
+        Ok(match (address, &self.source) {
+            (RowAddress::Expert, _) => bound.load(&indices(&self.dispatched.expert)),
+            (RowAddress::Assignment, Some((source, used))) => {
+                let value = bound.load(&indices(&used.select(source, 0u32)));
+                match value.ty().scalar {
+                    Scalar::F32 => used.select(value, 0.0f32),
+                    _ => used.select(value, 0u32),
+                }
+            }
+            _ => bound.load(&indices(&self.row)),
+        })
+    }
+}
+
+impl Grouped<'_> {
+    /// One launch.
+    pub(crate) fn lower(&self, limits: &Limits) -> Result<Lowered, String> {
+        if self.layout.rows * self.n == 0 {
+            return Ok(Lowered::default());
+        }
+        let tiling = tiling(self.layout.tile, self.n, limits)?;
+        let mut b = Builder::new("grouped_matmul", invocations(tiling, limits));
+        b.doc("A row tile belongs to one expert; tiles past the last expert leave.");
+        let (frame, slots) = self.frame(&mut b, tiling);
+        let expert = frame
+            .dispatched
+            .as_ref()
+            .map_or_else(|| 0u32.into(), |it| it.expert.clone());
+        b.when(expert.differs(NONE), |b| body(b, &frame, tiling, limits))?;
+        let blocks = self.layout.rows / tiling.rows;
+        let grid = [self.n.div_ceil(tiling.columns), blocks, 1];
+        let assignments = self.layout.assignments;
+        let flops = assignments * self.n * (2 * self.k + arithmetic(self.program));
+        let words = assignments * (self.k + self.n) + self.layout.experts * self.k * self.n;
+        launch(b, slots, grid, [flops, 4 * words])
+    }
+
+    fn frame(&self, b: &mut Builder, tiling: Tiling) -> (Frame<'_>, Vec<Slot>) {
+        let Self { layout, n, k, .. } = *self;
+        let tokens = layout.assignments / layout.choices;
+        let rows = if self.gather { tokens } else { layout.rows };
+        let left = contiguous(rows, k, Vec::new());
+        let a = outline("a", &left, [rows, k], [k, 1]);
+        let right = contiguous(layout.experts * k, n, vec![k * n]);
+        let strides = if self.transpose { [k, 1] } else { [1, n] };
+        let right = outline("b", &right, [n, k], strides);
+        let mut a = a.panel(b, &[]);
+        let expert_of_block = b.size("block_expert", layout.block_expert());
+        let weight = right.bind(b);
+        let plan = b.binding("plan", Scalar::U32, false);
+        let block = expert_of_block + Expr::builtin(Builtin::GroupY);
+        let expert = b.copy("expert", plan.at(block));
+        let right = right.panel_of(b, weight, std::slice::from_ref(&expert));
+        if self.gather {
+            a.gather = Some(Gather {
+                plan,
+                choices: layout.choices as u32,
+                along_k: false,
+            });
+        }
+        let dispatched = Dispatched {
+            plan,
+            expert,
+            inputs: self.inputs,
+            gathered: self.gather,
+        };
+        let operands: Vec<Operand> = self.inputs.iter().map(|(_, it)| it.clone()).collect();
+        let epilogue = epilogue(b, self.program, &operands, self.outputs, n, tiling);
+        let mut slots = vec![Slot::Input(0), Slot::Input(1), Slot::Input(2)];
+        slots.extend(&epilogue.operands.slots);
+        let frame = Frame {
+            k_range: [0u32.into(), b.size("k", k)],
+            k_tail: !k.is_multiple_of(tiling.step),
+            m: b.size("m", layout.rows),
+            n: b.size("n", if epilogue.vec4 { n / 4 } else { n }),
+            guard: !n.is_multiple_of(tiling.columns),
+            a,
+            b: right,
+            batch: Vec::new(),
+            epilogue,
+            dispatched: Some(dispatched),
+        };
+        (frame, slots)
+    }
+}
+
+/// `[experts, m, n]`: per expert the product of its columns of a with its columns of b.
+pub(crate) fn lower_outer(
+    layout: &DispatchLayout,
+    [m, n]: [usize; 2],
+    gather: bool,
+    limits: &Limits,
+) -> Result<Lowered, String> {
+    if layout.experts * m * n == 0 {
+        return Ok(Lowered::default());
+    }
+    let side = match limits.profile {
+        Profile::Gpu if m.min(n) >= 64 && limits.max_invocations >= 256 => 64,
+        _ => 32,
+    };
+    let tiling = tiling(side, n, limits)?;
+    let mut b = Builder::new("grouped_outer", invocations(tiling, limits));
+    b.doc("Sums over the used rows of one expert.");
+    let mut program = Program::default();
+    let value = program.push(Instr::Accumulator, DType::F32);
+    let view = View {
+        offset: 0,
+        strides: vec![m * n, n, 1],
+    };
+    let operand = Operand {
+        dtype: DType::F32,
+        elements: layout.experts * m * n,
+        view,
+    };
+    let outputs = [Store { value, operand }];
+    let rows = if gather {
+        layout.assignments / layout.choices
+    } else {
+        layout.rows
+    };
+    let left = contiguous(rows, m, Vec::new());
+    let right = contiguous(layout.rows, n, Vec::new());
+    let mut a = outline("a", &left, [m, rows], [1, m]).panel(&mut b, &[]);
+    let right = outline("b", &right, [n, layout.rows], [1, n]).panel(&mut b, &[]);
+    let plan = b.binding("plan", Scalar::U32, false);
+    if gather {
+        a.gather = Some(Gather {
+            plan,
+            choices: layout.choices as u32,
+            along_k: true,
+        });
+    }
+    let epilogue = epilogue(&mut b, &program, &[], &outputs, n, tiling);
+    let mut slots = vec![Slot::Input(0), Slot::Input(1), Slot::Input(2)];
+    slots.extend(&epilogue.operands.slots);
+    let expert = Expr::builtin(Builtin::GroupZ);
+    let segment = b.size("segment", layout.segment());
+    let used = b.size("used", layout.used());
+    let begin = b.copy("k_begin", plan.at(segment + &expert));
+    let end = b.copy("k_end", &begin + plan.at(used + &expert));
+    let frame = Frame {
+        k_range: [begin, end],
+        k_tail: true,
+        m: b.size("m", m),
+        n: b.size("n", if epilogue.vec4 { n / 4 } else { n }),
+        guard: !m.is_multiple_of(tiling.rows) || !n.is_multiple_of(tiling.columns),
+        a,
+        b: right,
+        batch: vec![expert],
+        epilogue,
+        dispatched: None,
+    };
+    body(&mut b, &frame, tiling, limits)?;
+    let grid = [
+        n.div_ceil(tiling.columns),
+        m.div_ceil(tiling.rows),
+        layout.experts,
+    ];
+    let assignments = layout.assignments;
+    let words = assignments * (m + n) + layout.experts * m * n;
+    launch(b, slots, grid, [2 * assignments * m * n, 4 * words])
+}
+
+fn tiling(rows: usize, n: usize, limits: &Limits) -> Result<Tiling, String> {
+    let fits = match limits.profile {
+        Profile::CpuVulkan => rows == 32,
+        Profile::Gpu => rows == 32 || (rows == 64 && limits.max_invocations >= 256),
+    };
+    if !fits {
+        return Err(format!("a row tile of {rows} does not fit the device"));
+    }
+    let (columns, step) = match limits.profile {
+        Profile::CpuVulkan => (if n <= 16 { 8 } else { 32 }, 4),
+        Profile::Gpu => (rows, 16),
+    };
+    Ok(Tiling {
+        rows,
+        columns,
+        step,
+        splits: 1,
+    })
+}
+
+fn invocations(tiling: Tiling, limits: &Limits) -> [u32; 3] {
+    match limits.profile {
+        Profile::CpuVulkan => [8, 1, 1],
+        Profile::Gpu => [tiling.columns as u32 / 4, tiling.rows as u32 / 4, 1],
+    }
+}
+
+fn body(b: &mut Builder, frame: &Frame<'_>, tiling: Tiling, limits: &Limits) -> Result<(), String> {
+    match limits.profile {
+        Profile::CpuVulkan => subgroup::body(b, frame, tiling),
+        Profile::Gpu => workgroup::body(b, frame, tiling),
+    }
+}
+
+fn launch(
+    b: Builder,
+    slots: Vec<Slot>,
+    grid: [usize; 3],
+    [flops, bytes]: [usize; 2],
+) -> Result<Lowered, String> {
+    let grid = grid.map(|it| u32::try_from(it).unwrap_or(u32::MAX));
+    let launch = Launch::new(b, slots, grid, flops as u64, bytes as u64)?;
+    Ok(Lowered {
+        launches: vec![launch],
+        scratch: Vec::new(),
+    })
+}
+
+fn contiguous(rows: usize, columns: usize, batch_strides: Vec<usize>) -> Matrix {
+    Matrix {
+        elements: rows * columns,
+        offset: 0,
+        batch_strides,
+        row_stride: columns,
+        column_stride: 1,
+    }
+}
+
+fn outline<'a>(
+    name: &'a str,
+    matrix: &'a Matrix,
+    [outer, k]: [usize; 2],
+    [outer_stride, k_stride]: [usize; 2],
+) -> Outline<'a> {
+    Outline {
+        name,
+        matrix,
+        outer,
+        outer_stride,
+        k,
+        k_stride,
+    }
+}
+
+fn epilogue<'a>(
+    b: &mut Builder,
+    program: &'a Program,
+    inputs: &[Operand],
+    outputs: &'a [Store],
+    n: usize,
+    tiling: Tiling,
+) -> Epilogue<'a> {
+    let store = |it: &Store| it.operand.view.strides.last() == Some(&1) && fits_vec4(&it.operand);
+    let vec4 = n.is_multiple_of(4)
+        && tiling.columns > 8
+        && inputs.iter().all(fits_vec4)
+        && outputs.iter().all(store);
+    let stores: Vec<&Store> = outputs.iter().collect();
+    let operands = {
+        let wide: Vec<(&Store, bool)> = stores.iter().map(|it| (*it, vec4)).collect();
+        Operands::bind(b, program, inputs, &wide, 3, n, vec4)
+    };
+    Epilogue {
+        program,
+        stores,
+        operands,
+        vec4,
+    }
+}

@@ -1,0 +1,286 @@
+//! `eval name { … }` and `metric name = …`
+
+use super::read::{At, Keys, Reader};
+use super::template::{Part, Template};
+use crate::check;
+use crate::model::{SectionView, StaticValue, evaluate};
+use gatewright_grammar::ast::{FormulaKind, SectionKind};
+use gatewright_grammar::source::Span;
+use serde::{Deserialize, Serialize};
+
+/// The keys of an evaluation.
+const KEYS: &[&str] = &["data", "entry", "metrics", "prompts", "classes"];
+/// Measures by name.
+const MEASURES: &[&str] = &["recall", "n_way", "accuracy"];
+
+/// What is measured on held-out data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvalSpec {
+    /// Its name.
+    pub name: String,
+    /// Where its name stands.
+    pub span: Span,
+    /// The data, when stated.
+    pub data: Option<String>,
+    /// Which held-out part of it; what is trained on without one.
+    pub split: Option<String>,
+    /// The entries whose results are compared, in order.
+    pub entries: Vec<String>,
+    /// What is computed.
+    pub metrics: Vec<Measure>,
+    /// Each class is put into each of these and the embeddings are averaged.
+    pub prompts: Vec<Template>,
+    /// The classes to tell apart, when stated.
+    pub classes: Option<Classes>,
+}
+
+/// The classes of a zero-shot evaluation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Classes {
+    /// `from(data)`: the distinct captions of the evaluated data.
+    Data,
+    /// A list of names.
+    Names(Vec<String>),
+}
+
+/// One number, or one per `at`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Measure {
+    /// Share of rows whose partner is among the `at` nearest, in both directions.
+    Recall {
+        /// How many are looked at.
+        at: Vec<u64>,
+    },
+    /// Share of rows that are nearer to their partner than to `ways - 1` random others.
+    NWay {
+        /// Candidates, the partner included.
+        ways: u64,
+    },
+    /// Share of rows whose class is among the `at` most likely.
+    Accuracy {
+        /// How many are looked at.
+        at: Vec<u64>,
+    },
+}
+
+/// `metric retrieval = recall(u, v, at: [1, 5, 10])`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MetricSpec {
+    /// Its name.
+    pub name: String,
+    /// What is computed.
+    pub measure: Measure,
+    /// The two values that are compared.
+    pub of: [String; 2],
+}
+
+pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<EvalSpec> {
+    let keys = Keys::section(view);
+    reader.known(&keys, KEYS, 0);
+    let (data, split) = match keys.get("data") {
+        Some(at) => data(reader, at).map(|(data, split)| (Some(data), split))?,
+        None => (None, None),
+    };
+    let entry = reader.required(&keys, "entry", "(embed_image, embed_text)")?;
+    let entries: Vec<_> = reader
+        .list(entry)
+        .into_iter()
+        .map(|at| self::entry(reader, at))
+        .collect();
+    let entries = entries.into_iter().collect::<Option<Vec<_>>>()?;
+    let mut metrics = Vec::new();
+    for at in keys.get("metrics").map_or(Vec::new(), |at| reader.list(at)) {
+        let (measure, _) = measure(reader, at, 0)?;
+        let compares = !matches!(measure, Measure::Accuracy { .. });
+        if compares && entries.len() != 2 {
+            let name = if matches!(measure, Measure::NWay { .. }) {
+                "n_way"
+            } else {
+                "recall"
+            };
+            reader.push(check::bad_measure::report(at.span, name, entries.len()));
+        }
+        metrics.push(measure);
+    }
+    let prompts = keys.get("prompts").map_or(Vec::new(), |at| reader.list(at));
+    let share = 1.0 / prompts.len().max(1) as f64;
+    let prompts: Vec<_> = prompts
+        .into_iter()
+        .map(|at| prompt(reader, at, share))
+        .collect();
+    let classes = match keys.get("classes") {
+        Some(at) => Some(classes(reader, at)?),
+        None => None,
+    };
+    Some(EvalSpec {
+        name: view.name.clone(),
+        span: view.span,
+        data,
+        split,
+        entries,
+        metrics,
+        prompts: prompts.into_iter().collect::<Option<_>>()?,
+        classes,
+    })
+}
+
+/// `pairs` or `pairs.vendor`: data, or a held-out part of it.
+fn data(reader: &mut Reader, at: At) -> Option<(String, Option<String>)> {
+    let path = at.value.as_path().unwrap_or_default();
+    let (name, split) = match path.split_once('.') {
+        Some((name, split)) => (name, Some(split)),
+        None => (path, None),
+    };
+    let sections = reader.model.sections(SectionKind::Data);
+    let Some(section) = sections.iter().find(|section| section.name == name) else {
+        return reader
+            .name(
+                at,
+                "data",
+                sections.iter().map(|section| section.name.as_str()),
+            )
+            .map(|name| (name, None));
+    };
+    let Some(split) = split else {
+        return Some((name.to_owned(), None));
+    };
+    let parts: Vec<&str> = match section.field("heldout").map(|field| &field.value) {
+        Some(StaticValue::Fields(parts)) => parts.iter().map(|part| part.key.as_str()).collect(),
+        _ => Vec::new(),
+    };
+    if !parts.contains(&split) {
+        reader.push(check::unknown_name::report(
+            at.span,
+            "held-out part",
+            split,
+            parts,
+        ));
+        return None;
+    }
+    Some((name.to_owned(), Some(split.to_owned())))
+}
+
+fn entry(reader: &mut Reader, at: At) -> Option<String> {
+    let known = reader.model.entries();
+    reader.name(at, "entry", known)
+}
+
+fn prompt(reader: &mut Reader, at: At, share: f64) -> Option<Template> {
+    let template = reader.template(at, "prompts", share)?;
+    let classes = template
+        .parts
+        .iter()
+        .filter(|part| **part == Part::Class)
+        .count();
+    if classes != 1 || template.fields().next().is_some() {
+        let headline = "a prompt has one `{}`, where the class goes";
+        reader.push(check::bad_template::report(at.span, headline));
+        return None;
+    }
+    Some(template)
+}
+
+fn classes(reader: &mut Reader, at: At) -> Option<Classes> {
+    if let StaticValue::List(_) = at.value {
+        let names: Vec<_> = reader
+            .list(at)
+            .into_iter()
+            .map(|at| reader.text(at, "classes"))
+            .collect();
+        let names = names.into_iter().map(|name| name.map(|name| name.value));
+        return names.collect::<Option<_>>().map(Classes::Names);
+    }
+    match at.value {
+        StaticValue::Call { callee, args } if callee == "from" && args.len() == 1 => {
+            let word = args.first().and_then(|arg| arg.value.as_path());
+            if word == Some("data") {
+                return Some(Classes::Data);
+            }
+        }
+        _ => {}
+    }
+    reader.refuse(at, "classes", "`from(data)` or a list of texts")
+}
+
+/// A measure and the `values` things it compares.
+fn measure<'a>(reader: &mut Reader, at: At<'a>, values: usize) -> Option<(Measure, Vec<At<'a>>)> {
+    let (callee, keys) = reader.call(at, "measure", MEASURES)?;
+    let ways = usize::from(callee == "n_way");
+    reader.known(
+        &keys,
+        if callee == "n_way" {
+            &["ways"]
+        } else {
+            &["at"]
+        },
+        values + ways,
+    );
+    let measured = keys.positional.iter().take(values).copied().collect();
+    let measure = match callee {
+        "n_way" => {
+            let ways = keys
+                .positional
+                .get(values)
+                .copied()
+                .or_else(|| keys.get("ways"));
+            let ways = ways.or_else(|| reader.required(&keys, "ways", "20"))?;
+            Measure::NWay {
+                ways: reader.whole(ways, "n_way", 2)?,
+            }
+        }
+        "recall" => Measure::Recall {
+            at: ranks(reader, &keys)?,
+        },
+        _ => Measure::Accuracy {
+            at: ranks(reader, &keys)?,
+        },
+    };
+    Some((measure, measured))
+}
+
+fn ranks(reader: &mut Reader, keys: &Keys) -> Option<Vec<u64>> {
+    let Some(at) = keys.get("at") else {
+        return Some(vec![1]);
+    };
+    let all: Vec<_> = reader
+        .list(at)
+        .into_iter()
+        .map(|at| reader.whole(at, "at", 1))
+        .collect();
+    all.into_iter().collect()
+}
+
+/// All `metric` items.
+pub(super) fn metrics(reader: &mut Reader) -> Vec<MetricSpec> {
+    let names = reader.model.formulas(FormulaKind::Metric);
+    names
+        .into_iter()
+        .filter_map(|name| metric(reader, name))
+        .collect()
+}
+
+fn metric(reader: &mut Reader, name: &str) -> Option<MetricSpec> {
+    let formula = reader.model.formula(name)?;
+    let value = evaluate(reader.model, &formula.value);
+    let at = At {
+        value: &value,
+        span: formula.value.span,
+    };
+    let (measure, values) = measure(reader, at, 2)?;
+    let model = reader.model;
+    let known = || model.values().keys().map(String::as_str);
+    match values.as_slice() {
+        [first, second] => {
+            let first = reader.name(*first, "value", known());
+            let second = reader.name(*second, "value", known());
+            Some(MetricSpec {
+                name: name.to_owned(),
+                measure,
+                of: [first?, second?],
+            })
+        }
+        _ => reader.refuse(at, name, "two values: `recall(u, v, at: [1, 5, 10])`"),
+    }
+}

@@ -1,0 +1,300 @@
+//! `weights name { "trunk.{i}.kernel" = transpose("layers.{i}.weight") }`
+
+use super::read::{At, Keys, Reader};
+use crate::check;
+use crate::check::left_over_weights::Side;
+use crate::model::{SectionView, StaticValue};
+use gatewright_grammar::diagnostic::Diagnostic;
+use gatewright_grammar::source::{Span, Spanned};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+mod name;
+
+pub use name::NamePattern;
+
+/// What can be done to a foreign tensor.
+const TRANSFORMS: &[&str] = &["transpose", "convolution", "part"];
+
+/// A name map to a foreign checkpoint, both ways.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WeightsSpec {
+    /// Its name.
+    pub name: String,
+    /// Where its name stands.
+    pub span: Span,
+    /// The checkpoint, when stated, relative to the file its span names.
+    pub file: Option<Spanned<String>>,
+    /// The lines in order.
+    pub rules: Vec<Rule>,
+    /// Names of the checkpoint that are not meant to be read.
+    pub ignore: Vec<NamePattern>,
+}
+
+/// One line of a name map.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rule {
+    /// The parameter's path.
+    pub ours: NamePattern,
+    /// The foreign name; absent for `none`: the parameter keeps its start.
+    pub theirs: Option<NamePattern>,
+    /// What makes ours of theirs, in order; export undoes it from the end.
+    pub transforms: Vec<Transform>,
+    /// Where the line stands.
+    pub span: Span,
+}
+
+/// One change to a tensor on its way in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transform {
+    /// `transpose(…)`: the last two axes change places; `[out, in]` becomes `[in, out]`.
+    Transpose,
+    /// `convolution(…)`: `[out, in, height, width]` becomes `[height, width, in, out]`.
+    Convolution,
+    /// `part(…, 0, of: 3)`: one of equal parts along the first axis, such as the queries of a fused
+    /// projection.
+    Part {
+        /// Which one, from 0.
+        index: u64,
+        /// How many.
+        of: u64,
+    },
+}
+
+/// A parameter with the tensor it is read from and written to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pair {
+    /// The parameter's path.
+    pub ours: String,
+    /// The foreign name.
+    pub theirs: String,
+    /// What makes ours of theirs, in order.
+    pub transforms: Vec<Transform>,
+}
+
+/// Two lists of names brought together; every list is in name order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pairing {
+    /// What goes where.
+    pub pairs: Vec<Pair>,
+    /// Parameters that keep their start, as the map says.
+    pub fresh: Vec<String>,
+    /// Tensors that are not read, as the map says.
+    pub ignored: Vec<String>,
+    /// Parameters without a tensor.
+    pub unmatched_ours: Vec<String>,
+    /// Tensors that nothing reads.
+    pub unmatched_theirs: Vec<String>,
+    /// Names that two lines claim, with the places of these lines.
+    pub ambiguous: Vec<(String, Span, Span)>,
+}
+
+impl WeightsSpec {
+    /// The pair of a parameter, from its path alone: what export writes. The first line holds.
+    #[must_use]
+    pub fn theirs(&self, ours: &str) -> Option<Pair> {
+        self.rules.iter().find_map(|rule| rule.theirs_of(ours))
+    }
+
+    /// Brings the parameters of a model and the tensors of a checkpoint together.
+    #[must_use]
+    pub fn pair(&self, ours: &[&str], theirs: &[&str]) -> Pairing {
+        let mut result = Pairing::default();
+        let theirs: BTreeSet<&str> = theirs.iter().copied().collect();
+        let ours: BTreeSet<&str> = ours.iter().copied().collect();
+        let mut read: BTreeSet<String> = BTreeSet::new();
+        // One tensor may serve several parameters only as different parts of it.
+        let mut claims: BTreeMap<(String, Vec<u64>), Span> = BTreeMap::new();
+        for &path in &ours {
+            let mut rules = self
+                .rules
+                .iter()
+                .filter(|rule| rule.ours.captures(path).is_some());
+            let Some(rule) = rules.next() else {
+                result.unmatched_ours.push(path.to_owned());
+                continue;
+            };
+            if let Some(other) = rules.next() {
+                result
+                    .ambiguous
+                    .push((path.to_owned(), rule.span, other.span));
+            }
+            let Some(pair) = rule.theirs_of(path) else {
+                result.fresh.push(path.to_owned());
+                continue;
+            };
+            if !theirs.contains(pair.theirs.as_str()) {
+                result.unmatched_ours.push(path.to_owned());
+                continue;
+            }
+            let parts = pair
+                .transforms
+                .iter()
+                .filter_map(|transform| match transform {
+                    Transform::Part { index, .. } => Some(*index),
+                    Transform::Transpose | Transform::Convolution => None,
+                });
+            let claim = (pair.theirs.clone(), parts.collect());
+            if let Some(first) = claims.insert(claim, rule.span) {
+                result
+                    .ambiguous
+                    .push((pair.theirs.clone(), first, rule.span));
+            }
+            read.insert(pair.theirs.clone());
+            result.pairs.push(pair);
+        }
+        for name in theirs.iter().filter(|name| !read.contains(**name)) {
+            let ignored = self
+                .ignore
+                .iter()
+                .any(|pattern| pattern.captures(name).is_some());
+            let list = if ignored {
+                &mut result.ignored
+            } else {
+                &mut result.unmatched_theirs
+            };
+            list.push((*name).to_owned());
+        }
+        result
+    }
+
+    /// What is wrong with a pairing: names claimed twice and names left over.
+    #[must_use]
+    pub fn diagnose(&self, pairing: &Pairing) -> Vec<Diagnostic> {
+        let ambiguous = pairing.ambiguous.iter();
+        let mut all: Vec<Diagnostic> = ambiguous
+            .map(|(name, first, second)| check::ambiguous_weights::report(name, *first, *second))
+            .collect();
+        for (side, names) in [
+            (Side::Ours, &pairing.unmatched_ours),
+            (Side::Theirs, &pairing.unmatched_theirs),
+        ] {
+            if !names.is_empty() {
+                all.push(check::left_over_weights::report(
+                    self.span, &self.name, side, names,
+                ));
+            }
+        }
+        all
+    }
+}
+
+impl Rule {
+    fn theirs_of(&self, ours: &str) -> Option<Pair> {
+        let captures = self.ours.captures(ours)?;
+        let theirs = self.theirs.as_ref()?.fill(&captures)?;
+        Some(Pair {
+            ours: ours.to_owned(),
+            theirs,
+            transforms: self.transforms.clone(),
+        })
+    }
+}
+
+pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<WeightsSpec> {
+    let keys = Keys::section(view);
+    let file = keys.get("file").and_then(|at| reader.text(at, "file"));
+    let mut ignore = Vec::new();
+    for at in keys.get("ignore").map_or(Vec::new(), |at| reader.list(at)) {
+        ignore.extend(name(reader, at, "ignore"));
+    }
+    let lines = keys
+        .entries
+        .iter()
+        .filter(|entry| !matches!(entry.key, "file" | "ignore"));
+    let mut rules = Vec::new();
+    for entry in lines {
+        let key = StaticValue::Text(entry.key.to_owned());
+        let ours = name(
+            reader,
+            At {
+                value: &key,
+                span: entry.key_span,
+            },
+            "weights",
+        );
+        rules.extend(ours.and_then(|ours| rule(reader, ours, entry.at)));
+    }
+    let (name, span) = (view.name.clone(), view.span);
+    Some(WeightsSpec {
+        name,
+        span,
+        file,
+        rules,
+        ignore,
+    })
+}
+
+fn rule(reader: &mut Reader, ours: NamePattern, at: At) -> Option<Rule> {
+    let (mut transforms, mut inner) = (Vec::new(), at);
+    if at.is_none() {
+        return Some(Rule {
+            ours,
+            theirs: None,
+            transforms,
+            span: at.span,
+        });
+    }
+    // The innermost call comes first.
+    while let StaticValue::Call { .. } = inner.value {
+        let (callee, call) = reader.call(inner, "transform", TRANSFORMS)?;
+        let first = call.positional.first().copied();
+        let transform = match callee {
+            "part" => {
+                reader.known(&call, &["of"], 2);
+                let of = reader
+                    .required(&call, "of", "3")
+                    .and_then(|at| reader.whole(at, "of", 2))?;
+                let index = call.positional.get(1).copied().unwrap_or(inner);
+                let index = reader.number(index, "part", 0.0..=(of - 1) as f64)?;
+                Transform::Part {
+                    index: index as u64,
+                    of,
+                }
+            }
+            _ => {
+                reader.known(&call, &[], 1);
+                if callee == "transpose" {
+                    Transform::Transpose
+                } else {
+                    Transform::Convolution
+                }
+            }
+        };
+        transforms.insert(0, transform);
+        match first {
+            Some(at) => inner = at,
+            None => return reader.refuse(inner, callee, "a name in quotes"),
+        }
+    }
+    let theirs = name(reader, inner, "weights")?;
+    if ours.variables() != theirs.variables() {
+        let headline = format!(
+            "`{}` and `{}` have different placeholders",
+            ours.text, theirs.text
+        );
+        reader.push(check::bad_name_map::report(at.span, headline));
+        return None;
+    }
+    Some(Rule {
+        ours,
+        theirs: Some(theirs),
+        transforms,
+        span: at.span,
+    })
+}
+
+fn name(reader: &mut Reader, at: At, key: &str) -> Option<NamePattern> {
+    let text = reader.text(at, key)?;
+    match NamePattern::parse(&text.value) {
+        Ok(pattern) => Some(pattern),
+        Err(reason) => {
+            reader.push(check::bad_name_map::report(
+                at.span,
+                format!("`{}`: {reason}", text.value),
+            ));
+            None
+        }
+    }
+}

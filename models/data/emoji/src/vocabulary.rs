@@ -1,0 +1,146 @@
+//! A WordPiece vocabulary of the training captions, the same bytes every time.
+//!
+//! Pieces are merged by pair frequency as in byte-pair encoding (Sennrich et al., arXiv
+//! 1508.07909) and used with WordPiece's longest match first (Wu et al., arXiv 1609.08144). The
+//! trainer of the `tokenizers` crate breaks ties by a hash order, so that two runs give different
+//! vocabularies; here ties go to the pair that sorts first.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use ahash::AHashMap;
+use tokenizers::models::wordpiece::WordPiece;
+use tokenizers::normalizers::BertNormalizer;
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+use tokenizers::{
+    AddedToken, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString,
+    PreTokenizer, Tokenizer,
+};
+
+use crate::catalogue::Emoji;
+use crate::error::Error;
+
+/// The most pieces a vocabulary may have, the two special ones included.
+const PIECES: usize = 2_000;
+/// `[PAD]` has id 0, `[UNK]` id 1.
+const SPECIAL: [&str; 2] = ["[PAD]", "[UNK]"];
+
+/// Writes `OUT/tokenizer.json`, trained on what captions of these emoji can say.
+pub(crate) fn write(out: &Path, emoji: &[&Emoji]) -> Result<usize, Error> {
+    let path = out.join("tokenizer.json");
+    let words = count_words(emoji).map_err(Error::content(&path))?;
+    let pieces = train(&words);
+    let size = pieces.len();
+    let vocabulary: AHashMap<String, u32> =
+        (0..).zip(pieces).map(|(id, piece)| (piece, id)).collect();
+    let model = WordPiece::builder()
+        .vocab(vocabulary)
+        .unk_token(SPECIAL[1].into())
+        .build()
+        .map_err(Error::content(&path))?;
+    let mut tokenizer = Tokenizer::new(model);
+    tokenizer.with_normalizer(Some(BertNormalizer::default()));
+    tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
+    tokenizer.add_special_tokens(&SPECIAL.map(|it| AddedToken::from(it, true)));
+    let json = tokenizer.to_string(true).map_err(Error::content(&path))?;
+    std::fs::write(&path, json + "\n").map_err(Error::io(&path))?;
+    Ok(size)
+}
+
+fn count_words(emoji: &[&Emoji]) -> tokenizers::Result<BTreeMap<String, usize>> {
+    let mut words = BTreeMap::new();
+    for emoji in emoji {
+        // The caption of both brings the comma in.
+        let both = format!("{}, {}", emoji.name, emoji.subgroup);
+        let texts = std::iter::once(&both).chain(&emoji.short);
+        for text in texts.chain(&emoji.keywords) {
+            let mut text = NormalizedString::from(text.replace(['-', '_'], " ").replace(':', ""));
+            BertNormalizer::default().normalize(&mut text)?;
+            let mut split = PreTokenizedString::from(text);
+            BertPreTokenizer.pre_tokenize(&mut split)?;
+            for (word, ..) in split.get_splits(OffsetReferential::Original, OffsetType::Byte) {
+                *words.entry(word.to_owned()).or_default() += 1;
+            }
+        }
+    }
+    Ok(words)
+}
+
+/// Special tokens, then the alphabet, then merged pieces, most frequent pair first.
+fn train(words: &BTreeMap<String, usize>) -> Vec<String> {
+    let mut split: Vec<(Vec<String>, usize)> = words
+        .iter()
+        .map(|(word, count)| (characters(word), *count))
+        .collect();
+    let mut alphabet: Vec<String> = split.iter().flat_map(|(word, _)| word.clone()).collect();
+    alphabet.sort();
+    alphabet.dedup();
+    let mut pieces: Vec<String> = SPECIAL
+        .map(str::to_owned)
+        .into_iter()
+        .chain(alphabet)
+        .collect();
+    while pieces.len() < PIECES {
+        let Some((left, right)) = most_frequent_pair(&split) else {
+            break;
+        };
+        let merged = format!("{left}{}", right.trim_start_matches("##"));
+        for (word, _) in &mut split {
+            merge(word, &left, &right, &merged);
+        }
+        if !pieces.contains(&merged) {
+            pieces.push(merged);
+        }
+    }
+    pieces
+}
+
+/// `cat` becomes `c`, `##a`, `##t`.
+fn characters(word: &str) -> Vec<String> {
+    let mut pieces: Vec<String> = word.chars().map(|it| format!("##{it}")).collect();
+    if let (Some(first), Some(piece)) = (word.chars().next(), pieces.first_mut()) {
+        *piece = first.to_string();
+    }
+    pieces
+}
+
+fn most_frequent_pair(split: &[(Vec<String>, usize)]) -> Option<(String, String)> {
+    let mut pairs: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for (word, count) in split {
+        for pair in word.windows(2) {
+            *pairs.entry((&pair[0], &pair[1])).or_default() += count;
+        }
+    }
+    // `max_by_key` keeps the last of equals: reversed, that is the pair that sorts first.
+    let (pair, _) = pairs.into_iter().rev().max_by_key(|(_, count)| *count)?;
+    Some((pair.0.to_owned(), pair.1.to_owned()))
+}
+
+fn merge(word: &mut Vec<String>, left: &str, right: &str, merged: &str) {
+    let mut place = 0;
+    while place + 1 < word.len() {
+        if word[place] == left && word[place + 1] == right {
+            word[place] = merged.to_owned();
+            word.remove(place + 1);
+        }
+        place += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frequent_words_become_whole_pieces() {
+        let words = BTreeMap::from([("cat".to_owned(), 5), ("cow".to_owned(), 1)]);
+        let pieces = train(&words);
+        assert_eq!(pieces[..2], ["[PAD]", "[UNK]"]);
+        assert_eq!(
+            pieces[2..],
+            [
+                "##a", "##o", "##t", "##w", "c", "##at", "cat", "##ow", "cow"
+            ]
+        );
+    }
+}

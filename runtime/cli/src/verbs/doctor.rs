@@ -1,0 +1,69 @@
+//! `gatewright doctor`: what this machine offers.
+
+use crate::arguments::{DeviceChoice, Form};
+use crate::failure::Failure;
+use crate::output::Output;
+use gatewright_runtime::device::{Choice, Device, DeviceReport};
+use std::io::Write;
+use std::process::ExitCode;
+
+/// Arguments of `doctor`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:\n  \
+                        gatewright doctor\n  \
+                        gatewright doctor --device llvmpipe --json")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    device: DeviceChoice,
+    #[command(flatten)]
+    form: Form,
+}
+
+/// Prints what a device is and does; fails with 1 when it does not answer or computes wrongly.
+pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
+    let choice = Choice::parse(&args.device.device);
+    if args.device.device == "reference" {
+        return Err(Failure::Usage(
+            "the reference device has nothing to examine; name an adapter or leave `--device` out"
+                .to_owned(),
+        ));
+    }
+    let device = Device::open(&choice)?;
+    let report = device.report()?;
+    if args.form.json {
+        let document = serde_json::json!({ "version": 1, "device": report });
+        writeln!(out, "{document}")?;
+    } else {
+        write!(out, "{}", text(&report, &Device::adapters()))?;
+    }
+    Ok(ExitCode::from(u8::from(!report.probe.correct)))
+}
+
+fn text(report: &DeviceReport, adapters: &[String]) -> String {
+    let limits = &report.limits;
+    let [smallest, largest] = report.subgroup_sizes;
+    let probe = report.probe;
+    let correct = if probe.correct { "correct" } else { "WRONG" };
+    format!(
+        "adapter       {} ({}, {})\n\
+         driver        {} {}\n\
+         profile       {:?}, subgroups of {smallest} to {largest}\n\
+         limits        {} MiB per binding, {} storage bindings, {} invocations per workgroup\n\
+         features      {}\n\
+         probe         {correct}, {:.1} GB/s, first run {:.3} s\n\
+         all adapters  {}\n",
+        report.adapter,
+        report.kind,
+        report.backend,
+        report.driver,
+        report.driver_info,
+        limits.profile,
+        limits.max_binding_bytes >> 20,
+        limits.max_storage_bindings,
+        limits.max_invocations,
+        report.features.join(", "),
+        probe.gigabytes_per_second,
+        probe.first_run_seconds,
+        adapters.join("; "),
+    )
+}

@@ -1,0 +1,32 @@
+//! From files to batches of tensors.
+//!
+//! A [`Source`] names files and reads [`Record`]s out of them. A [`Column`] says how records become
+//! one named tensor: a picture through an [`ImageTransform`], or a [`Caption`] through
+//! [`Tokenize`]. [`Batches`] draws records and fills the columns; [`Prefetch`] does so on a thread
+//! of its own, ahead of the device.
+//!
+//! Invariants:
+//! - Batch `n` depends on the files, the options and `n` only, never on batches before it: a
+//!   resumed run sees the bits that an uninterrupted one sees.
+//! - A bad record is skipped and named, or refuses the whole source ([`BadRecords`]); it is never
+//!   replaced by made-up data. Skipping happens before the first batch.
+//! - Nothing here prints, and nothing knows which model the tensors are for.
+
+mod batch;
+mod caption;
+mod error;
+mod image;
+mod order;
+mod prefetch;
+mod random;
+mod source;
+mod tokenize;
+
+pub use batch::{Batch, BatchOptions, Batches, Column};
+pub use caption::Caption;
+pub use error::{BadRecords, DataError, RecordFault};
+pub use image::{ImageTransform, Picture};
+pub use prefetch::Prefetch;
+pub use random::Random;
+pub use source::{Blob, Record, Records, Source};
+pub use tokenize::Tokenize;

@@ -1,0 +1,315 @@
+//! One evaluation with tensors in and tensors out, on a device or on the f64 reference.
+//!
+//! The value of a random node may be given under its path, so that a run can be replayed against
+//! another implementation.
+
+use crate::device::Device;
+use crate::error::Error;
+use crate::execute::{self, Executor, Slot};
+use crate::project::{Mistakes, Project};
+use crate::tensor::{HostData, HostTensor};
+use crate::train::Update;
+use gatewright_compiler::autodiff;
+use gatewright_compiler::compile::{self, CompileError, Compiled};
+use gatewright_compiler::evaluate::{EvalError, evaluate_values};
+use gatewright_compiler::graph::{DType, Graph, OutputKind, Type};
+use gatewright_compiler::lower::{Lowered, Request};
+use gatewright_compiler::ops::{Op, OpError};
+use gatewright_compiler::optimizer::Optimizer;
+use gatewright_compiler::plan::Limits;
+use gatewright_compiler::size::Bindings;
+use gatewright_compiler::tensor::Tensor;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Tensors by name.
+pub type Tensors = BTreeMap<String, HostTensor>;
+
+/// Where an evaluation runs.
+#[derive(Debug)]
+pub enum Backend {
+    /// The f64 evaluator: slow, needs no driver.
+    Reference,
+    /// A device, through a plan.
+    Device(Device),
+}
+
+/// Why an evaluation did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The spec is wrong.
+    #[error("the spec has mistakes")]
+    Spec(Box<Mistakes>),
+    /// Tensors, files or the device.
+    #[error(transparent)]
+    Runtime(#[from] Error),
+    /// No plan can be made.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// The reference met a value it cannot use.
+    #[error(transparent)]
+    Evaluate(#[from] EvalError),
+    /// A graph that a pass built wrongly: our bug.
+    #[error(transparent)]
+    Graph(#[from] OpError),
+}
+
+impl From<Box<Mistakes>> for Failure {
+    fn from(mistakes: Box<Mistakes>) -> Self {
+        Self::Spec(mistakes)
+    }
+}
+
+/// One evaluation.
+#[derive(Debug)]
+pub struct Once<'a> {
+    /// What to evaluate.
+    pub request: Request,
+    /// Inputs by name, random nodes by path.
+    pub inputs: &'a Tensors,
+    /// Parameters by path.
+    pub parameters: &'a Tensors,
+    /// Whether d objective / d parameter is wanted.
+    pub gradients: bool,
+    /// Updates on the same batch: how many, by what, for which step words.
+    pub steps: Option<Steps<'a>>,
+    /// Seed of random nodes that are not given.
+    pub seed: u32,
+}
+
+/// Repeated updates on one batch.
+#[derive(Debug)]
+pub struct Steps<'a> {
+    /// How many.
+    pub count: u64,
+    /// The rule with what trains and decays.
+    pub optimizer: &'a Optimizer,
+    /// Its scalars per step.
+    pub update: &'a Update,
+}
+
+/// What came out.
+#[derive(Debug, Default)]
+pub struct Results {
+    /// Results of the entry, or losses, metrics and recorded routing, by name.
+    pub outputs: Tensors,
+    /// Gradients by parameter path.
+    pub gradients: Tensors,
+    /// Parameters after the steps, by path.
+    pub parameters: Tensors,
+}
+
+/// Evaluates once.
+///
+/// # Errors
+/// A wrong spec, missing or misshapen tensors, and what compiler and device report.
+pub fn run(project: &mut Project, once: &Once, backend: &Backend) -> Result<Results, Failure> {
+    let mut request = once.request.clone();
+    let lowered = project.lower(&request)?;
+    request
+        .bindings
+        .extend(sizes_of(&lowered.graph, once.inputs));
+    let lowered = project.lower(&request)?;
+    match backend {
+        Backend::Reference => on_reference(&lowered, once),
+        Backend::Device(device) => on_device(&lowered, once, device),
+    }
+}
+
+/// Values of symbolic dims that the shapes of given inputs tell.
+#[must_use]
+pub fn sizes_of(graph: &Graph, inputs: &Tensors) -> BTreeMap<String, usize> {
+    let mut sizes = BTreeMap::new();
+    for (name, id) in graph.inputs() {
+        let Some(tensor) = inputs.get(&name) else {
+            continue;
+        };
+        for (axis, size) in graph.ty(id).shape.iter().zip(&tensor.shape) {
+            let symbols = axis.symbols();
+            let [symbol] = symbols.as_slice() else {
+                continue;
+            };
+            let whole = *axis == gatewright_compiler::size::Size::from(*symbol);
+            if let (true, Some(dim)) = (whole, graph.dim(*symbol)) {
+                sizes.entry(dim.name.clone()).or_insert(*size);
+            }
+        }
+    }
+    sizes
+}
+
+/// Paths of the random nodes whose values are given.
+fn given_draws(graph: &Graph, inputs: &Tensors) -> BTreeSet<String> {
+    graph
+        .ids()
+        .filter(|id| matches!(graph.node(*id).op, Op::Random(_)))
+        .map(|id| graph.node(id).origin.path.clone())
+        .filter(|path| inputs.contains_key(path))
+        .collect()
+}
+
+/// Compiles a lowered graph for a device.
+///
+/// # Errors
+/// As [`compile::compile`].
+pub fn compiled(
+    name: &str,
+    lowered: &Lowered,
+    limits: &Limits,
+    replay: BTreeSet<String>,
+    gradients: Option<Vec<String>>,
+    optimizer: Option<&Optimizer>,
+) -> Result<Compiled, CompileError> {
+    let options = compile::Options {
+        name: name.to_owned(),
+        limits,
+        // Sizes were substituted while tracing; what is left is bound by nobody.
+        bindings: Bindings::new(),
+        replay,
+        gradients,
+        optimizer,
+    };
+    compile::compile(&lowered.graph, &options)
+}
+
+fn on_device(lowered: &Lowered, once: &Once, device: &Device) -> Result<Results, Failure> {
+    let wanted = once.gradients || once.steps.is_some();
+    let paths = wanted.then(|| lowered.parameters.keys().cloned().collect());
+    let replay = given_draws(&lowered.graph, once.inputs);
+    let optimizer = once.steps.as_ref().map(|steps| steps.optimizer);
+    let name = "run";
+    let compiled = compiled(name, lowered, device.limits(), replay, paths, optimizer)?;
+    let options = execute::Options::default();
+    let mut executor = Executor::new(device, compiled.plan, &options)?;
+    executor.fill(Slot::Parameter, once.parameters)?;
+    executor.fill(Slot::Input, once.inputs)?;
+    let program = if wanted { "gradients" } else { "forward" };
+    let mut words = [0; gatewright_compiler::plan::STEP_WORDS];
+    words[0] = once.seed;
+    executor.step_words(&words)?;
+    executor.run(&[program])?;
+    let mut results = Results {
+        outputs: executor.read_all(Slot::Output)?,
+        ..Results::default()
+    };
+    results.outputs.remove("grad_norm");
+    if once.gradients {
+        results.gradients = executor.read_all(Slot::Gradient)?;
+    }
+    if let Some(steps) = &once.steps {
+        for step in 0..steps.count {
+            executor.step_words(&steps.update.words(once.seed, step))?;
+            executor.run(&["gradients", "update"])?;
+        }
+        results.parameters = executor.read_all(Slot::Parameter)?;
+    }
+    Ok(results)
+}
+
+fn on_reference(lowered: &Lowered, once: &Once) -> Result<Results, Failure> {
+    let graph = &lowered.graph;
+    let objective = graph
+        .outputs()
+        .iter()
+        .find(|it| it.kind == OutputKind::Objective);
+    let parameters = graph.parameters();
+    let (graph, gradients) = match objective {
+        Some(objective) if once.gradients || once.steps.is_some() => {
+            let wrt: Vec<_> = parameters.values().copied().collect();
+            autodiff::gradients(graph, objective.value, &wrt)?
+        }
+        _ => (graph.clone(), BTreeMap::new()),
+    };
+    let inputs = floats(once.inputs);
+    let mut values = floats(once.parameters);
+    let named: Vec<_> = graph
+        .outputs()
+        .iter()
+        .map(|it| (it.name.clone(), it.value))
+        .collect();
+    let mut wanted: Vec<_> = named.iter().map(|(_, id)| *id).collect();
+    wanted.extend(gradients.values().copied());
+    let evaluate = |values: &BTreeMap<String, Tensor>, step: u32| {
+        evaluate_values(
+            &graph,
+            &wanted,
+            &inputs,
+            values,
+            &Bindings::new(),
+            once.seed,
+            step,
+        )
+    };
+    let found = evaluate(&values, 0)?;
+    let mut results = Results::default();
+    for (name, id) in &named {
+        if let Some(tensor) = found.get(id) {
+            results
+                .outputs
+                .insert(name.clone(), host(tensor, graph.ty(*id)));
+        }
+    }
+    let by_path = |found: &BTreeMap<_, Tensor>| -> BTreeMap<String, Tensor> {
+        let paths = parameters.iter().filter_map(|(path, id)| {
+            let gradient = gradients.get(id)?;
+            Some((path.clone(), found.get(gradient)?.clone()))
+        });
+        paths.collect()
+    };
+    if once.gradients {
+        let f32 = Type::f32(Vec::new());
+        let tensors = by_path(&found);
+        results.gradients = tensors
+            .iter()
+            .map(|(path, tensor)| (path.clone(), host(tensor, &f32)))
+            .collect();
+    }
+    if let Some(steps) = &once.steps {
+        let mut state = crate::reference::State::default();
+        for step in 0..steps.count {
+            let number = u32::try_from(step).unwrap_or(u32::MAX);
+            let gradients = by_path(&evaluate(&values, number)?);
+            state.step(steps.optimizer, steps.update, step, &mut values, gradients);
+        }
+        let f32 = Type::f32(Vec::new());
+        results.parameters = values
+            .iter()
+            .map(|(path, tensor)| (path.clone(), host(tensor, &f32)))
+            .collect();
+    }
+    Ok(results)
+}
+
+fn floats(tensors: &Tensors) -> BTreeMap<String, Tensor> {
+    let convert = |tensor: &HostTensor| {
+        let data = match &tensor.data {
+            HostData::F32(values) => values.iter().map(|value| f64::from(*value)).collect(),
+            HostData::U32(values) => values.iter().map(|value| f64::from(*value)).collect(),
+        };
+        Tensor {
+            shape: tensor.shape.clone(),
+            data,
+        }
+    };
+    tensors
+        .iter()
+        .map(|(name, tensor)| (name.clone(), convert(tensor)))
+        .collect()
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "integers of the reference are exact and small; floats are rounded once"
+)]
+fn host(tensor: &Tensor, ty: &Type) -> HostTensor {
+    let data = match ty.dtype {
+        DType::F32 => HostData::F32(tensor.data.iter().map(|value| *value as f32).collect()),
+        DType::U32 | DType::Bool => {
+            HostData::U32(tensor.data.iter().map(|value| *value as u32).collect())
+        }
+    };
+    HostTensor {
+        shape: tensor.shape.clone(),
+        data,
+    }
+}

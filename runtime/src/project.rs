@@ -1,0 +1,137 @@
+//! A spec file on disk, bound: what every verb starts from.
+
+use gatewright_compiler::lower::{self, Lowered, Request};
+use gatewright_compiler::model::{BindOptions, Model, bind};
+use gatewright_grammar::diagnostic::{Code, Diagnostic, Severity};
+use gatewright_grammar::source::Sources;
+use std::path::{Path, PathBuf};
+
+/// Presets and settings given beside the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `--preset NAME`.
+    pub preset: Option<String>,
+    /// `--set NAME=VALUE`, in order.
+    pub sets: Vec<(String, String)>,
+}
+
+/// A bound model with its sources.
+#[derive(Debug)]
+pub struct Project {
+    /// The file, the library and what the file imports.
+    pub sources: Sources,
+    /// What the file states.
+    pub model: Model,
+    /// Where the file is; data paths are relative to its folder.
+    pub path: PathBuf,
+    /// Its text.
+    pub text: String,
+    /// Warnings so far.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Mistakes with the sources their places are in.
+#[derive(Debug)]
+pub struct Mistakes {
+    /// What was read.
+    pub sources: Sources,
+    /// At least one error.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// The file cannot be read.
+pub const UNREADABLE: Code = Code("E0600");
+
+impl Project {
+    /// Reads and binds a file with what it imports.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, and with the sources for rendering.
+    pub fn open(path: &Path, overrides: &Overrides) -> Result<Self, Box<Mistakes>> {
+        let name = path.display().to_string();
+        let mut sources = Sources::default();
+        let text = match read(path, &name) {
+            Ok(text) => text,
+            Err(diagnostic) => {
+                let diagnostics = vec![*diagnostic];
+                return Err(Box::new(Mistakes {
+                    sources,
+                    diagnostics,
+                }));
+            }
+        };
+        let root = sources.add(name, text.clone());
+        let importer = |from: &str, wanted: &str| import(from, wanted);
+        let options = BindOptions {
+            preset: overrides.preset.clone(),
+            sets: overrides.sets.clone(),
+            importer: Some(&importer),
+        };
+        let (model, diagnostics) = bind(&mut sources, root, &options);
+        match model {
+            Some(model) => {
+                let path = path.to_path_buf();
+                Ok(Self {
+                    sources,
+                    model,
+                    path,
+                    text,
+                    warnings: diagnostics,
+                })
+            }
+            None => Err(Box::new(Mistakes {
+                sources,
+                diagnostics,
+            })),
+        }
+    }
+
+    /// Traces what is asked for; warnings are kept.
+    ///
+    /// # Errors
+    /// What is wrong with the flow: shapes, names, sizes.
+    pub fn lower(&mut self, request: &Request) -> Result<Lowered, Box<Mistakes>> {
+        let (lowered, diagnostics) = lower::lower(&self.model, request);
+        let Some(lowered) = lowered else {
+            return Err(self.mistakes(diagnostics));
+        };
+        for diagnostic in diagnostics {
+            if diagnostic.severity == Severity::Warning && !self.warnings.contains(&diagnostic) {
+                self.warnings.push(diagnostic);
+            }
+        }
+        Ok(lowered)
+    }
+
+    /// Diagnostics with this project's sources.
+    #[must_use]
+    pub fn mistakes(&self, diagnostics: Vec<Diagnostic>) -> Box<Mistakes> {
+        Box::new(Mistakes {
+            sources: self.sources.clone(),
+            diagnostics,
+        })
+    }
+
+    /// A path of the spec, relative to the spec's folder.
+    #[must_use]
+    pub fn relative(&self, path: &str) -> PathBuf {
+        self.path.parent().unwrap_or(Path::new(".")).join(path)
+    }
+}
+
+fn read(path: &Path, name: &str) -> Result<String, Box<Diagnostic>> {
+    let bytes = std::fs::read(path).map_err(|error| {
+        let headline = format!("{name} cannot be read: {error}");
+        Box::new(Diagnostic::error(UNREADABLE, headline))
+    })?;
+    gatewright_grammar::decode(name, &bytes).map_err(Box::new)
+}
+
+/// A file imported by another, relative to it.
+fn import(from: &str, wanted: &str) -> Option<(String, String)> {
+    let path = Path::new(from).parent()?.join(wanted);
+    let bytes = std::fs::read(&path).ok()?;
+    let name = path.display().to_string();
+    let text = gatewright_grammar::decode(&name, &bytes).ok()?;
+    Some((name, text))
+}

@@ -1,0 +1,636 @@
+//! The dense kernel families on the adapter at hand against their meaning in f64, for both profiles.
+
+use gatewright_compiler::graph::DType;
+use gatewright_compiler::kernel::interpret::{self, Draws};
+use gatewright_compiler::kernel::lower;
+use gatewright_compiler::kernel::spec::{
+    Binary, Instr, InstrId, KernelSpec, Matrix, Operand, Program, Reduce, Store, Unary, View,
+};
+use gatewright_compiler::ops::Distribution;
+use gatewright_compiler::plan::{Limits, Profile, STEP_WORDS};
+use gatewright_compiler::wgsl;
+use gatewright_tests::gpu_harness::Harness;
+
+/// Relative to the largest magnitude of an output.
+const TOLERANCE: f64 = 1e-5;
+
+/// What a harness leaves where nothing is written.
+const UNTOUCHED: u32 = 0x7f7f_7f7f;
+
+const DRAWS: Draws = Draws { seed: 7, step: 3 };
+
+/// Words of a buffer as numbers.
+fn numbers(dtype: DType, words: &[u32]) -> Vec<f64> {
+    let number = |word: &u32| match dtype {
+        DType::F32 => f64::from(f32::from_bits(*word)),
+        DType::U32 | DType::Bool => f64::from(*word),
+    };
+    words.iter().map(number).collect()
+}
+
+fn view(offset: usize, strides: &[usize]) -> View {
+    View {
+        offset,
+        strides: strides.to_vec(),
+    }
+}
+
+fn operand(dtype: DType, elements: usize, view: View) -> Operand {
+    Operand {
+        dtype,
+        elements,
+        view,
+    }
+}
+
+fn f32s(elements: usize, strides: &[usize]) -> Operand {
+    operand(DType::F32, elements, view(0, strides))
+}
+
+/// Programs in a readable form.
+#[derive(Default)]
+struct P(Program);
+
+impl P {
+    fn f(&mut self, instr: Instr) -> InstrId {
+        self.0.push(instr, DType::F32)
+    }
+    fn u(&mut self, instr: Instr) -> InstrId {
+        self.0.push(instr, DType::U32)
+    }
+    fn load(&mut self, input: usize) -> InstrId {
+        self.f(Instr::Load { input })
+    }
+    fn constant(&mut self, value: f64) -> InstrId {
+        self.f(Instr::Constant(value))
+    }
+    fn un(&mut self, unary: Unary, x: InstrId) -> InstrId {
+        self.f(Instr::Unary(unary, x))
+    }
+    fn bin(&mut self, binary: Binary, x: InstrId, y: InstrId) -> InstrId {
+        self.f(Instr::Binary(binary, x, y))
+    }
+    fn reduce(&mut self, reduce: Reduce, x: InstrId) -> InstrId {
+        self.f(Instr::Reduce(reduce, x))
+    }
+}
+
+fn store(value: InstrId, operand: Operand) -> Store {
+    Store { value, operand }
+}
+
+/// Deterministic numbers in -1..1, or small indices.
+fn fill(dtype: DType, elements: usize, seed: u32) -> Vec<u32> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12_345);
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state >> 8
+    };
+    let word = |bits: u32| match dtype {
+        DType::F32 => (bits as f32 / 8_388_608.0 - 1.0).to_bits(),
+        DType::U32 => bits % 5,
+        DType::Bool => bits % 2,
+    };
+    (0..elements).map(|_| word(next())).collect()
+}
+
+/// Element types and lengths of inputs and outputs.
+fn operands(spec: &KernelSpec) -> [Vec<(DType, usize)>; 2] {
+    let describe = |it: &Operand| (it.dtype, it.elements);
+    let stores = |outputs: &[Store]| outputs.iter().map(|it| describe(&it.operand)).collect();
+    match spec {
+        KernelSpec::Pointwise {
+            inputs, outputs, ..
+        }
+        | KernelSpec::Row {
+            inputs, outputs, ..
+        } => [inputs.iter().map(describe).collect(), stores(outputs)],
+        KernelSpec::Column {
+            inputs, outputs, ..
+        } => {
+            let outputs = outputs.iter().map(|(_, it)| describe(&it.operand));
+            [inputs.iter().map(describe).collect(), outputs.collect()]
+        }
+        KernelSpec::Matmul {
+            a,
+            b,
+            inputs,
+            outputs,
+            ..
+        } => {
+            let mut all = vec![(DType::F32, a.elements), (DType::F32, b.elements)];
+            all.extend(inputs.iter().map(describe));
+            [all, stores(outputs)]
+        }
+        _ => panic!("not a dense family"),
+    }
+}
+
+fn profiles(harness: &Harness) -> Vec<Limits> {
+    let all = [Limits::portable(), Limits::cpu_vulkan()];
+    let fits = |it: &Limits| it.profile == Profile::Gpu || harness.subgroups_of_eight;
+    all.into_iter().filter(fits).collect()
+}
+
+#[allow(clippy::print_stdout, reason = "a skipped test says so")]
+fn report_skipped(specs: usize) {
+    println!("skipped {specs} specs: no adapter");
+}
+
+/// Validates a module; needs no device.
+fn validate(text: &str) {
+    let module = naga::front::wgsl::parse_str(text)
+        .unwrap_or_else(|error| panic!("{}\n{text}", error.emit_to_string(text)));
+    let features = naga::valid::Capabilities::SUBGROUP;
+    naga::valid::Validator::new(naga::valid::ValidationFlags::all(), features)
+        .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+        .subgroup_operations(naga::valid::SubgroupOperationSet::all())
+        .validate(&module)
+        .unwrap_or_else(|error| panic!("{}\n{text}", error.emit_to_string(text)));
+}
+
+/// Validates the modules of the specs, runs them under all profiles and compares every element of every output.
+fn check(specs: &[KernelSpec]) {
+    for limits in [Limits::portable(), Limits::cpu_vulkan()] {
+        for spec in specs {
+            let lowered = lower(spec, &limits).expect("the spec is covered");
+            lowered
+                .launches
+                .iter()
+                .for_each(|it| validate(&wgsl::write(&it.kernel)));
+        }
+    }
+    let Some(harness) = Harness::open() else {
+        report_skipped(specs.len());
+        return;
+    };
+    for limits in profiles(&harness) {
+        for (number, spec) in specs.iter().enumerate() {
+            check_one(&harness, spec, &limits, number);
+        }
+    }
+}
+
+fn check_one(harness: &Harness, spec: &KernelSpec, limits: &Limits, number: usize) {
+    let [inputs, outputs] = operands(spec);
+    let words: Vec<Vec<u32>> = (0..)
+        .zip(&inputs)
+        .map(|(seed, (dtype, elements))| fill(*dtype, *elements, seed))
+        .collect();
+    let values: Vec<Vec<f64>> = words
+        .iter()
+        .zip(&inputs)
+        .map(|(words, (dtype, _))| numbers(*dtype, words))
+        .collect();
+    let lowered = lower(spec, limits).unwrap_or_else(|error| panic!("spec {number}: {error}"));
+    let lengths: Vec<usize> = outputs.iter().map(|(_, elements)| *elements).collect();
+    let mut step = [0; STEP_WORDS];
+    step[..2].copy_from_slice(&[DRAWS.seed, DRAWS.step]);
+    let prepared = harness.prepare(&lowered, &words, &lengths, step);
+    harness.run(&prepared, 1);
+    let results = harness.read(&prepared);
+    // NaN stays where the spec writes nothing.
+    let mut expected: Vec<Vec<f64>> = lengths.iter().map(|it| vec![f64::NAN; *it]).collect();
+    let inputs: Vec<&[f64]> = values.iter().map(Vec::as_slice).collect();
+    interpret::run(spec, &inputs, &mut expected, DRAWS).expect("the spec has a meaning");
+    for (output, expected) in expected.iter().enumerate() {
+        let got = numbers(outputs[output].0, &results[output]);
+        // The largest of numbers ignores NaN.
+        let largest = expected
+            .iter()
+            .fold(0.0, |most: f64, it| most.max(it.abs()));
+        for (at, value) in expected.iter().enumerate() {
+            let close = match value.is_nan() {
+                true => results[output][at] == UNTOUCHED,
+                false => (got[at] - value).abs() <= TOLERANCE * largest,
+            };
+            assert!(
+                close,
+                "spec {number}, {:?}, output {output}, element {at}: {} is not {value}\n{spec:?}",
+                limits.profile, got[at],
+            );
+        }
+    }
+}
+
+fn pointwise(space: &[usize], inputs: Vec<Operand>, program: P, outputs: Vec<Store>) -> KernelSpec {
+    KernelSpec::Pointwise {
+        space: space.to_vec(),
+        inputs,
+        program: program.0,
+        outputs,
+    }
+}
+
+/// gelu(x + row[j]) * column[i], over a strided x.
+fn gelu([rows, columns]: [usize; 2], pitch: usize) -> KernelSpec {
+    let mut p = P::default();
+    let (x, row, column) = (p.load(0), p.load(1), p.load(2));
+    let sum = p.bin(Binary::Add, x, row);
+    let half = p.constant(std::f64::consts::FRAC_1_SQRT_2);
+    let scaled = p.bin(Binary::Multiply, sum, half);
+    let erf = p.un(Unary::Erf, scaled);
+    let one = p.constant(1.0);
+    let shifted = p.bin(Binary::Add, erf, one);
+    let product = p.bin(Binary::Multiply, sum, shifted);
+    let value = p.bin(Binary::Multiply, product, column);
+    let inputs = vec![
+        operand(DType::F32, 4 + rows * pitch, view(4, &[pitch, 1])),
+        f32s(columns, &[0, 1]),
+        f32s(rows, &[1, 0]),
+    ];
+    let outputs = vec![store(value, f32s(rows * columns, &[columns, 1]))];
+    pointwise(&[rows, columns], inputs, p, outputs)
+}
+
+/// Every scalar function once, on values where it is defined.
+fn functions(count: usize) -> KernelSpec {
+    let mut p = P::default();
+    let (x, y) = (p.load(0), p.load(1));
+    let two = p.constant(2.0);
+    let positive = p.bin(Binary::Add, x, two);
+    let mut total = p.bin(Binary::Power, x, two);
+    let third = p.constant(0.3);
+    let root = p.bin(Binary::Power, positive, third);
+    let mut terms = vec![root];
+    for unary in [
+        Unary::Log,
+        Unary::Sqrt,
+        Unary::ReciprocalSqrt,
+        Unary::Reciprocal,
+    ] {
+        terms.push(p.un(unary, positive));
+    }
+    for unary in [
+        Unary::Negate,
+        Unary::Exp,
+        Unary::Tanh,
+        Unary::Sin,
+        Unary::Cos,
+    ] {
+        terms.push(p.un(unary, x));
+    }
+    for binary in [
+        Binary::Subtract,
+        Binary::Maximum,
+        Binary::Minimum,
+        Binary::Divide,
+        Binary::Remainder,
+    ] {
+        terms.push(p.bin(binary, y, positive));
+    }
+    for term in terms {
+        total = p.bin(Binary::Add, total, term);
+    }
+    let less = p.0.push(Instr::Binary(Binary::Less, x, y), DType::Bool);
+    let mask = p.0.push(Instr::Load { input: 2 }, DType::Bool);
+    let both =
+        p.0.push(Instr::Binary(Binary::And, less, mask), DType::Bool);
+    let not = p.0.push(Instr::Unary(Unary::Not, both), DType::Bool);
+    let chosen = p.f(Instr::Select(not, total, y));
+    let infinite = p.constant(f64::INFINITY);
+    let finite = p.bin(Binary::Minimum, chosen, infinite);
+    let inputs = vec![
+        f32s(count, &[1]),
+        f32s(count, &[1]),
+        operand(DType::Bool, count, view(0, &[1])),
+    ];
+    let outputs = vec![
+        store(finite, f32s(count, &[1])),
+        store(not, operand(DType::Bool, count, view(0, &[1]))),
+    ];
+    pointwise(&[count], inputs, p, outputs)
+}
+
+/// table[ids[i]][j] + flat[ids[i] * 2 + 1], indices converted and kept.
+fn gathers([rows, columns]: [usize; 2]) -> KernelSpec {
+    let mut p = P::default();
+    let id = p.u(Instr::Load { input: 0 });
+    let row = p.f(Instr::LoadRow { input: 1, row: id });
+    let two = p.u(Instr::Constant(2.0));
+    let one = p.u(Instr::Constant(1.0));
+    let column = p.u(Instr::Index { axis: 1 });
+    let bit = p.u(Instr::Binary(Binary::Remainder, column, two));
+    let double = p.u(Instr::Binary(Binary::Multiply, id, two));
+    let at = p.u(Instr::Binary(Binary::Add, double, bit));
+    let index = p.u(Instr::Binary(Binary::Add, at, one));
+    let flat = p.f(Instr::LoadAt { input: 2, index });
+    let number = p.f(Instr::Convert(index));
+    let sum = p.bin(Binary::Add, row, flat);
+    let value = p.bin(Binary::Add, sum, number);
+    let inputs = vec![
+        operand(DType::U32, rows, view(0, &[1, 0])),
+        f32s(5 * columns, &[columns, 1]),
+        f32s(12, &[1]),
+    ];
+    let outputs = vec![
+        store(value, f32s(rows * columns, &[columns, 1])),
+        store(
+            index,
+            operand(DType::U32, rows * columns, view(0, &[columns, 1])),
+        ),
+    ];
+    pointwise(&[rows, columns], inputs, p, outputs)
+}
+
+fn random(count: usize, distribution: Distribution) -> KernelSpec {
+    let mut p = P::default();
+    let stream = 0x8000_0001;
+    let value = p.f(Instr::Random {
+        distribution,
+        stream,
+    });
+    let outputs = vec![store(value, f32s(count, &[1]))];
+    pointwise(&[count], Vec::new(), p, outputs)
+}
+
+/// A transposition written into a window of a larger buffer.
+fn transposed([a, b, c]: [usize; 3]) -> KernelSpec {
+    let mut p = P::default();
+    let x = p.load(0);
+    let output = operand(DType::F32, 2 * a * b * c + 8, view(8, &[2 * b * c, c, 1]));
+    let inputs = vec![f32s(a * b * c, &[1, a, a * b])];
+    pointwise(&[a, b, c], inputs, p, vec![store(x, output)])
+}
+
+#[test]
+fn pointwise_kernels_match() {
+    check(&[
+        gelu([5, 12], 16),
+        gelu([7, 3], 3),
+        gelu([70, 256], 256),
+        gelu([1, 1], 1),
+        functions(4096),
+        functions(37),
+        gathers([9, 8]),
+        gathers([6, 5]),
+        random(64, Distribution::Uniform),
+        random(70, Distribution::Normal),
+        random(128, Distribution::Normal),
+        transposed([3, 5, 4]),
+        transposed([2, 3, 7]),
+    ]);
+}
+
+/// Layer norm with weight, and its mean and reciprocal deviation per row.
+fn layer_norm(rows: &[usize], columns: usize) -> KernelSpec {
+    let mut p = P::default();
+    let (x, weight, bias) = (p.load(0), p.load(1), p.load(2));
+    let sum = p.reduce(Reduce::Sum, x);
+    let share = p.constant(1.0 / columns as f64);
+    let mean = p.bin(Binary::Multiply, sum, share);
+    let centred = p.bin(Binary::Subtract, x, mean);
+    let square = p.bin(Binary::Multiply, centred, centred);
+    let squares = p.reduce(Reduce::Sum, square);
+    let variance = p.bin(Binary::Multiply, squares, share);
+    let epsilon = p.constant(0.01);
+    let shifted = p.bin(Binary::Add, variance, epsilon);
+    let scale = p.un(Unary::ReciprocalSqrt, shifted);
+    let normal = p.bin(Binary::Multiply, centred, scale);
+    let weighted = p.bin(Binary::Multiply, normal, weight);
+    let value = p.bin(Binary::Add, weighted, bias);
+    let count: usize = rows.iter().product();
+    let mut strides = vec![1; rows.len()];
+    for axis in (1..rows.len()).rev() {
+        strides[axis - 1] = strides[axis] * rows[axis];
+    }
+    let mut full: Vec<usize> = strides.iter().map(|it| it * columns).collect();
+    full.push(1);
+    let mut still = vec![0; rows.len()];
+    still.push(1);
+    KernelSpec::Row {
+        rows: rows.to_vec(),
+        columns,
+        inputs: vec![
+            f32s(count * columns, &full),
+            f32s(columns, &still),
+            f32s(columns, &still),
+        ],
+        program: p.0,
+        outputs: vec![
+            store(value, f32s(count * columns, &full)),
+            store(mean, f32s(count, &strides)),
+            store(scale, f32s(count, &strides)),
+        ],
+    }
+}
+
+/// Softmax of masked logits, the log-sum-exp, and the loss at a label.
+fn softmax(rows: usize, columns: usize) -> KernelSpec {
+    let mut p = P::default();
+    let x = p.load(0);
+    let mask = p.0.push(Instr::Load { input: 1 }, DType::Bool);
+    let low = p.constant(f64::from(f32::MIN));
+    let logits = p.f(Instr::Select(mask, x, low));
+    let most = p.reduce(Reduce::Maximum, logits);
+    let shifted = p.bin(Binary::Subtract, logits, most);
+    let exp = p.un(Unary::Exp, shifted);
+    let sum = p.reduce(Reduce::Sum, exp);
+    let value = p.bin(Binary::Divide, exp, sum);
+    let column = p.u(Instr::Index { axis: 1 });
+    let label = p.u(Instr::Load { input: 2 });
+    let hit =
+        p.0.push(Instr::Binary(Binary::Equal, column, label), DType::Bool);
+    let zero = p.constant(0.0);
+    let kept = p.f(Instr::Select(hit, x, zero));
+    let loss = p.reduce(Reduce::Sum, kept);
+    KernelSpec::Row {
+        rows: vec![rows],
+        columns,
+        inputs: vec![
+            f32s(rows * columns, &[columns, 1]),
+            operand(DType::Bool, columns, view(0, &[0, 1])),
+            operand(DType::U32, rows, view(0, &[1, 0])),
+        ],
+        program: p.0,
+        outputs: vec![
+            store(value, f32s(rows * columns, &[columns, 1])),
+            store(loss, f32s(rows, &[1])),
+        ],
+    }
+}
+
+#[test]
+fn row_kernels_match() {
+    check(&[
+        layer_norm(&[5], 64),
+        layer_norm(&[3, 7], 100),
+        layer_norm(&[9], 37),
+        layer_norm(&[70], 3),
+        layer_norm(&[4], 1),
+        layer_norm(&[2, 2, 2], 8),
+        softmax(11, 24),
+        softmax(3, 1000),
+        softmax(13, 7),
+    ]);
+}
+
+/// Sum of x * y and maximum of x over rows; y is a broadcast row value.
+fn column([batch, rows, columns]: [usize; 3]) -> KernelSpec {
+    let mut p = P::default();
+    let (x, y) = (p.load(0), p.load(1));
+    let product = p.bin(Binary::Multiply, x, y);
+    let count = batch * columns;
+    KernelSpec::Column {
+        batch,
+        rows,
+        columns,
+        inputs: vec![
+            f32s(batch * rows * columns, &[rows * columns, columns, 1]),
+            f32s(rows, &[0, 1, 0]),
+        ],
+        program: p.0,
+        outputs: vec![
+            (Reduce::Sum, store(product, f32s(count, &[columns, 1]))),
+            (Reduce::Maximum, store(x, f32s(count, &[columns, 1]))),
+        ],
+    }
+}
+
+#[test]
+fn column_kernels_match() {
+    check(&[
+        column([1, 1000, 128]),
+        column([1, 777, 5]),
+        column([3, 20, 12]),
+        column([5, 4, 33]),
+        column([2, 300, 1]),
+        column([1, 1, 1]),
+    ]);
+}
+
+/// How a matrix lies in memory.
+#[derive(Clone, Copy)]
+struct Layout {
+    transposed: bool,
+    /// Added to the length of a stored row.
+    slack: usize,
+}
+
+fn matrix(batch: &[usize], rows: usize, columns: usize, layout: Layout) -> Matrix {
+    let (stored, length) = if layout.transposed {
+        (columns, rows)
+    } else {
+        (rows, columns)
+    };
+    let pitch = length + layout.slack;
+    let mut size = stored * pitch;
+    let mut batch_strides = vec![0; batch.len()];
+    for (stride, count) in batch_strides.iter_mut().zip(batch).rev() {
+        *stride = size;
+        size *= count;
+    }
+    let (row_stride, column_stride) = if layout.transposed {
+        (1, pitch)
+    } else {
+        (pitch, 1)
+    };
+    Matrix {
+        elements: size + layout.slack,
+        offset: layout.slack,
+        batch_strides,
+        row_stride,
+        column_stride,
+    }
+}
+
+/// a b + bias, or gelu-like of it with the sum stored too when `long`.
+fn matmul(
+    batch: &[usize],
+    [m, k, n]: [usize; 3],
+    forms: [bool; 2],
+    slack: usize,
+    long: bool,
+) -> KernelSpec {
+    let mut p = P::default();
+    let sum = p.f(Instr::Accumulator);
+    let bias = p.load(0);
+    let biased = p.bin(Binary::Add, sum, bias);
+    let count = batch.iter().product::<usize>() * m * n;
+    let mut strides = vec![n, 1];
+    let mut size = m * n;
+    for count in batch.iter().rev() {
+        strides.insert(0, size);
+        size *= count;
+    }
+    let mut still = vec![0; batch.len() + 1];
+    still.push(1);
+    let mut outputs = vec![store(biased, f32s(count, &strides))];
+    let mut inputs = vec![f32s(n, &still)];
+    if long {
+        let half = p.constant(0.5);
+        let small = p.bin(Binary::Multiply, biased, half);
+        let tanh = p.un(Unary::Tanh, small);
+        let other = p.load(1);
+        let gated = p.bin(Binary::Multiply, tanh, biased);
+        let shifted = p.bin(Binary::Add, gated, other);
+        let value = p.bin(Binary::Multiply, shifted, half);
+        inputs.push(f32s(count, &strides));
+        outputs.push(store(value, f32s(count, &strides)));
+    }
+    let [a, b] = forms;
+    KernelSpec::Matmul {
+        batch: batch.to_vec(),
+        m,
+        n,
+        k,
+        a: matrix(
+            batch,
+            m,
+            k,
+            Layout {
+                transposed: a,
+                slack,
+            },
+        ),
+        b: matrix(
+            batch,
+            k,
+            n,
+            Layout {
+                transposed: b,
+                slack,
+            },
+        ),
+        inputs,
+        program: p.0,
+        outputs,
+    }
+}
+
+#[test]
+fn aligned_matmuls_match() {
+    let mut specs = Vec::new();
+    for forms in [[false, false], [false, true], [true, false], [true, true]] {
+        specs.push(matmul(&[], [64, 32, 96], forms, 0, false));
+        specs.push(matmul(&[], [44, 20, 36], forms, 4, false));
+    }
+    check(&specs);
+}
+
+#[test]
+fn ragged_matmuls_match() {
+    let mut specs = Vec::new();
+    for forms in [[false, false], [false, true], [true, false], [true, true]] {
+        specs.push(matmul(&[], [37, 19, 41], forms, 0, false));
+    }
+    specs.extend([
+        matmul(&[], [36, 19, 40], [true, false], 0, true),
+        matmul(&[], [1, 1, 1], [false, false], 0, false),
+        matmul(&[], [5, 16, 8], [false, false], 0, false),
+        matmul(&[], [12, 8, 16], [false, true], 0, true),
+        matmul(&[], [33, 5, 3], [false, false], 1, false),
+    ]);
+    check(&specs);
+}
+
+#[test]
+fn batched_and_split_matmuls_match() {
+    check(&[
+        matmul(&[3], [8, 16, 32], [false, true], 0, true),
+        matmul(&[2, 3], [20, 12, 8], [false, false], 0, false),
+        matmul(&[2, 2], [9, 7, 11], [true, true], 0, true),
+        matmul(&[], [16, 1100, 32], [true, false], 0, true),
+        matmul(&[2], [7, 1030, 5], [false, false], 0, false),
+    ]);
+}
