@@ -1,10 +1,10 @@
-//! softmax(scale * q k^T) v per batch and head; operands q[B,H,N,K], k[B,H,M,K], v[B,H,M,K]
-//! and, when masked, a bool key mask [B,M].
+//! softmax(scale * q k^T) v per batch and head; operands `q[B,H,N,K]`, `k[B,H,M,K]`, `v[B,H,M,K]`
+//! and, when masked, a bool key mask `[B,M]`.
 
 use super::*;
 
-/// softmax(scale * q k^T) v per batch and head; operands q[B,H,N,K], k[B,H,M,K], v[B,H,M,K]
-/// and, when masked, a bool key mask [B,M].
+/// softmax(scale * q k^T) v per batch and head; operands `q[B,H,N,K]`, `k[B,H,M,K]`, `v[B,H,M,K]`
+/// and, when masked, a bool key mask `[B,M]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Attention {
     /// Factor of the logits, 1/sqrt(K) as a rule.

@@ -1,8 +1,8 @@
-//! w[G, S, k] in dispatched order, zeros in unused rows: [R]; operands w, plan.
+//! `w[G, S, k]` in dispatched order, zeros in unused rows: `[R]`; operands w, plan.
 
 use super::*;
 
-/// w[G, S, k] in dispatched order, zeros in unused rows: [R]; operands w, plan.
+/// `w[G, S, k]` in dispatched order, zeros in unused rows: `[R]`; operands w, plan.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GatherAssignments {
     /// R.

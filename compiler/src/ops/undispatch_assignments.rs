@@ -1,8 +1,8 @@
-//! Adjoint of gather_assignments: r[R] to [G, S, k], zeros where dropped; operands r, plan.
+//! Adjoint of gather_assignments: `r[R]` to `[G, S, k]`, zeros where dropped; operands r, plan.
 
 use super::*;
 
-/// Adjoint of gather_assignments: r[R] to [G, S, k], zeros where dropped; operands r, plan.
+/// Adjoint of gather_assignments: `r[R]` to `[G, S, k]`, zeros where dropped; operands r, plan.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct UndispatchAssignments {
     /// G.
