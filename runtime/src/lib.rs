@@ -12,5 +12,6 @@ pub mod measure;
 pub mod once;
 pub mod project;
 pub mod reference;
+pub mod report;
 pub mod tensor;
 pub mod train;

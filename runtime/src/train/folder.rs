@@ -185,7 +185,7 @@ pub struct EvaluationRecord {
 }
 
 /// Everything a run folder says about its run, for reports.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Findings {
     /// What was run.
     pub manifest: Manifest,
