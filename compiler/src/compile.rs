@@ -100,19 +100,33 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Compiled, CompileErro
 /// As [`compile`].
 pub fn fuse_graph(graph: &Graph, options: &Options) -> Result<(Graph, Vec<Group>), CompileError> {
     let step = |pass| move |error| CompileError::Pass { pass, error };
+    let graph = expand(graph, options, &kept_whole)?;
+    let tile = crate::kernel::row_tile(options.limits);
+    let bindings = bind_dims(&graph, &options.bindings, tile)?;
+    let graph = fuse::prepare(&graph, &bindings).map_err(step("prepare"))?;
+    let groups = fuse::fuse(&graph, &bindings, tile, options.limits)?;
+    Ok((graph, groups))
+}
+
+/// A forward graph to what it means: gradients added, composites decomposed unless `keep` wants
+/// them, and what nothing reads dropped.
+///
+/// # Errors
+/// Ill-typed nodes, which are bugs.
+pub fn expand(
+    graph: &Graph,
+    options: &Options,
+    keep: &dyn Fn(&Op) -> bool,
+) -> Result<Graph, CompileError> {
+    let step = |pass| move |error| CompileError::Pass { pass, error };
     let graph = replay(graph, &options.replay).map_err(step("replay"))?;
     let graph = match &options.gradients {
         Some(paths) => differentiate(&graph, paths).map_err(step("autodiff"))?,
         None => graph,
     };
     let graph = rewrite::simplify(&graph).map_err(step("simplify"))?;
-    let graph = rewrite::decompose(&graph, &kept_whole).map_err(step("decompose"))?;
-    let graph = rewrite::simplify(&graph).map_err(step("simplify"))?;
-    let tile = crate::kernel::row_tile(options.limits);
-    let bindings = bind_dims(&graph, &options.bindings, tile)?;
-    let graph = fuse::prepare(&graph, &bindings).map_err(step("prepare"))?;
-    let groups = fuse::fuse(&graph, &bindings, tile, options.limits)?;
-    Ok((graph, groups))
+    let graph = rewrite::decompose(&graph, keep).map_err(step("decompose"))?;
+    rewrite::simplify(&graph).map_err(step("simplify"))
 }
 
 /// Composites that the fuser takes as they are.

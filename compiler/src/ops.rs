@@ -104,6 +104,19 @@ pub trait Primitive {
     /// # Errors
     /// Values out of range, such as an index beyond a table.
     fn evaluate(&self, context: &EvalContext, operands: &[&Tensor]) -> Result<Tensor, OpError>;
+    /// Floating-point operations of one evaluation over operands and a result of these shapes: two
+    /// per multiply-add, one per other scalar operation. Composites count by their decomposition.
+    fn flops(&self, operands: &[&[usize]], result: &[usize]) -> u64 {
+        match self.class() {
+            Class::Elementwise => elements(result),
+            Class::Reduction => operands.first().map_or(0, |operand| elements(operand)),
+            Class::Source
+            | Class::Movement
+            | Class::Indexed
+            | Class::Contraction
+            | Class::Composite => 0,
+        }
+    }
     /// Gradients with respect to each operand, given the gradient of the result; `None` where
     /// none flows.
     ///
@@ -128,6 +141,12 @@ pub trait Primitive {
         let _ = (builder, operands);
         Ok(None)
     }
+}
+
+/// Number of elements of a shape.
+pub(crate) fn elements(shape: &[usize]) -> u64 {
+    let sizes = shape.iter().map(|size| *size as u64);
+    sizes.fold(1, u64::saturating_mul)
 }
 
 /// States name, doc sentence, arity and class of a primitive.

@@ -46,7 +46,7 @@ impl Tracer<'_> {
         let model = self.model;
         let Some(entry) = model.entry(name) else {
             let known = model.entries();
-            return self.fail(check::unknown_request::report(None, "entry", name, &known));
+            return self.fail(check::unknown_request::report("entry", name, &known));
         };
         let exprs: Vec<&Expr> = match &entry.outputs.kind {
             ExprKind::Tuple(exprs) => exprs.iter().collect(),
@@ -86,12 +86,7 @@ impl Tracer<'_> {
             .formula(name)
             .filter(|formula| formula.kind == FormulaKind::Objective);
         let Some(formula) = formula else {
-            return self.fail(check::unknown_request::report(
-                None,
-                "objective",
-                name,
-                &known,
-            ));
+            return self.fail(check::unknown_request::report("objective", name, &known));
         };
         // Router terms need every instance: all reachable values come first.
         for key in model.reach(&format!("formula:{name}")) {
