@@ -264,6 +264,9 @@ trunk'grad: mul
         assert_eq!(outline.edges.len(), 4);
         let dot = outline.to_dot("a \"b\"");
         assert!(dot.starts_with("digraph \"a \\\"b\\\"\" {\n"), "{dot}");
-        assert!(dot.contains("\"%3\" -> \"%4\" [label=\"f32[6]\"];"), "{dot}");
+        assert!(
+            dot.contains("\"%3\" -> \"%4\" [label=\"f32[6]\"];"),
+            "{dot}"
+        );
     }
 }

@@ -100,11 +100,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
 }
 
 /// Forward and backward pass of a stage's objective, composites whole.
-fn differentiated(
-    project: &Project,
-    wanted: &Wanted,
-    lowered: &Lowered,
-) -> Result<Graph, Failure> {
+fn differentiated(project: &Project, wanted: &Wanted, lowered: &Lowered) -> Result<Graph, Failure> {
     let gradients = match &wanted.stage {
         Some(stage) => Some(target::optimizer(project, stage, lowered)?.trained),
         None => None,
