@@ -43,9 +43,11 @@ fn pretrain() -> Target {
     Target::Objective("pretrain".to_owned())
 }
 
-/// Layers, width, heads, patch; parameters of the dense trunk and active ones with the text table, in
+/// Name; layers, width, heads, patch; parameters of the dense trunk and active ones with the text table, in
 /// millions; forward GFLOP of an image and a text, 2 per multiply-add.
-const CONFIGURATIONS: [(&str, [usize; 4], [f64; 2], [f64; 2]); 6] = [
+type Configuration = (&'static str, [usize; 4], [f64; 2], [f64; 2]);
+
+const CONFIGURATIONS: [Configuration; 6] = [
     ("S/32", [12, 384, 6, 32], [21.3, 35.1], [2.24, 0.68]),
     ("S/16", [12, 384, 6, 16], [21.3, 34.3], [9.15, 0.68]),
     ("B/32", [12, 768, 12, 32], [85.1, 113.2], [8.64, 2.73]),
