@@ -45,6 +45,16 @@ pub enum CompileError {
         /// The dim.
         name: String,
     },
+    /// A value that no kernel can address.
+    #[error(
+        "`{path}` is {ty}; a tensor has at most 4294967295 elements on a device: use smaller sizes"
+    )]
+    TooLarge {
+        /// The value.
+        path: String,
+        /// Its type.
+        ty: String,
+    },
     /// A node that no kernel covers.
     #[error(transparent)]
     Fuse(#[from] fuse::FuseError),
@@ -108,11 +118,28 @@ pub fn fuse_graph(graph: &Graph, options: &Options) -> Result<(Graph, Vec<Group>
     let graph = rewrite::simplify(&graph).map_err(step("simplify"))?;
     let graph = rewrite::decompose(&graph, &kept_whole).map_err(step("decompose"))?;
     let graph = rewrite::simplify(&graph).map_err(step("simplify"))?;
+    check_elements(&graph, &options.bindings)?;
     let tile = crate::kernel::row_tile(options.limits);
     let bindings = bind_dims(&graph, &options.bindings, tile)?;
+    check_elements(&graph, &bindings)?;
     let graph = fuse::prepare(&graph, &bindings).map_err(step("prepare"))?;
     let groups = fuse::fuse(&graph, &bindings, tile, options.limits)?;
     Ok((graph, groups))
+}
+
+/// Kernels count elements in 32 bits.
+fn check_elements(graph: &Graph, bindings: &Bindings) -> Result<(), CompileError> {
+    for id in graph.ids() {
+        let ty = graph.ty(id);
+        let elements = ty.bound_elements(bindings);
+        if elements.is_none_or(|elements| u32::try_from(elements).is_err()) {
+            return Err(CompileError::TooLarge {
+                path: graph.node(id).origin.path.clone(),
+                ty: graph.type_text(ty),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Composites that the fuser takes as they are.

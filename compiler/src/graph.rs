@@ -86,6 +86,13 @@ impl Type {
     pub fn rank(&self) -> usize {
         self.shape.len()
     }
+
+    /// The product of the sizes that are bound; none when it exceeds a machine word.
+    #[must_use]
+    pub fn bound_elements(&self, bindings: &Bindings) -> Option<usize> {
+        let mut sizes = self.shape.iter().filter_map(|size| size.bind(bindings));
+        sizes.try_fold(1usize, usize::checked_mul)
+    }
 }
 
 /// Where a node comes from.

@@ -171,7 +171,12 @@ impl<'a> Tracer<'a> {
             return self.fail(check::too_large::report(self.origin.span, headline));
         }
         match self.graph.add(op.into(), operands, self.origin.clone()) {
-            Ok(id) => Ok(id),
+            Ok(id) if self.graph.ty(id).bound_elements(&self.bindings).is_some() => Ok(id),
+            Ok(id) => {
+                let text = self.graph.type_text(self.graph.ty(id));
+                let headline = format!("{text} has more elements than can be counted");
+                self.fail(check::bad_size::report(self.origin.span, headline))
+            }
             Err(error) => {
                 let report = check::operands::report(self.origin.span, error.message);
                 self.fail(report)
