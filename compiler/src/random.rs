@@ -143,7 +143,7 @@ mod tests {
     fn the_largest_of_gumbel_scores_is_a_draw_from_their_softmax() {
         let numbers = Stream::draws(7, stream("gate.second"), 0);
         let scores = [1.0_f64, 2.0, 3.0].map(f64::ln);
-        let mut drawn = [0.0; 3];
+        let mut drawn = [0.0_f64; 3];
         for token in 0..12_000 {
             let best = (0..3).max_by(|a, b| {
                 let value = |i: usize| scores[i] + numbers.gumbel(token * 3 + i as u64);
