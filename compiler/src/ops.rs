@@ -330,6 +330,8 @@ pub enum Distribution {
     Uniform,
     /// Standard normal.
     Normal,
+    /// Standard Gumbel: the largest of scores with such noise is a draw from their softmax.
+    Gumbel,
 }
 
 /// Comparisons.
@@ -367,7 +369,8 @@ pub struct Routing {
     pub priority: Priority,
 }
 
-/// Slots per expert and group: ceil(tokens * choices * factor / experts), then rounded up.
+/// Slots per expert and group: ceil(tokens * choices * factor / experts), then rounded up, and
+/// never fewer than `at_least`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Capacity {
     /// Capacity factor.
@@ -376,6 +379,9 @@ pub struct Capacity {
     pub round_nearest: bool,
     /// Rounded up to a multiple of this.
     pub multiple_of: usize,
+    /// The least number of slots.
+    #[serde(default)]
+    pub at_least: usize,
 }
 
 impl Routing {
@@ -402,7 +408,8 @@ impl Routing {
             reason = "whole and not negative, far below 2^52"
         )]
         let slots = whole as usize;
-        slots.div_ceil(capacity.multiple_of.max(1)) * capacity.multiple_of.max(1)
+        let multiple = capacity.multiple_of.max(1);
+        (slots.div_ceil(multiple) * multiple).max(capacity.at_least)
     }
 }
 
@@ -410,7 +417,8 @@ impl Routing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Priority {
-    /// The largest first-choice weight first, ties to the lower token index (batch priority routing, V-MoE).
+    /// The largest weight of a first choice first, ties to the lower token index (batch priority
+    /// routing, V-MoE).
     Batch,
     /// Token order.
     Index,

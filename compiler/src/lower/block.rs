@@ -291,7 +291,11 @@ impl Tracer<'_> {
             let (Some(ty), Some(variable)) = (&param.ty, given) else {
                 continue;
             };
-            let value = self.receive(&mut frame, &bound, ty, variable, &mut signature)?;
+            // `mask: bool[B, N] = none` is given as `none` too.
+            let value = match param.default.is_some() && variable.value.is_none() {
+                true => variable.value.clone(),
+                false => self.receive(&mut frame, &bound, ty, variable, &mut signature)?,
+            };
             if frame.current.is_none() && value.flows() {
                 frame.current = Some(value.clone());
             }
