@@ -12,6 +12,7 @@ mod progress;
 mod project;
 mod render;
 mod table;
+mod target;
 mod verbs;
 
 use clap::Parser;
