@@ -58,6 +58,7 @@ fn needs_memory(context: &Context, user: ValueId, slot: usize, base: ValueId) ->
         | Op::DispatchSlot(_)
         | Op::ExpertSum(_)
         | Op::ScatterAdd(_)
+        | Op::RowsWhere(_)
         | Op::Gather(_)
         | Op::GatherLast(_)
         | Op::ScatterLast(_)
@@ -103,6 +104,7 @@ fn view_of(context: &Context, id: ValueId) -> Source {
                 .view
                 .slice(op.axis, bind(&op.start), bind(&op.length)),
         ),
+        Op::Unfold(op) => Some(from(0).view.unfold(op, context.shape(id)[op.axis])),
         Op::StopGradient(_) => Some(from(0).view.clone()),
         Op::Iota(op) => {
             // A virtual buffer whose element i is i: only the counted axis moves.
@@ -136,6 +138,7 @@ fn copy_for_contractions(context: &mut Context) {
             | Op::GroupedOuter(_)
             | Op::ExpertSum(_)
             | Op::ScatterAdd(_)
+            | Op::RowsWhere(_)
             | Op::Gather(_)
             | Op::GatherLast(_)
             | Op::ScatterLast(_)
@@ -186,6 +189,7 @@ fn rebase_users(context: &mut Context, id: ValueId) {
             | Op::Transpose(_)
             | Op::Broadcast(_)
             | Op::Slice(_)
+            | Op::Unfold(_)
             | Op::StopGradient(_) => context.source(later).base != later,
             _ => false,
         };

@@ -8,7 +8,8 @@ use super::value::{Frame, Traced, Value};
 use crate::check;
 use crate::model::Definition;
 use gatewright_grammar::ast::{
-    BinaryOp, Block, Call, Expr, ExprKind, If, Let, Param, Repeat, StackPart, Step, Stmt, TypeKind,
+    BinaryOp, Block, Call, Expr, ExprKind, If, Let, Param, Repeat, Stack, StackPart, Step, Stmt,
+    TypeKind,
 };
 use gatewright_grammar::source::Span;
 
@@ -35,12 +36,7 @@ impl Tracer<'_> {
                 Ok(())
             }
             Stmt::Residual(expr, span) => self.residual(frame, expr, *span),
-            Stmt::Stack(parts, _) => {
-                for part in parts {
-                    self.stack_part(frame, part)?;
-                }
-                Ok(())
-            }
+            Stmt::Stack(stack) => self.stack(frame, stack),
             Stmt::Repeat(repeat) => self.repeat(frame, repeat),
             Stmt::If(choice) => self.choice(frame, choice),
         }
@@ -96,7 +92,36 @@ impl Tracer<'_> {
         Ok(())
     }
 
-    fn stack_part(&mut self, frame: &mut Frame, part: &StackPart) -> Traced<()> {
+    /// Repeats blocks in depth; with a name, all that flows becomes a bundle: `states.0` goes into
+    /// the first block, `states.1` comes out of it.
+    fn stack(&mut self, frame: &mut Frame, stack: &Stack) -> Traced<()> {
+        let mut states = Vec::new();
+        if stack.states.is_some() {
+            states.push(self.current(frame, stack.span)?);
+        }
+        for part in &stack.parts {
+            self.stack_part(frame, part, &mut states)?;
+        }
+        let Some(name) = &stack.states else {
+            return Ok(());
+        };
+        let mut streams = Vec::new();
+        for (index, state) in states.into_iter().enumerate() {
+            match state {
+                Value::Tensor(tensor) => streams.push((index.to_string(), tensor)),
+                other => return self.wrong(name.span, "one tensor per state", &other),
+            }
+        }
+        frame.set(&name.value, Value::Bundle(streams), name.span);
+        Ok(())
+    }
+
+    fn stack_part(
+        &mut self,
+        frame: &mut Frame,
+        part: &StackPart,
+        states: &mut Vec<Value>,
+    ) -> Traced<()> {
         let times = match &part.times {
             Some(times) => self.whole(frame, times, "how often a stack repeats")?,
             None => 1,
@@ -106,7 +131,11 @@ impl Tracer<'_> {
                 self.step(block.span)?;
                 let current = self.current(frame, block.span)?;
                 let path = frame.scope.element();
-                frame.current = Some(self.apply(frame, block, Some(&path), current)?);
+                let next = self.apply(frame, block, Some(&path), current)?;
+                if !states.is_empty() {
+                    states.push(next.clone());
+                }
+                frame.current = Some(next);
             }
         }
         Ok(())
