@@ -6,6 +6,7 @@
 //! - Broadcasting is explicit: elementwise operands are aligned by axis name here.
 //! - Work is bounded: nodes, calls and nesting have limits, met by a message with a place.
 
+mod attend;
 mod axes;
 mod block;
 pub(crate) mod builtins;
@@ -14,6 +15,7 @@ mod elementwise;
 mod experts;
 mod expression;
 mod flow;
+mod indexing;
 mod losses;
 mod movement;
 mod names;
@@ -23,6 +25,7 @@ mod request;
 mod router;
 mod tracer;
 mod value;
+mod windows;
 
 use crate::graph::{Graph, ValueId};
 use crate::model::Model;

@@ -280,7 +280,11 @@ impl Tracer<'_> {
             let (Some(ty), Some(variable)) = (&param.ty, given) else {
                 continue;
             };
-            let value = self.receive(&mut frame, &bound, ty, variable, &mut signature)?;
+            // `mask: bool[B, N] = none` is given as `none` too.
+            let value = match param.default.is_some() && variable.value.is_none() {
+                true => variable.value.clone(),
+                false => self.receive(&mut frame, &bound, ty, variable, &mut signature)?,
+            };
             if frame.current.is_none() && value.flows() {
                 frame.current = Some(value.clone());
             }
@@ -506,17 +510,21 @@ impl Tracer<'_> {
                 Ok(Value::Bundle(result))
             }
             Value::Tuple(values) => {
-                let values: Traced<Vec<Value>> = values
-                    .into_iter()
-                    .map(|value| match value {
-                        Value::Tensor(tensor) => Ok(Value::Tensor(Tensor {
-                            axes: outward(frame, &tensor.axes, signature),
-                            ..tensor
-                        })),
-                        other => Ok(other),
-                    })
-                    .collect();
-                Ok(Value::Tuple(values?))
+                let outside = |tensor: Tensor| Tensor {
+                    axes: outward(frame, &tensor.axes, signature),
+                    ..tensor
+                };
+                let values = values.into_iter().map(|value| match value {
+                    Value::Tensor(tensor) => Value::Tensor(outside(tensor)),
+                    Value::Bundle(streams) => Value::Bundle(
+                        streams
+                            .into_iter()
+                            .map(|(name, tensor)| (name, outside(tensor)))
+                            .collect(),
+                    ),
+                    other => other,
+                });
+                Ok(Value::Tuple(values.collect()))
             }
             other => Ok(other),
         }

@@ -8,8 +8,8 @@ use super::value::{Frame, Traced, Value};
 use crate::check;
 use crate::model::Definition;
 use gatewright_grammar::ast::{
-    BinaryOp, Block, Call, Expr, ExprKind, If, Let, Param, Repeat, Stack, StackPart, Step, Stmt,
-    TypeKind,
+    Arg, BinaryOp, Block, Call, Expr, ExprKind, If, Let, Param, Repeat, Stack, StackPart, Step,
+    Stmt, TypeKind,
 };
 use gatewright_grammar::source::Span;
 
@@ -256,14 +256,17 @@ impl Tracer<'_> {
         match &expr.kind {
             ExprKind::Path(_) => !self.is_value(frame, expr),
             ExprKind::Call(call) => {
-                let given = call
-                    .args
-                    .iter()
-                    .filter(|arg| self.is_value(frame, &arg.value))
-                    .count();
+                let values = || {
+                    call.args
+                        .iter()
+                        .filter(|arg| self.is_value(frame, &arg.value))
+                };
+                let given = values().count();
                 match self.block_of(frame, call) {
                     Some(block) => {
                         let needed = tensor_params(block).filter(|p| p.default.is_none()).count();
+                        // What has a default is given on top of what flows in.
+                        let given = values().filter(|arg| !is_optional(block, arg)).count();
                         if needed == 0 {
                             given == 0 && uses_input(block)
                         } else {
@@ -353,6 +356,16 @@ impl Tracer<'_> {
 /// The parameters that tensors, bundles or routers are given to.
 pub(crate) fn tensor_params(block: &Block) -> impl Iterator<Item = &Param> {
     block.params.iter().filter(|param| param.ty.is_some())
+}
+
+/// Whether an argument names a parameter with a default.
+fn is_optional(block: &Block, arg: &Arg) -> bool {
+    let named = |param: &&Param| arg.name.as_ref().is_some_and(|name| *name == param.name);
+    block
+        .params
+        .iter()
+        .find(named)
+        .is_some_and(|param| param.default.is_some())
 }
 
 /// Whether a parameter takes a router.

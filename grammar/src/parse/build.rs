@@ -318,9 +318,13 @@ impl<'a> Builder<'a> {
                 Stmt::Residual(flow, span)
             }
             Rule::stack => {
-                let (names, parts): (Vec<_>, Vec<_>) =
-                    children(pair).partition(|part| part.as_rule() == Rule::name);
-                let parts: Option<_> = parts.into_iter().map(|part| self.stack_part(part)).collect();
+                let (names, parts): (Vec<_>, Vec<_>) = children(pair)
+                    .filter(|part| part.as_rule() != Rule::kw_as)
+                    .partition(|part| part.as_rule() == Rule::name);
+                let parts: Option<_> = parts
+                    .into_iter()
+                    .map(|part| self.stack_part(part))
+                    .collect();
                 let states = names.first().map(|name| self.name(name));
                 Stmt::Stack(Stack {
                     parts: parts?,
