@@ -335,7 +335,9 @@ impl Tracer<'_> {
                 }
             }),
             ExprKind::Call(call) => {
-                let any = call.args.iter().any(|arg| self.is_value(frame, &arg.value));
+                let any = call.args.iter().any(|arg| {
+                    self.is_value(frame, &arg.value) || names_value(frame, arg)
+                });
                 any || super::builtins::is_source(&call.callee.to_string())
             }
             ExprKind::Unary(_, operand) => self.is_value(frame, operand),
@@ -353,6 +355,14 @@ impl Tracer<'_> {
     }
 }
 
+/// `x: [B N D] -> [B (N D)]`: the label before a pattern is what is rearranged.
+fn names_value(frame: &Frame, arg: &Arg) -> bool {
+    let named = arg.name.as_ref();
+    let variable = named.and_then(|name| frame.variable(&name.value));
+    let flows = variable.is_some_and(|variable| variable.value.flows());
+    flows && super::patterns::sides(&arg.value).is_some()
+}
+
 /// The parameters that tensors, bundles or routers are given to.
 pub(crate) fn tensor_params(block: &Block) -> impl Iterator<Item = &Param> {
     block.params.iter().filter(|param| param.ty.is_some())
@@ -360,7 +370,7 @@ pub(crate) fn tensor_params(block: &Block) -> impl Iterator<Item = &Param> {
 
 /// Whether an argument names a parameter with a default.
 fn is_optional(block: &Block, arg: &Arg) -> bool {
-    let named = |param: &&Param| arg.name.as_ref().is_some_and(|name| *name == param.name);
+    let named = |param: &&Param| arg.name.as_ref().is_some_and(|name| name.value == param.name.value);
     block
         .params
         .iter()
