@@ -32,6 +32,11 @@ fn losses_and_gradients_of_every_batch() {
 }
 
 #[test]
+fn a_batch_with_nothing_masked_has_losses_of_zero() {
+    Flava::open().check_nothing_masked(&Backend::Reference);
+}
+
+#[test]
 fn a_training_run_on_mixed_batches() {
     Flava::open().check_training(&Backend::Reference, TOLERANCE);
 }

@@ -335,9 +335,10 @@ impl Tracer<'_> {
                 }
             }),
             ExprKind::Call(call) => {
-                let any = call.args.iter().any(|arg| {
-                    self.is_value(frame, &arg.value) || names_value(frame, arg)
-                });
+                let any = call
+                    .args
+                    .iter()
+                    .any(|arg| self.is_value(frame, &arg.value) || names_value(frame, arg));
                 any || super::builtins::is_source(&call.callee.to_string())
             }
             ExprKind::Unary(_, operand) => self.is_value(frame, operand),
@@ -370,7 +371,11 @@ pub(crate) fn tensor_params(block: &Block) -> impl Iterator<Item = &Param> {
 
 /// Whether an argument names a parameter with a default.
 fn is_optional(block: &Block, arg: &Arg) -> bool {
-    let named = |param: &&Param| arg.name.as_ref().is_some_and(|name| name.value == param.name.value);
+    let named = |param: &&Param| {
+        arg.name
+            .as_ref()
+            .is_some_and(|name| name.value == param.name.value)
+    };
     block
         .params
         .iter()
@@ -388,26 +393,33 @@ pub(crate) fn is_router(param: &Param) -> bool {
 
 /// Whether the body of a block without tensor parameters begins with what is given to it.
 pub(crate) fn uses_input(block: &Block) -> bool {
-    let mut bound: Vec<&str> = block
-        .params
-        .iter()
-        .map(|param| param.name.value.as_str())
-        .collect();
-    for stmt in &block.body {
+    let bound = block.params.iter().map(|param| param.name.value.as_str());
+    begins_with_input(&block.body, bound.collect()).unwrap_or(true)
+}
+
+/// Whether the first thing that flows is what is given, when something flows.
+fn begins_with_input<'b>(body: &'b [Stmt], mut bound: Vec<&'b str>) -> Option<bool> {
+    for stmt in body {
         match stmt {
             Stmt::Let(binding) => {
                 if !begins_bound(&binding.value, &bound) {
-                    return true;
+                    return Some(true);
                 }
                 bound.extend(binding.names.iter().map(|name| name.value.as_str()));
             }
             Stmt::Param(param) => bound.push(&param.name.value),
-            Stmt::Flow(expr) => return !begins_bound(expr, &bound),
-            Stmt::Residual(..) | Stmt::Stack(..) | Stmt::Repeat(_) => return true,
-            Stmt::If(_) => {}
+            Stmt::Flow(expr) => return Some(!begins_bound(expr, &bound)),
+            Stmt::Residual(..) | Stmt::Stack(..) | Stmt::Repeat(_) => return Some(true),
+            Stmt::If(choice) => {
+                let branches = [&choice.then, &choice.otherwise];
+                let found = branches.map(|branch| begins_with_input(branch, bound.clone()));
+                if let Some(uses) = found.into_iter().flatten().max() {
+                    return Some(uses);
+                }
+            }
         }
     }
-    true
+    None
 }
 
 fn begins_bound(expr: &Expr, bound: &[&str]) -> bool {
