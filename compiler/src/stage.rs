@@ -59,6 +59,17 @@ impl Experiment {
         }
     }
 
+    /// The stage of this name.
+    ///
+    /// # Errors
+    /// What to say when there is none.
+    pub fn find_stage(&self, name: &str) -> Result<&StageSpec, Box<Diagnostic>> {
+        self.stage(Some(name)).ok_or_else(|| {
+            let known: Vec<&str> = self.stages.iter().map(|it| it.name.as_str()).collect();
+            Box::new(check::unknown_request::report("stage", name, &known))
+        })
+    }
+
     /// The data of this name.
     #[must_use]
     pub fn data(&self, name: &str) -> Option<&DataSpec> {

@@ -4,7 +4,7 @@ use gatewright_compiler::lower::{self, Lowered, Request};
 use gatewright_compiler::model::{BindOptions, Model, bind};
 use gatewright_grammar::diagnostic::{Code, Diagnostic, Severity};
 use gatewright_grammar::source::Sources;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// Presets and settings given beside the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -129,9 +129,38 @@ fn read(path: &Path, name: &str) -> Result<String, Box<Diagnostic>> {
 
 /// A file imported by another, relative to it.
 fn import(from: &str, wanted: &str) -> Option<(String, String)> {
-    let path = Path::new(from).parent()?.join(wanted);
+    let path = tidy(&Path::new(from).parent()?.join(wanted));
     let bytes = std::fs::read(&path).ok()?;
     let name = path.display().to_string();
     let text = gatewright_grammar::decode(&name, &bytes).ok()?;
     Some((name, text))
+}
+
+/// `a/./b/../c` as `a/c`, so that one file has one name however it is imported.
+fn tidy(path: &Path) -> PathBuf {
+    let mut tidy = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir
+                if matches!(tidy.components().next_back(), Some(Component::Normal(_))) =>
+            {
+                tidy.pop();
+            }
+            part => tidy.push(part),
+        }
+    }
+    tidy
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_file_has_one_name() {
+        let tidied = |path: &str| tidy(Path::new(path)).display().to_string();
+        assert_eq!(tidied("./a/./b/../c.gate"), "a/c.gate");
+        assert_eq!(tidied("../a/../../b.gate"), "../../b.gate");
+    }
 }

@@ -428,6 +428,21 @@ pub enum KernelSpec {
     },
 }
 
+impl KernelSpec {
+    /// The scalar arithmetic, where the user's model shapes it.
+    #[must_use]
+    pub fn program(&self) -> Option<&Program> {
+        match self {
+            KernelSpec::Pointwise { program, .. }
+            | KernelSpec::Row { program, .. }
+            | KernelSpec::Column { program, .. }
+            | KernelSpec::Matmul { program, .. }
+            | KernelSpec::GroupedMatmul { program, .. } => Some(program),
+            _ => None,
+        }
+    }
+}
+
 /// How an epilogue input of a grouped matmul is addressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum RowAddress {

@@ -245,7 +245,18 @@ impl Tracer<'_> {
         Ok(Value::Bundle(result))
     }
 
+    /// Traces a call. Below a library block, nodes count for the place of the outermost such call.
     fn enter(&mut self, bound: Bound) -> Traced<Value> {
+        let outer = self.site;
+        if bound.partial.library {
+            self.site.get_or_insert(bound.span);
+        }
+        let result = self.inside(bound);
+        self.site = outer;
+        result
+    }
+
+    fn inside(&mut self, bound: Bound) -> Traced<Value> {
         let block = Rc::clone(&bound.partial.block);
         for variable in bound.given.iter().flatten() {
             if let value @ (Value::Absent(_) | Value::Undefined(_)) = &variable.value

@@ -31,14 +31,10 @@ impl Tracer<'_> {
     /// Traces all that can be; one mistake does not hide another.
     fn everything(&mut self) -> Traced<()> {
         let model = self.model;
-        for name in model.values().keys() {
-            let _ = self.global_by_name(name);
-        }
-        for kind in [FormulaKind::Loss, FormulaKind::Objective] {
-            for name in model.formulas(kind) {
-                let _ = self.formula(name, Span::default());
-            }
-        }
+        let values = model.values().keys().map(|name| format!("value:{name}"));
+        let formulas = [FormulaKind::Loss, FormulaKind::Objective].map(|kind| model.formulas(kind));
+        let formulas = formulas.iter().flatten();
+        self.needs_of(values.chain(formulas.map(|name| format!("formula:{name}"))));
         Ok(())
     }
 
@@ -46,8 +42,9 @@ impl Tracer<'_> {
         let model = self.model;
         let Some(entry) = model.entry(name) else {
             let known = model.entries();
-            return self.fail(check::unknown_request::report(None, "entry", name, &known));
+            return self.fail(check::unknown_request::report("entry", name, &known));
         };
+        self.needs_of([format!("entry:{name}")]);
         let exprs: Vec<&Expr> = match &entry.outputs.kind {
             ExprKind::Tuple(exprs) => exprs.iter().collect(),
             _ => vec![&entry.outputs],
@@ -86,19 +83,9 @@ impl Tracer<'_> {
             .formula(name)
             .filter(|formula| formula.kind == FormulaKind::Objective);
         let Some(formula) = formula else {
-            return self.fail(check::unknown_request::report(
-                None,
-                "objective",
-                name,
-                &known,
-            ));
+            return self.fail(check::unknown_request::report("objective", name, &known));
         };
-        // Router terms need every instance: all reachable values come first.
-        for key in model.reach(&format!("formula:{name}")) {
-            if let Some(value) = key.strip_prefix("value:") {
-                self.global_by_name(value)?;
-            }
-        }
+        self.needs_of([format!("formula:{name}")]);
         let value = self.formula(name, formula.name.span)?;
         let Value::Tensor(total) = value else {
             let report = check::not_a_scalar::report(formula.value.span, name, value.noun());
@@ -117,6 +104,21 @@ impl Tracer<'_> {
         self.graph
             .add_output(format!("objective.{name}"), OutputKind::Objective, total.id);
         Ok(())
+    }
+
+    /// Traces values and formulas, each after what it needs: long chains take no deep stack, and a
+    /// router's losses meet all its instances. A mistake is met again by whoever asks for the value.
+    fn needs_of(&mut self, roots: impl IntoIterator<Item = String>) {
+        let reached = self.model.reach(roots);
+        for value in reached.iter().filter_map(|key| key.strip_prefix("value:")) {
+            let _ = self.global_by_name(value);
+        }
+        for formula in reached
+            .iter()
+            .filter_map(|key| key.strip_prefix("formula:"))
+        {
+            let _ = self.formula(formula, Span::default());
+        }
     }
 
     /// Traces a top-level `let`, if this is one.

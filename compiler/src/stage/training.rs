@@ -428,7 +428,7 @@ fn inputs(reader: &mut Reader, spec: &StageSpec, data: &[DataSpec], span: Span) 
         let Some(source) = data.iter().find(|data| data.name == share.data) else {
             continue;
         };
-        let reached = reader.model.reach(&format!("formula:{}", share.objective));
+        let reached = reader.model.reach([format!("formula:{}", share.objective)]);
         for input in reader.model.inputs() {
             let needed = reached.iter().any(|key| *key == format!("value:{input}"));
             if needed && !source.gives.iter().any(|given| given.input == input) {

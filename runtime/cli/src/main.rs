@@ -10,6 +10,7 @@ mod input;
 mod output;
 mod project;
 mod render;
+mod target;
 mod verbs;
 
 use clap::Parser;

@@ -274,6 +274,7 @@ fn sources() -> Vec<Case> {
         Case::new(Iota { shape, axis: 1 }, []),
         Case::new(draw(Distribution::Uniform), []),
         Case::new(draw(Distribution::Normal), []),
+        Case::new(draw(Distribution::Gumbel), []),
     ]
 }
 
@@ -488,6 +489,7 @@ pub(crate) fn scenarios() -> Vec<Routed> {
             factor,
             round_nearest: false,
             multiple_of: 1,
+            at_least: 0,
         }),
         priority,
     };
