@@ -80,7 +80,7 @@ pub(super) fn kind_of(context: &Context, id: ValueId) -> Result<Kind, FuseError>
     })
 }
 
-fn reduction_kind(shape: &[usize], axes: &[usize]) -> Kind {
+pub(super) fn reduction_kind(shape: &[usize], axes: &[usize]) -> Kind {
     let first = axes.first().copied().unwrap_or(0);
     let end = axes.last().map_or(0, |last| last + 1);
     let product = |range: std::ops::Range<usize>| shape[range].iter().product::<usize>();

@@ -4,6 +4,7 @@
 //! pad, a concat), or one that a contraction cannot read, is computed: it becomes its own source.
 
 use super::Context;
+use super::build::{Kind, reduction_kind};
 use super::view::Strided;
 use crate::graph::ValueId;
 use crate::ops::Op;
@@ -24,6 +25,7 @@ pub(super) fn resolve(context: &mut Context) {
         context.sources.push(source);
     }
     copy_for_contractions(context);
+    copy_for_columns(context);
     copy_outputs(context);
     store_inline_values(context);
     find_readers(context);
@@ -166,6 +168,26 @@ fn copy_for_contractions(context: &mut Context) {
                 context.sources[operand.0 as usize] = own(context, operand);
                 rebase_users(context, operand);
             }
+        }
+    }
+}
+
+/// A reduction over inner axes walks `[batch, rows, columns]`: a view that does not is computed.
+fn copy_for_columns(context: &mut Context) {
+    for id in context.graph.ids() {
+        let axes = match &context.graph.node(id).op {
+            Op::Sum(op) => &op.axes,
+            Op::Max(op) => &op.axes,
+            _ => continue,
+        };
+        let operand = context.graph.operands(id)[0];
+        let Kind::Column(sizes) = reduction_kind(context.shape(operand), axes) else {
+            continue;
+        };
+        let source = context.source(operand);
+        if source.base != operand && source.view.reshape(&sizes).is_none() {
+            context.sources[operand.0 as usize] = own(context, operand);
+            rebase_users(context, operand);
         }
     }
 }
