@@ -25,6 +25,7 @@ mod request;
 mod router;
 mod tracer;
 mod value;
+mod windows;
 
 use crate::graph::{Graph, ValueId};
 use crate::model::Model;

@@ -418,6 +418,14 @@ pub enum KernelSpec {
         /// Rows of the table.
         size: usize,
     },
+    /// Positions of the true elements of a mask, in order. Input: truth values as u32 `[count]`. Output:
+    /// u32 `[most]`, zeros behind the last position.
+    RowsWhere {
+        /// Length of the mask.
+        count: usize,
+        /// Length of the result.
+        most: usize,
+    },
 }
 
 impl KernelSpec {

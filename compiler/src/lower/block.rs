@@ -521,17 +521,21 @@ impl Tracer<'_> {
                 Ok(Value::Bundle(result))
             }
             Value::Tuple(values) => {
-                let values: Traced<Vec<Value>> = values
-                    .into_iter()
-                    .map(|value| match value {
-                        Value::Tensor(tensor) => Ok(Value::Tensor(Tensor {
-                            axes: outward(frame, &tensor.axes, signature),
-                            ..tensor
-                        })),
-                        other => Ok(other),
-                    })
-                    .collect();
-                Ok(Value::Tuple(values?))
+                let outside = |tensor: Tensor| Tensor {
+                    axes: outward(frame, &tensor.axes, signature),
+                    ..tensor
+                };
+                let values = values.into_iter().map(|value| match value {
+                    Value::Tensor(tensor) => Value::Tensor(outside(tensor)),
+                    Value::Bundle(streams) => Value::Bundle(
+                        streams
+                            .into_iter()
+                            .map(|(name, tensor)| (name, outside(tensor)))
+                            .collect(),
+                    ),
+                    other => other,
+                });
+                Ok(Value::Tuple(values.collect()))
             }
             other => Ok(other),
         }

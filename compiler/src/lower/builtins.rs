@@ -82,6 +82,10 @@ const OTHERS: &[(&str, &[&str])] = &[
     ("concat", &["axis"]),
     ("split", &["axis"]),
     ("slice", &["axis", "from", "to"]),
+    ("pad", &["axis", "before", "after"]),
+    ("unfold", &["axis", "size", "step"]),
+    ("rows_where", &["at_most"]),
+    ("last", &[]),
     ("gather", &["axis"]),
     ("gather_last", &[]),
     ("top_k", &[]),
@@ -171,6 +175,7 @@ impl Tracer<'_> {
             "iota" => self.iota(frame, &call),
             "expand" => self.expand(frame, &call),
             "choose_one" => self.choose_one(frame, &call),
+            "last" => self.last_state(frame, &call),
             _ => {
                 let value = self.operand(frame, &call, 0)?;
                 self.map_tensors(value, call.span, |tracer, tensor| {
@@ -244,7 +249,12 @@ impl Tracer<'_> {
         }
     }
 
-    fn axis_argument(&mut self, frame: &Frame, call: &Call, tensor: &Tensor) -> Traced<usize> {
+    pub(crate) fn axis_argument(
+        &mut self,
+        frame: &Frame,
+        call: &Call,
+        tensor: &Tensor,
+    ) -> Traced<usize> {
         if let Some(expr) = call.named("axis") {
             return self.named_axis(frame, tensor, expr);
         }
@@ -491,6 +501,9 @@ impl Tracer<'_> {
                 )
             }
             "slice" => self.slice_call(frame, call, tensor),
+            "pad" => self.pad_call(frame, call, tensor),
+            "unfold" => self.unfold_call(frame, call, tensor),
+            "rows_where" => self.rows_where(frame, call, tensor),
             "top_k" => {
                 let Some(expr) = call.positional().last().copied() else {
                     return self.fail(check::arguments::report(

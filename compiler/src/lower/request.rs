@@ -50,7 +50,7 @@ impl Tracer<'_> {
                 Some(Definition::Let(binding, index)) => self.global(name, binding, *index)?,
                 _ => {
                     let known: Vec<&str> = model.values().keys().map(String::as_str).collect();
-                    let report = check::unknown_request::report(None, "value", name, &known);
+                    let report = check::unknown_request::report("value", name, &known);
                     return self.fail(report);
                 }
             };

@@ -222,8 +222,8 @@ impl Resolver<'_> {
             }
             Stmt::Flow(expr) => self.expr(expr, Position::Value),
             Stmt::Residual(expr, _) => self.expr(expr, Position::Value),
-            Stmt::Stack(parts, _) => {
-                for part in parts {
+            Stmt::Stack(stack) => {
+                for part in &stack.parts {
                     for block in &part.blocks {
                         self.expr(block, Position::Step);
                     }
@@ -231,6 +231,8 @@ impl Resolver<'_> {
                         self.expr(times, Position::Value);
                     }
                 }
+                self.locals
+                    .extend(stack.states.iter().map(|name| name.value.clone()));
             }
             Stmt::Repeat(repeat) => {
                 self.expr(&repeat.from, Position::Value);

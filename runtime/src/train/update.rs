@@ -22,8 +22,14 @@ impl Update {
     /// The scalars of a step, which counts from 0.
     #[must_use]
     pub fn scalars(&self, step: u64) -> Scalars {
+        self.scalars_after(step, step)
+    }
+
+    /// The scalars of a step for a parameter that was updated so many times before.
+    #[must_use]
+    pub fn scalars_after(&self, step: u64, updates: u64) -> Scalars {
         let rate = self.schedule.rate(step, self.total);
-        let count = (step + 1) as f64;
+        let count = (updates + 1) as f64;
         let (correction1, correction2) = match self.rule {
             Rule::AdamW { beta1, beta2, .. } => (1.0 - beta1.powf(count), 1.0 - beta2.powf(count)),
             _ => (1.0, 1.0),
