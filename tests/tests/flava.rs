@@ -113,6 +113,41 @@ fn what_is_left_over_on_either_side_is_listed() {
     assert_eq!(names.diagnose(&pairing).len(), 2);
 }
 
+#[test]
+fn a_model_saved_without_its_heads_serves_the_entries_of_embeddings() {
+    let project = project("tiny", &[]);
+    let (names, shapes) = (names(&project), shapes(&project));
+    let stored = recorded("model");
+    let parts = stored.iter().filter_map(|(name, tensor)| {
+        let name = name.strip_prefix("flava.")?;
+        Some((name.to_owned(), tensor.clone()))
+    });
+    let mut alone: BTreeMap<_, _> = parts.collect();
+    let ids = stored["flava.logit_scale"].clone();
+    alone.insert("text_model.embeddings.position_ids".to_owned(), ids);
+    let (found, usual) = (
+        read(&names, &shapes, &alone),
+        read(&names, &shapes, &stored),
+    );
+    assert!(
+        found
+            .parameters
+            .iter()
+            .all(|(path, it)| usual.parameters[path] == *it)
+    );
+    assert_eq!(found.pairing.unmatched_theirs, [""; 0]);
+    assert_eq!(
+        found.pairing.ignored,
+        ["text_model.embeddings.position_ids"]
+    );
+    let heads = |path: &String| path.contains("_head.") || path.starts_with("codebook.");
+    assert!(found.pairing.unmatched_ours.iter().all(heads));
+    assert_eq!(
+        found.parameters.len() + found.pairing.unmatched_ours.len(),
+        shapes.len()
+    );
+}
+
 /// Neither the pass forward nor the one back holds scores of more rows than are masked.
 #[test]
 fn vocabulary_sized_heads_see_masked_rows_only() {
