@@ -170,10 +170,7 @@ fn a_killed_and_an_interrupted_run_go_on_to_the_same_bits() {
         ["whole", "killed", "stopped"].map(|name| folder.path().join(name));
     let short = ["--steps", "14"];
     succeed(&mut train(&whole, &short));
-    let mut child = train(&killed, &short)
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = quiet(&mut train(&killed, &short)).spawn().unwrap();
     wait_for(&killed, 7, &mut child);
     child.kill().unwrap();
     child.wait().unwrap();
@@ -181,10 +178,7 @@ fn a_killed_and_an_interrupted_run_go_on_to_the_same_bits() {
     assert_eq!(last_checkpoint(&whole), last_checkpoint(&killed));
     assert_eq!(lines(&killed, "metrics.jsonl").len(), 14);
 
-    let mut child = train(&stopped, &short)
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = quiet(&mut train(&stopped, &short)).spawn().unwrap();
     wait_for(&stopped, 5, &mut child);
     let signal = Command::new("kill")
         .arg("-INT")
