@@ -21,8 +21,11 @@ mod movement;
 mod names;
 mod parameter;
 mod patterns;
+mod policy;
 mod request;
+mod route;
 mod router;
+mod soft;
 mod tracer;
 mod value;
 mod windows;
@@ -68,6 +71,31 @@ pub enum Recorded {
     Everything,
 }
 
+/// What experts get, instead of a router's own choice: for experiments. Combine weights keep their
+/// meaning, the scores of the experts that are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Route {
+    /// The experts in turn: choice r of token i is expert (i k + r) mod E.
+    Balanced,
+    /// k different experts at random for each token.
+    Random,
+    /// This expert for every token, and the next ones for later choices.
+    Expert(usize),
+    /// What the input `PATH.route` states, u32[G, S, k].
+    Given,
+}
+
+impl std::fmt::Display for Route {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Balanced => f.write_str("balanced"),
+            Self::Random => f.write_str("random"),
+            Self::Expert(expert) => write!(f, "expert={expert}"),
+            Self::Given => f.write_str("a file"),
+        }
+    }
+}
+
 /// One graph that is asked for.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -79,6 +107,8 @@ pub struct Request {
     pub routing: Recorded,
     /// Values of symbolic dims that are known already.
     pub bindings: BTreeMap<String, usize>,
+    /// What routers give instead of their own choice.
+    pub route: Option<Route>,
 }
 
 impl Request {
@@ -90,6 +120,7 @@ impl Request {
             mode,
             routing: Recorded::Nothing,
             bindings: BTreeMap::new(),
+            route: None,
         }
     }
 }
@@ -121,6 +152,18 @@ pub struct ParameterInfo {
     pub decays: bool,
 }
 
+/// Who chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chooser {
+    /// Each token its best experts.
+    Tokens,
+    /// Each expert its best tokens: there are E choices, of which those that are kept count.
+    Experts,
+    /// Nobody: every expert takes weighted means of all tokens. There is one choice, the expert
+    /// with the largest share of a token's result.
+    Soft,
+}
+
 /// One use of a router. Shapes: groups G, tokens per group S, experts E, choices k.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RouterInstance {
@@ -132,15 +175,19 @@ pub struct RouterInstance {
     pub streams: Vec<(String, crate::size::Size, crate::size::Size)>,
     /// Number of experts.
     pub experts: usize,
+    /// Who chooses.
+    pub chooser: Chooser,
     /// Choices per token.
     pub choices: usize,
+    /// One where a token counts, zero where the mask hides it, [G, S]; none when all count.
+    pub counted: Option<ValueId>,
     /// Standard deviation of the noise, when there is some.
     pub noise: Option<f64>,
-    /// Clean scores before the activation, [G, S, E].
+    /// Clean scores before the activation, [G, S, E]; of soft slots [G, S, slots].
     pub logits: ValueId,
-    /// Scores with noise, [G, S, E].
+    /// Scores with noise, shaped as the clean ones.
     pub routed: ValueId,
-    /// Activated noisy scores, [G, S, E].
+    /// Activated noisy scores, [G, S, E]; of soft slots each expert's share of a token's result.
     pub probs: ValueId,
     /// Chosen experts, u32[G, S, k].
     pub expert: ValueId,

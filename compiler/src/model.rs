@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use bind::{BindOptions, Importer, bind};
 pub(crate) use number::Number;
 pub use sections::SectionView;
+pub(crate) use sections::key_text;
 pub use standard::LIBRARY;
 pub(crate) use value::evaluate;
 pub use value::{Argument, StaticField, StaticValue};

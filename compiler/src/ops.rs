@@ -358,7 +358,8 @@ pub enum LogicOperator {
     Or,
 }
 
-/// A dispatch policy: who is served first and how many.
+/// A dispatch policy: who is served first and how many. An assignment to an expert that does not
+/// exist (an index of `experts` or more) is served by none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Routing {
     /// Number of experts.
@@ -372,7 +373,7 @@ pub struct Routing {
 }
 
 /// Slots per expert and group: ceil(tokens * choices * factor / experts), then rounded up, and
-/// never fewer than `at_least`.
+/// never fewer than `at_least`. Where experts choose, each token counts once.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Capacity {
     /// Capacity factor.
@@ -398,7 +399,7 @@ impl Routing {
             clippy::cast_precision_loss,
             reason = "token counts are far below 2^52"
         )]
-        let fair = (tokens * self.choices) as f64 * capacity.factor / self.experts as f64;
+        let fair = self.wanted(tokens) as f64 * capacity.factor / self.experts as f64;
         let whole = if capacity.round_nearest {
             fair.round_ties_even()
         } else {
@@ -413,6 +414,14 @@ impl Routing {
         let multiple = capacity.multiple_of.max(1);
         (slots.div_ceil(multiple) * multiple).max(capacity.at_least)
     }
+
+    /// The rows that a factor of one shares out among the experts.
+    fn wanted(&self, tokens: usize) -> usize {
+        match self.priority {
+            Priority::Assignment => tokens,
+            Priority::Batch | Priority::Index => tokens * self.choices,
+        }
+    }
 }
 
 /// Who is served first.
@@ -424,4 +433,7 @@ pub enum Priority {
     Batch,
     /// Token order.
     Index,
+    /// The largest weight of the assignment itself first, ties to the lower token index: with every
+    /// token offered to every expert, each expert takes its best (expert choice, arXiv 2202.09368).
+    Assignment,
 }

@@ -337,7 +337,8 @@ fn resolved(project: &Project) -> String {
         .sets
         .iter()
         .map(|(name, value)| format!("// --set {name}={value}\n"));
-    preset.chain(sets).collect::<String>() + &project.text
+    let route = overrides.route.map(|route| format!("// --route {route}\n"));
+    preset.chain(sets).chain(route).collect::<String>() + &project.text
 }
 
 fn hash(text: &str) -> String {

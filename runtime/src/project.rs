@@ -1,6 +1,6 @@
 //! A spec file on disk, bound: what every verb starts from.
 
-use gatewright_compiler::lower::{self, Lowered, Mode, Request};
+use gatewright_compiler::lower::{self, Lowered, Mode, Request, Route};
 use gatewright_compiler::model::{BindOptions, Model, bind};
 use gatewright_compiler::stage::{self, Experiment};
 use gatewright_grammar::diagnostic::{Code, Diagnostic, Severity};
@@ -14,6 +14,8 @@ pub struct Overrides {
     pub preset: Option<String>,
     /// `--set NAME=VALUE`, in order.
     pub sets: Vec<(String, String)>,
+    /// `--route`: what experts get instead of what routers choose.
+    pub route: Option<Route>,
 }
 
 /// A bound model with its sources.
@@ -95,6 +97,10 @@ impl Project {
     /// # Errors
     /// What is wrong with the flow: shapes, names, sizes.
     pub fn lower(&mut self, request: &Request) -> Result<Lowered, Box<Mistakes>> {
+        let request = &Request {
+            route: request.route.or(self.overrides.route),
+            ..request.clone()
+        };
         let (lowered, diagnostics) = lower::lower(&self.model, request);
         let Some(lowered) = lowered else {
             return Err(self.mistakes(diagnostics));

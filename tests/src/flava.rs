@@ -70,6 +70,7 @@ pub fn project(preset: &str, sets: &[(&str, &str)]) -> Project {
     let overrides = Overrides {
         preset: Some(preset.to_owned()),
         sets: sets.iter().map(set).collect(),
+        route: None,
     };
     Project::open(&spec_path(), &overrides).unwrap_or_else(|mistakes| {
         let text = crate::spec::render(&mistakes.sources, &mistakes.diagnostics);

@@ -12,8 +12,8 @@
 //! rows                         segment + rows so far + rank among the kept
 //! ```
 //!
-//! The key is the first choice's weight as an ordered integer (batch priority), or zero (token
-//! order): then all are ties. Work per expert is linear in the tokens; the search runs over the
+//! The key is the first choice's weight as an ordered integer (batch priority), the assignment's own
+//! (expert choice), or zero (token order): then all are ties. Work per expert is linear in the tokens; the search runs over the
 //! expert's own list. No sort, no float atomics.
 
 use super::ir::{Array, Builder, Expr, Scalar, Ty};
@@ -136,6 +136,8 @@ struct Kernel<'a> {
     /// 32, as a word that no driver unrolls by; zero when nothing is searched.
     key_bits: Expr,
     by_weight: bool,
+    /// Whether each assignment has a key of its own.
+    own_weight: bool,
     parts: Parts,
 }
 
@@ -177,7 +179,7 @@ impl<'a> Kernel<'a> {
     ) -> Self {
         let experts = u32::try_from(routing.experts).unwrap_or(u32::MAX);
         let slots = routing.slots(tokens);
-        let by_weight = routing.priority == Priority::Batch && slots < tokens;
+        let by_weight = routing.priority != Priority::Index && slots < tokens;
         let bits = if by_weight { 32 } else { 0 };
         Self {
             layout,
@@ -197,13 +199,14 @@ impl<'a> Kernel<'a> {
             choices: b.size("choices", routing.choices),
             key_bits: b.size("key_bits", bits),
             by_weight,
+            own_weight: routing.priority == Priority::Assignment,
             parts: Parts::declare(b, layout),
         }
     }
 
     fn body(&self, b: &mut Builder) {
-        self.count_all(b);
         let group = b.linear_group();
+        self.count_all(b, &group);
         let first = b.bind("first", group * &self.share);
         let end = b.bind("end", (&first + &self.share).min(&self.experts));
         let segment = b.var("segment_start", 0u32);
@@ -239,7 +242,7 @@ impl<'a> Kernel<'a> {
     }
 
     /// Requests and kept rows of every expert.
-    fn count_all(&self, b: &mut Builder) {
+    fn count_all(&self, b: &mut Builder, workgroup: &Expr) {
         let zero = Expr::from(0u32);
         self.each(b, "expert", &zero, &self.experts, |b, expert| {
             b.store(self.kept, expert, 0u32);
@@ -255,6 +258,12 @@ impl<'a> Kernel<'a> {
                 let id = b.copy("id", self.ids.at(assignment));
                 b.when(id.less(&self.experts), |b| {
                     b.atomic_add(self.counts, &id, &Expr::from(1u32));
+                });
+                // No expert lists what goes to none; the first workgroup notes it.
+                let unserved = self.experts.at_most(&id);
+                b.when(unserved.and(workgroup.equals(0u32)), |b| {
+                    let place = &self.parts.assignment_row + assignment;
+                    b.store(self.plan, place, NONE);
                 });
             });
             b.barrier();
@@ -365,9 +374,10 @@ impl<'a> Kernel<'a> {
     }
 
     fn key(&self, queue: &Queue, token: &Expr) -> Expr {
-        match self.by_weight {
-            true => key_of(&self.weights.at((&queue.tokens + token) * &self.choices)),
-            false => Expr::from(0u32),
+        match (self.by_weight, self.own_weight) {
+            (true, true) => key_of(&self.weights.at(&queue.base + token * &self.choices)),
+            (true, false) => key_of(&self.weights.at((&queue.tokens + token) * &self.choices)),
+            (false, _) => Expr::from(0u32),
         }
     }
 
@@ -472,10 +482,10 @@ pub(super) fn lower_slot(
     let own_token = b.bind("own_token", &own / &choices);
     let first = b.bind("first_token", &own_token / &tokens_word * &tokens_word);
     let id = b.bind("id", ids.at(&own));
-    let by_weight = routing.priority == Priority::Batch;
-    let key = |token: &Expr| match by_weight {
-        true => key_of(&weights.at(token * &choices)),
-        false => Expr::from(0u32),
+    let key = |token: &Expr| match routing.priority {
+        Priority::Batch => key_of(&weights.at(token * &choices)),
+        Priority::Assignment => key_of(&weights.at(token * &choices + &own_choice)),
+        Priority::Index => Expr::from(0u32),
     };
     let own_key = b.bind("own_key", key(&own_token));
     let count = b.var("count", 0u32);
@@ -492,7 +502,8 @@ pub(super) fn lower_slot(
             b.assign(&count, &count + same.and(earlier).select(1u32, 0u32));
         });
     });
-    b.store(slots, &own, count);
+    let experts = b.size("experts", routing.experts);
+    b.store(slots, &own, id.less(&experts).select(count, NONE));
     let total = groups * tokens * routing.choices;
     let bindings = vec![Slot::Input(0), Slot::Input(1), Slot::Output(0)];
     let grid = linear_grid(total.div_ceil(lanes as usize), limits);

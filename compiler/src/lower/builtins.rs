@@ -113,6 +113,8 @@ const OTHERS: &[(&str, &[&str])] = &[
     ("chosen", &["of"]),
     ("noise_std", &[]),
     ("choices", &[]),
+    ("has_mask", &[]),
+    ("only_counted", &["of"]),
 ];
 
 /// All names, for resolution and suggestions.
@@ -139,7 +141,7 @@ pub(crate) fn is_known(name: &str) -> bool {
 pub(crate) fn is_source(name: &str) -> bool {
     matches!(
         name,
-        "bundle" | "iota" | "uniform" | "normal" | "constant" | "einsum" | "noise_std"
+        "bundle" | "iota" | "uniform" | "normal" | "constant" | "einsum" | "noise_std" | "has_mask"
     )
 }
 
@@ -158,9 +160,8 @@ impl Tracer<'_> {
             "einsum" => self.einsum(frame, &call),
             "rearrange" => self.rearrange(frame, &call),
             "bundle" => self.make_bundle(frame, &call),
-            "logits" | "routed_logits" | "probs" | "chosen" | "noise_std" | "choices" => {
-                self.router_value(frame, &call)
-            }
+            "logits" | "routed_logits" | "probs" | "chosen" | "noise_std" | "choices"
+            | "has_mask" | "only_counted" => self.router_value(frame, &call),
             "uniform" | "normal" | "constant" => self.random(frame, &call),
             "concat" => self.concat_values(frame, &call),
             "split" => self.split(frame, &call),

@@ -1,12 +1,13 @@
 //! Experts: the tokens of all streams pooled, routed, dispatched, and given back in place.
 
 use super::names::Scope;
-use super::router::{Group, Policy, Routed};
+use super::policy::{Choice, Group, Policy};
+use super::router::Routed;
 use super::tracer::{ExpertContext, Tracer};
 use super::value::{Axis, Frame, ROWS_AXIS, Tensor, Traced, Value};
 use crate::check;
 use crate::graph::ValueId;
-use crate::ops::{Broadcast, GatherAssignments, GatherRows, Mul, Undispatch};
+use crate::ops::{Add, Broadcast, GatherAssignments, GatherRows, Matmul, Mul, Undispatch};
 use crate::size::Size;
 use gatewright_grammar::ast::{FieldKey, FieldValue, Section};
 use gatewright_grammar::source::Span;
@@ -70,26 +71,35 @@ impl Tracer<'_> {
         };
         let policy = self.policy(router_name, router.span)?;
         let (pooled, ranges) = self.pool(&policy, streams, span)?;
-        let shape = self.shape(&pooled);
+        let counted = match self.masks(&policy, streams, span)? {
+            Some(masks) => {
+                let (mask, _) = self.pool(&policy, &masks, span)?;
+                let shape = self.shape(&pooled);
+                Some(self.reshape(mask.id, shape[..2].to_vec())?)
+            }
+            None => None,
+        };
         let path = self.instance_path(scope.join(router_name));
         self.origin.path.clone_from(&path);
-        let routed = self.route(&policy, path, &pooled, ranges.clone())?;
-        self.origin.path.clone_from(&scope.path);
-        let rows = self.emit(
-            GatherRows {
-                rows: routed.rows,
-                choices: routed.choices,
-            },
-            &[pooled.id, routed.plan],
-        )?;
-        let output = self.expert_body(section, scope, &routed, &pooled, rows)?;
-        let weighted = self.weigh(&routed, output)?;
-        let back = Undispatch {
-            groups: shape[0].clone(),
-            tokens: shape[1].clone(),
-            choices: routed.choices,
+        let combined = match policy.choice {
+            Choice::Soft(slots) => {
+                let ranges = ranges.clone();
+                let filled = self.fill_slots(&policy, path, &pooled, slots, ranges, counted)?;
+                self.origin.path.clone_from(&scope.path);
+                let made = self.sparse(section, scope, &filled.routed, &filled.slots, false)?;
+                let product = Matmul {
+                    transpose_a: false,
+                    transpose_b: false,
+                };
+                self.emit(product, &[filled.combine, made])?
+            }
+            Choice::Tokens(_) | Choice::Experts => {
+                let routed = self.route(&policy, path, &pooled, ranges.clone(), counted)?;
+                self.origin.path.clone_from(&scope.path);
+                self.sparse(section, scope, &routed, &pooled, true)?
+            }
         };
-        let combined = self.emit(back, &[weighted, routed.plan])?;
+        let combined = self.add_shared(section, scope, &pooled, combined)?;
         let combined = Tensor {
             id: combined,
             axes: pooled.axes,
@@ -111,6 +121,70 @@ impl Tracer<'_> {
             ));
         }
         Ok(result)
+    }
+
+    /// Tokens `[G, S, D]` through their experts and back in place, weighted or as they are.
+    fn sparse(
+        &mut self,
+        section: &Section,
+        scope: &Scope,
+        routed: &Routed,
+        tokens: &Tensor,
+        weighted: bool,
+    ) -> Traced<ValueId> {
+        let shape = self.shape(tokens);
+        let rows = GatherRows {
+            rows: routed.rows,
+            choices: routed.choices,
+        };
+        let rows = self.emit(rows, &[tokens.id, routed.plan])?;
+        let mut made = self.expert_body(section, scope, routed, tokens, rows)?;
+        if weighted {
+            made = self.weigh(routed, made)?;
+        }
+        let back = Undispatch {
+            groups: shape[0].clone(),
+            tokens: shape[1].clone(),
+            choices: routed.choices,
+        };
+        self.emit(back, &[made, routed.plan])
+    }
+
+    /// Adds what the shared expert makes of every token, if one is stated.
+    fn add_shared(
+        &mut self,
+        section: &Section,
+        scope: &Scope,
+        pooled: &Tensor,
+        combined: ValueId,
+    ) -> Traced<ValueId> {
+        let Some(expr) = self.optional(section, "shared") else {
+            return Ok(combined);
+        };
+        let shape = self.shape(pooled);
+        let rows = vec![shape[0].mul(&shape[1]), shape[2].clone()];
+        let id = self.reshape(pooled.id, rows.clone())?;
+        let axes = vec![Axis::unnamed(expr.span), pooled.axes[2].clone()];
+        let mut frame = Frame {
+            scope: scope.clone(),
+            ..Frame::default()
+        };
+        let path = scope.join("shared");
+        let input = Value::Tensor(Tensor { id, axes });
+        let result = match self.expert_flow(&mut frame, expr, &path, input)? {
+            Value::Tensor(result) if result.axes.len() == 2 => result,
+            other => {
+                return self.wrong(expr.span, "an expert that gives one row per token", &other);
+            }
+        };
+        let whole = self.graph.ty(combined).shape.clone();
+        if self.shape(&result) != [rows[0].clone(), whole[2].clone()] {
+            let found = self.tensor_text(&result);
+            let needed = "rows as wide as those of the routed experts";
+            return self.fail(check::wrong_kind::report(expr.span, needed, &found));
+        }
+        let shared = self.reshape(result.id, whole)?;
+        self.emit(Add {}, &[combined, shared])
     }
 
     /// A second use of the same weights gets its own name.

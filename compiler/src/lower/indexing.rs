@@ -16,7 +16,11 @@ use gatewright_grammar::source::Span;
 impl Tracer<'_> {
     /// `gather(table, ids)`, `gather(rows, ids, axis: M)`, `gather_last(x, ids)`.
     pub(crate) fn gather(&mut self, frame: &mut Frame, call: &Call) -> Traced<Value> {
-        let table = self.tensor_operand(frame, call, 0)?;
+        let table = match self.operand(frame, call, 0)? {
+            Value::Tensor(table) => table,
+            undefined @ Value::Undefined(_) => return Ok(undefined),
+            other => return self.wrong(call.span, "a tensor", &other),
+        };
         let ids = self.operand(frame, call, 1)?;
         self.map_tensors(ids, call.span, |tracer, ids| {
             if call.name == "gather_last" {

@@ -1,62 +1,18 @@
-//! A routing policy as stated, and what a use of it adds to the graph.
+//! What a use of a routing policy adds to the graph.
 
-use super::RouterInstance;
 use super::names::Scope;
+use super::policy::{Activation, Choice, Policy, Renormalise};
 use super::tracer::Tracer;
 use super::value::{Axis, Frame, Tensor, Traced, Value};
+use super::{Chooser, RouterInstance};
 use crate::check;
 use crate::graph::{DType, DimKind, Rows, ValueId};
 use crate::model::Number;
 use crate::ops::{
-    Add, Broadcast, Capacity, Cast, Compare, Concat, Dispatch, DispatchSlot, Distribution, Div,
-    GatherLast, Iota, Maximum, Mul, Priority, Relation, Routing, Select, Sigmoid, Softmax, Sum,
-    TopK,
+    Add, Broadcast, Cast, Compare, Concat, Dispatch, DispatchSlot, Distribution, Div, GatherLast,
+    Iota, Maximum, Mul, Relation, Routing, Select, Sigmoid, Softmax, Sum, TopK,
 };
 use crate::size::{DimId, Size};
-use gatewright_grammar::ast::{
-    Call, Expr, ExprKind, Field, FieldKey, FieldValue, Section, SectionKind,
-};
-use gatewright_grammar::source::Span;
-
-/// When the weights of several choices are made to sum to one.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Renormalise {
-    Never,
-    BeforeDrop,
-    AfterDrop,
-}
-
-/// Which tokens compete for the same slots.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Group {
-    /// All tokens of the batch.
-    Batch,
-    /// The tokens of this many sequences.
-    Sequences(usize),
-}
-
-/// A router section with its values for this mode.
-pub(crate) struct Policy {
-    name: String,
-    span: Span,
-    routing: Routing,
-    scores: Expr,
-    activation: Activation,
-    noise: Option<f64>,
-    /// Later choices are drawn with Gumbel noise on the scores.
-    drawn: bool,
-    /// Tokens are served in random order.
-    shuffled: bool,
-    renormalise: Renormalise,
-    capacity_span: Span,
-    pub(crate) group: Group,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Activation {
-    Softmax,
-    Sigmoid,
-}
 
 /// A router at work: the instance and what experts need.
 pub(crate) struct Routed {
@@ -68,259 +24,6 @@ pub(crate) struct Routed {
 }
 
 impl Tracer<'_> {
-    /// The policy of a router in this mode.
-    pub(crate) fn policy(&mut self, name: &str, at: Span) -> Traced<Policy> {
-        let model = self.model;
-        let Some(section) = model.written(SectionKind::Router, name) else {
-            let known = model.sections(SectionKind::Router);
-            let known: Vec<&str> = known.iter().map(|section| section.name.as_str()).collect();
-            return self.fail(check::unknown_name::report(at, "router", name, known));
-        };
-        let mut frame = Frame::default();
-        let frame = &mut frame;
-        let experts_expr = self.required(section, "experts", "8")?;
-        let experts = self.whole(frame, experts_expr, "the number of experts")?;
-        let scores = self.required(section, "scores", "linear(8, bias: none) -> softmax")?;
-        let (scores, activation) = self.scores(scores)?;
-        let choose = self.required(section, "choose", "top_k(1)")?;
-        let (choices, renormalise) = self.choose(frame, choose)?;
-        if let Some(expr) = self.moded(section, "mask")
-            && super::parameter::bare(expr) != Some("none")
-        {
-            return self.fail(check::bad_setting::report(expr.span, "mask", "`none`"));
-        }
-        let drawn = match self.moded(section, "second") {
-            Some(expr) => match super::parameter::bare(expr) {
-                Some("none") => false,
-                Some("gumbel") => true,
-                _ => {
-                    let forms = "`none` or `gumbel`";
-                    return self.fail(check::bad_setting::report(expr.span, "second", forms));
-                }
-            },
-            None => false,
-        };
-        if choices == 0 || choices > experts {
-            let headline = format!("{choices} choices of {experts} experts");
-            return self.fail(check::bad_size::report(choose.span, headline));
-        }
-        let noise = match self.moded(section, "noise") {
-            Some(expr) => self.noise(frame, expr)?,
-            None => None,
-        };
-        let capacity_expr = self.moded(section, "capacity");
-        let capacity = match capacity_expr {
-            Some(expr) => self.capacity(frame, expr)?,
-            None => None,
-        };
-        let (priority, shuffled) = match self.moded(section, "priority") {
-            Some(expr) => match super::parameter::bare(expr) {
-                Some("batch") => (Priority::Batch, false),
-                Some("index") => (Priority::Index, false),
-                // In order of a number drawn for each token and expert instead of the weight.
-                Some("random") => (Priority::Batch, true),
-                _ => {
-                    let forms = "`batch`, `index` or `random`";
-                    return self.fail(check::bad_setting::report(expr.span, "priority", forms));
-                }
-            },
-            None => (Priority::Index, false),
-        };
-        let group = match self.moded(section, "group") {
-            Some(expr) => self.group(frame, expr)?,
-            None => Group::Batch,
-        };
-        Ok(Policy {
-            name: name.to_owned(),
-            span: section.name.span,
-            routing: Routing {
-                experts,
-                choices,
-                capacity,
-                priority,
-            },
-            scores,
-            activation,
-            noise,
-            drawn,
-            shuffled,
-            renormalise,
-            capacity_span: capacity_expr.map_or(section.name.span, |expr| expr.span),
-            group,
-        })
-    }
-
-    /// The expression of a field in this mode; absent fields have defaults.
-    fn moded<'s>(&self, section: &'s Section, key: &str) -> Option<&'s Expr> {
-        let mode = if self.is_training() { "train" } else { "eval" };
-        match &written(&section.fields, key)?.value {
-            FieldValue::Expr(expr) => Some(expr),
-            FieldValue::Fields(fields) => match &written(fields, mode)?.value {
-                FieldValue::Expr(expr) => Some(expr),
-                FieldValue::Fields(_) => None,
-            },
-        }
-    }
-
-    pub(crate) fn required<'s>(
-        &mut self,
-        section: &'s Section,
-        key: &str,
-        example: &str,
-    ) -> Traced<&'s Expr> {
-        match self.moded(section, key) {
-            Some(expr) => Ok(expr),
-            None => {
-                let kind = section.kind.keyword();
-                let name = &section.name;
-                self.fail(check::missing_field::report(
-                    name.span,
-                    kind,
-                    &name.value,
-                    key,
-                    example,
-                ))
-            }
-        }
-    }
-
-    /// The flow to the logits, and the activation that ends the scores.
-    fn scores(&mut self, expr: &Expr) -> Traced<(Expr, Activation)> {
-        let forms = "a flow that ends in `-> softmax` or `-> sigmoid`";
-        let ExprKind::Pipe(steps) = &expr.kind else {
-            return self.fail(check::bad_setting::report(expr.span, "scores", forms));
-        };
-        let last = steps.last().map(|step| &step.expr);
-        let activation = match last.and_then(super::parameter::bare) {
-            Some("softmax") => Activation::Softmax,
-            Some("sigmoid") => Activation::Sigmoid,
-            _ => return self.fail(check::bad_setting::report(expr.span, "scores", forms)),
-        };
-        let rest = steps[..steps.len() - 1].to_vec();
-        Ok((
-            Expr {
-                kind: ExprKind::Pipe(rest),
-                span: expr.span,
-            },
-            activation,
-        ))
-    }
-
-    fn choose(&mut self, frame: &mut Frame, expr: &Expr) -> Traced<(usize, Renormalise)> {
-        let forms = "`top_k(k)` or `top_k(k, renormalise: none)`, `before_drop`, `after_drop`";
-        let (Some(call), mut renormalise) = (call_of(expr, "top_k"), Renormalise::Never) else {
-            return self.fail(check::bad_setting::report(expr.span, "choose", forms));
-        };
-        let mut choices = None;
-        for arg in &call.args {
-            match arg.name.as_ref().map(|name| name.value.as_str()) {
-                None | Some("k") => {
-                    choices = Some(self.whole(frame, &arg.value, "the number of choices")?)
-                }
-                Some("renormalise") => {
-                    renormalise = match super::parameter::bare(&arg.value) {
-                        Some("none") => Renormalise::Never,
-                        Some("before_drop") => Renormalise::BeforeDrop,
-                        Some("after_drop") => Renormalise::AfterDrop,
-                        _ => {
-                            let span = arg.value.span;
-                            return self.fail(check::bad_setting::report(
-                                span,
-                                "renormalise",
-                                forms,
-                            ));
-                        }
-                    };
-                }
-                Some(_) => {
-                    return self.fail(check::bad_setting::report(expr.span, "choose", forms));
-                }
-            }
-        }
-        match choices {
-            Some(choices) => Ok((choices, renormalise)),
-            None => self.fail(check::bad_setting::report(expr.span, "choose", forms)),
-        }
-    }
-
-    fn noise(&mut self, frame: &mut Frame, expr: &Expr) -> Traced<Option<f64>> {
-        let std = match self.eval(frame, expr)? {
-            value if value.is_none() => return Ok(None),
-            Value::Described(word, std) if word == "normal" => std,
-            _ => {
-                let forms = "`none` or `normal(std: …)`";
-                return self.fail(check::bad_setting::report(expr.span, "noise", forms));
-            }
-        };
-        Ok((std > 0.0).then_some(std))
-    }
-
-    fn capacity(&mut self, frame: &mut Frame, expr: &Expr) -> Traced<Option<Capacity>> {
-        let forms =
-            "`dropless`, a factor, or `capacity(1.0, multiple_of: 4, at_least: 4, round: up)`";
-        if super::parameter::bare(expr) == Some("dropless") {
-            return Ok(None);
-        }
-        let mut capacity = Capacity {
-            factor: 1.0,
-            round_nearest: false,
-            multiple_of: 1,
-            at_least: 0,
-        };
-        let Some(call) = call_of(expr, "capacity") else {
-            if matches!(expr.kind, ExprKind::Call(_) | ExprKind::Text(_)) {
-                return self.fail(check::bad_setting::report(expr.span, "capacity", forms));
-            }
-            capacity.factor = self.real(frame, expr)?;
-            return Ok(Some(capacity));
-        };
-        for arg in &call.args {
-            match arg.name.as_ref().map(|name| name.value.as_str()) {
-                None | Some("factor") => capacity.factor = self.real(frame, &arg.value)?,
-                Some("multiple_of") => {
-                    capacity.multiple_of = self.whole(frame, &arg.value, "a multiple")?.max(1);
-                }
-                Some("at_least") => {
-                    capacity.at_least = self.whole(frame, &arg.value, "a number of slots")?;
-                }
-                Some("round") => match super::parameter::bare(&arg.value) {
-                    Some("up") => capacity.round_nearest = false,
-                    Some("nearest") => capacity.round_nearest = true,
-                    _ => {
-                        let span = arg.value.span;
-                        return self.fail(check::bad_setting::report(
-                            span,
-                            "round",
-                            "`up` or `nearest`",
-                        ));
-                    }
-                },
-                Some(_) => {
-                    return self.fail(check::bad_setting::report(expr.span, "capacity", forms));
-                }
-            }
-        }
-        Ok(Some(capacity))
-    }
-
-    fn group(&mut self, frame: &mut Frame, expr: &Expr) -> Traced<Group> {
-        match super::parameter::bare(expr) {
-            Some("batch") => return Ok(Group::Batch),
-            Some("sequence") => return Ok(Group::Sequences(1)),
-            _ => {}
-        }
-        if let Some(call) = call_of(expr, "sequences")
-            && let [arg] = call.args.as_slice()
-        {
-            let count = self.whole(frame, &arg.value, "the sequences of a group")?;
-            if count > 0 {
-                return Ok(Group::Sequences(count));
-            }
-        }
-        let forms = "`batch`, `sequence` or `sequences(n)`";
-        self.fail(check::bad_setting::report(expr.span, "group", forms))
-    }
-
     /// Routes pooled tokens `x[G, S, D]` at a path.
     pub(crate) fn route(
         &mut self,
@@ -328,46 +31,37 @@ impl Tracer<'_> {
         path: String,
         pooled: &Tensor,
         streams: Vec<(String, Size, Size)>,
+        counted: Option<ValueId>,
     ) -> Traced<Routed> {
         let Routing {
             experts, choices, ..
         } = policy.routing;
         let shape = self.shape(pooled);
         let (groups, tokens) = (shape[0].clone(), shape[1].clone());
-        let logits = self.logits(policy, &path, pooled)?;
+        let logits = self.logits(policy, &path, pooled, experts)?;
         let scored = vec![groups.clone(), tokens.clone(), Size::from(experts)];
         let routed = self.add_noise(policy, &path, logits, &scored)?;
+        let routed = self.restrict(policy, routed, &streams)?;
+        let logits = match policy.noise {
+            None => routed,
+            Some(_) => self.restrict(policy, logits, &streams)?,
+        };
         let probs = match policy.activation {
             Activation::Softmax => self.emit(Softmax {}, &[routed])?,
             Activation::Sigmoid => self.emit(Sigmoid {}, &[routed])?,
         };
-        let expert = match policy.drawn && choices > 1 {
-            true => self.drawn_choices(policy, &path, routed, probs, &scored)?,
-            false => self.emit(TopK { k: choices }, &[probs])?,
-        };
-        let raw = self.emit(GatherLast {}, &[probs, expert])?;
+        let own = self.chosen(policy, &path, [routed, probs], &scored)?;
+        let raw = self.emit(GatherLast {}, &[probs, own])?;
         let order = match policy.shuffled {
             true => {
                 let numbers = self.draw(format!("{path}.order"), scored, Distribution::Uniform)?;
-                self.emit(GatherLast {}, &[numbers, expert])?
+                self.emit(GatherLast {}, &[numbers, own])?
             }
             false => raw,
         };
+        let expert = self.withhold(policy, own, routed, counted)?;
         let routing = policy.routing.clone();
         let slots = self.slots(policy, &tokens)?;
-        let per_expert = slots.map(|slots| groups.mul(&Size::from(slots)));
-        let assignments = groups.mul(&tokens).mul(&Size::from(choices));
-        let rows = self.graph.add_dim(
-            format!("{path}.rows"),
-            DimKind::Rows(Rows {
-                assignments,
-                experts,
-                per_expert,
-            }),
-        );
-        let plan_dim = self
-            .graph
-            .add_dim(format!("{path}.plan"), DimKind::Plan(rows));
         let slot = self.emit(
             DispatchSlot {
                 routing: routing.clone(),
@@ -385,21 +79,20 @@ impl Tracer<'_> {
             },
             &[slot, limit],
         )?;
-        let plan = self.emit(
-            Dispatch {
-                routing,
-                rows,
-                plan: plan_dim,
-            },
-            &[expert, order],
-        )?;
+        let per_expert = slots.map(|slots| chosen[0].mul(&Size::from(slots)));
+        let (plan, rows) = self.dispatch(&path, routing, per_expert, [expert, order])?;
         let weight = self.renormalise(policy.renormalise, raw, kept, &chosen)?;
         self.routers.push(RouterInstance {
             path,
             router: policy.name.clone(),
             streams,
             experts,
+            chooser: match policy.choice {
+                Choice::Experts => Chooser::Experts,
+                Choice::Tokens(_) | Choice::Soft(_) => Chooser::Tokens,
+            },
             choices,
+            counted,
             noise: policy.noise,
             logits,
             routed,
@@ -418,7 +111,69 @@ impl Tracer<'_> {
         })
     }
 
-    fn logits(&mut self, policy: &Policy, path: &str, pooled: &Tensor) -> Traced<ValueId> {
+    /// The experts of each token: the router's own choice, or what the request states.
+    fn chosen(
+        &mut self,
+        policy: &Policy,
+        path: &str,
+        [routed, probs]: [ValueId; 2],
+        shape: &[Size],
+    ) -> Traced<ValueId> {
+        if let Some(route) = self.request.route {
+            return self.forced(policy, path, route, shape);
+        }
+        let choices = policy.routing.choices;
+        if policy.choice == Choice::Experts {
+            let shape = shape.to_vec();
+            return self.emit(Iota { shape, axis: 2 }, &[]);
+        }
+        // Below what a softmax in f32 tells apart, scores still say which expert is open to a stream.
+        let scores = if policy.allowed.is_empty() {
+            probs
+        } else {
+            routed
+        };
+        match policy.drawn && choices > 1 {
+            true => self.drawn_choices(path, choices, [routed, scores], shape),
+            false => self.emit(TopK { k: choices }, &[scores]),
+        }
+    }
+
+    /// The plan of a dispatch with the ragged row count that it binds.
+    pub(super) fn dispatch(
+        &mut self,
+        path: &str,
+        routing: Routing,
+        per_expert: Option<Size>,
+        operands: [ValueId; 2],
+    ) -> Traced<(ValueId, DimId)> {
+        let shape = &self.graph.ty(operands[0]).shape;
+        let assignments = shape.iter().fold(Size::from(1), |all, size| all.mul(size));
+        let described = Rows {
+            assignments,
+            experts: routing.experts,
+            per_expert,
+        };
+        let rows = format!("{path}.rows");
+        let rows = self.graph.add_dim(rows, DimKind::Rows(described));
+        let plan = format!("{path}.plan");
+        let plan = self.graph.add_dim(plan, DimKind::Plan(rows));
+        let op = Dispatch {
+            routing,
+            rows,
+            plan,
+        };
+        Ok((self.emit(op, &operands)?, rows))
+    }
+
+    /// Scores before the activation, [G, S, `width`].
+    pub(super) fn logits(
+        &mut self,
+        policy: &Policy,
+        path: &str,
+        pooled: &Tensor,
+        width: usize,
+    ) -> Traced<ValueId> {
         let mut frame = Frame {
             scope: Scope::at(path),
             current: Some(Value::Tensor(pooled.clone())),
@@ -429,12 +184,15 @@ impl Tracer<'_> {
             return self.wrong(policy.scores.span, "scores", &value);
         };
         let found = self.shape(&logits).last().cloned().unwrap_or_default();
-        let experts = Size::from(policy.routing.experts);
-        if found != experts || logits.axes.len() != 3 {
+        if found != Size::from(width) || logits.axes.len() != 3 {
             let sides = check::size_mismatch::Sides {
                 callee: &policy.name,
-                axis: "experts",
-                expected: policy.routing.experts.to_string(),
+                axis: if width == policy.routing.experts {
+                    "experts"
+                } else {
+                    "slots"
+                },
+                expected: width.to_string(),
                 stated: policy.span,
                 found: self.graph.size_text(&found),
                 from: logits
@@ -447,7 +205,7 @@ impl Tracer<'_> {
         Ok(logits.id)
     }
 
-    fn add_noise(
+    pub(super) fn add_noise(
         &mut self,
         policy: &Policy,
         path: &str,
@@ -471,14 +229,13 @@ impl Tracer<'_> {
     /// the other scores: the largest with Gumbel noise (arXiv 2006.16668 draws its second expert so).
     fn drawn_choices(
         &mut self,
-        policy: &Policy,
         path: &str,
-        scores: ValueId,
-        probs: ValueId,
+        choices: usize,
+        [scores, first_by]: [ValueId; 2],
         shape: &[Size],
     ) -> Traced<ValueId> {
-        let later = policy.routing.choices - 1;
-        let first = self.emit(TopK { k: 1 }, &[probs])?;
+        let later = choices - 1;
+        let first = self.emit(TopK { k: 1 }, &[first_by])?;
         let noise = self.draw(
             format!("{path}.second"),
             shape.to_vec(),
@@ -552,7 +309,7 @@ impl Tracer<'_> {
         frame: &mut Frame,
         call: &super::builtins::Call,
     ) -> Traced<Value> {
-        let value = self.operand(frame, call, 0)?;
+        let value = self.operand(frame, call, if call.name == "only_counted" { 1 } else { 0 })?;
         let Value::Router(name, Some(index)) = &value else {
             let needed = "a router of a block's signature (`gate: router`)";
             return self.wrong(call.span, needed, &value);
@@ -560,12 +317,28 @@ impl Tracer<'_> {
         let Some(instance) = self.routers.get(*index).cloned() else {
             return Ok(Value::Undefined(format!("`{name}` routes nothing here")));
         };
+        if call.name == "only_counted" {
+            return self.counted(frame, call, &instance);
+        }
         let id = match call.name {
             "noise_std" => {
                 return Ok(match instance.noise {
                     Some(std) => Value::Number(Number::Real(std)),
                     None => Value::Undefined(format!("`{name}` has no noise")),
                 });
+            }
+            "has_mask" => return Ok(Value::Bool(instance.counted.is_some())),
+            "choices" | "chosen" | "routed_logits" if instance.chooser == Chooser::Experts => {
+                return Ok(Value::Undefined(format!(
+                    "the experts of `{name}` choose, not its tokens"
+                )));
+            }
+            "logits" | "routed_logits" | "choices" | "chosen"
+                if instance.chooser == Chooser::Soft =>
+            {
+                return Ok(Value::Undefined(format!(
+                    "with the soft slots of `{name}` nobody chooses"
+                )));
             }
             "choices" => return Ok(Value::Number(Number::Whole(Size::from(instance.choices)))),
             "logits" => instance.logits,
@@ -579,6 +352,17 @@ impl Tracer<'_> {
             id,
             axes: axes.to_vec(),
         };
+        self.of_stream(frame, call, &instance, tensor)
+    }
+
+    /// The tokens of the stream that `of` names; all of them without it.
+    pub(super) fn of_stream(
+        &mut self,
+        frame: &mut Frame,
+        call: &super::builtins::Call,
+        instance: &RouterInstance,
+        tensor: Tensor,
+    ) -> Traced<Value> {
         let Some(of) = call.named("of") else {
             return Ok(Value::Tensor(tensor));
         };
@@ -601,19 +385,5 @@ impl Tracer<'_> {
                 Ok(Value::Undefined(reason))
             }
         }
-    }
-}
-
-fn written<'s>(fields: &'s [Field], key: &str) -> Option<&'s Field> {
-    fields.iter().find(|field| match &field.key {
-        FieldKey::Path(path) => path.to_string() == key,
-        FieldKey::Text(_) => false,
-    })
-}
-
-fn call_of<'e>(expr: &'e Expr, name: &str) -> Option<&'e Call> {
-    match &expr.kind {
-        ExprKind::Call(call) if call.callee.to_string() == name => Some(call),
-        _ => None,
     }
 }

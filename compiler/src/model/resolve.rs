@@ -151,7 +151,7 @@ impl Resolver<'_> {
         for field in &section.fields {
             let key = sections::key_text(&field.key).0;
             let position = match (section.kind, key.as_str()) {
-                (SectionKind::Router, "scores") | (SectionKind::Experts, "expert") => {
+                (SectionKind::Router, "scores") | (SectionKind::Experts, "expert" | "shared") => {
                     Position::Value
                 }
                 _ => Position::Argument,

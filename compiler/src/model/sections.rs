@@ -10,9 +10,10 @@ use gatewright_grammar::source::Span;
 /// The keys of a router.
 const ROUTER: &[&str] = &[
     "experts", "scores", "noise", "choose", "second", "capacity", "priority", "group", "mask",
+    "allow",
 ];
 /// The keys of an experts section.
-const EXPERTS: &[&str] = &["router", "expert", "init"];
+const EXPERTS: &[&str] = &["router", "expert", "shared", "init"];
 /// Fields that may differ between training and evaluation.
 const PAIRED: &[&str] = &["noise", "second", "capacity", "priority"];
 

@@ -6,6 +6,9 @@
 
 use super::*;
 
+/// The position of an assignment to no expert: behind every capacity, also on devices.
+const NOT_SERVED: usize = u32::MAX as usize;
+
 /// Positions in the expert queues, in assignment order; `shape` is [G, S, k].
 pub(super) fn positions(
     routing: &Routing,
@@ -17,15 +20,21 @@ pub(super) fn positions(
     for group in 0..groups {
         let first = group * tokens;
         let mut count = vec![0; routing.experts];
-        let order = service_order(routing.priority, tokens, |token| {
-            weights.data[(first + token) * choices]
-        });
         for choice in 0..choices {
-            for token in &order {
+            let key = match routing.priority {
+                Priority::Assignment => choice,
+                Priority::Batch | Priority::Index => 0,
+            };
+            let order = service_order(routing.priority, tokens, |token| {
+                weights.data[(first + token) * choices + key]
+            });
+            for token in order {
                 let assignment = (first + token) * choices + choice;
-                let expert = index(experts.data[assignment], routing.experts, 0)?;
-                positions[assignment] = count[expert];
-                count[expert] += 1;
+                positions[assignment] = NOT_SERVED;
+                if let Some(count) = count.get_mut(experts.data[assignment] as usize) {
+                    positions[assignment] = *count;
+                    *count += 1;
+                }
             }
         }
     }
@@ -35,7 +44,7 @@ pub(super) fn positions(
 /// Tokens of one group in the order they are served. NaN weights come last.
 fn service_order(priority: Priority, tokens: usize, weight: impl Fn(usize) -> f64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..tokens).collect();
-    if priority == Priority::Batch {
+    if priority != Priority::Index {
         order.sort_by(|a, b| descending(weight(*a), weight(*b)));
     }
     order
@@ -55,7 +64,7 @@ pub(super) fn plan(
     let mut kept: Vec<(usize, usize, usize, usize)> = positions(routing, experts, weights)?
         .into_iter()
         .enumerate()
-        .filter(|(_, slot)| *slot < slots)
+        .filter(|(_, slot)| *slot < slots.min(NOT_SERVED))
         .map(|(a, slot)| (experts.data[a] as usize, a / (tokens * choices), slot, a))
         .collect();
     kept.sort_unstable();

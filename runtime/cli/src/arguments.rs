@@ -1,6 +1,7 @@
 //! Arguments that several verbs share.
 
 use clap::{Args, ValueEnum};
+use gatewright_compiler::lower::Route;
 use std::path::PathBuf;
 
 /// Which spec file, and with which settings.
@@ -30,6 +31,39 @@ pub(crate) struct Seed {
     /// Every random number follows from this and the step
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u32,
+}
+
+/// What experts get instead of what routers choose.
+#[derive(Args, Debug)]
+pub(crate) struct Forced {
+    /// Override every router's choice, for experiments: `balanced`, `random`, `expert=N`, or a file of
+    /// choices (safetensors, `PATH.route` or `PATH.expert` u32[G, S, k] for each router)
+    #[arg(long, value_name = "ROUTE", value_parser = route)]
+    pub(crate) route: Option<ForcedRoute>,
+}
+
+/// A forced route, and the file that states it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ForcedRoute {
+    /// What the compiler is asked for.
+    pub(crate) route: Route,
+    /// Where given choices are.
+    pub(crate) file: Option<PathBuf>,
+}
+
+fn route(text: &str) -> Result<ForcedRoute, String> {
+    let (route, file) = match (text, text.strip_prefix("expert=")) {
+        ("balanced", _) => (Route::Balanced, None),
+        ("random", _) => (Route::Random, None),
+        (_, Some(number)) => {
+            let expert = number.trim().parse();
+            let expert =
+                expert.map_err(|_| format!("`{number}` is not the number of an expert"))?;
+            (Route::Expert(expert), None)
+        }
+        (path, None) => (Route::Given, Some(PathBuf::from(path))),
+    };
+    Ok(ForcedRoute { route, file })
 }
 
 /// Text for people or JSON for programs.

@@ -1,6 +1,6 @@
 //! Spec files for verbs: opened, bound, and their mistakes as failures.
 
-use crate::arguments::Spec;
+use crate::arguments::{Forced, Spec};
 use crate::failure::Failure;
 use crate::output::Output;
 use gatewright_compiler::lower::Lowered;
@@ -35,10 +35,31 @@ pub(crate) fn open(spec: &Spec, out: &mut Output) -> Result<Project, Failure> {
     let overrides = Overrides {
         preset: spec.preset.clone(),
         sets: spec.settings.clone(),
+        route: None,
     };
     let project = Project::open(&spec.file, &overrides)?;
     out.diagnostics(&project.sources, &project.warnings);
     Ok(project)
+}
+
+/// Forces a route on every router; one that a file states fits one batch alone.
+///
+/// # Errors
+/// A file where there is more than one batch.
+pub(crate) fn force(project: &mut Project, forced: &Forced) -> Result<(), Failure> {
+    let Some(forced) = &forced.route else {
+        return Ok(());
+    };
+    if let Some(file) = &forced.file {
+        let message = format!(
+            "{} would route one batch; `--route FILE` is for `gatewright run`, and here there are \
+             `balanced`, `random` and `expert=N`",
+            file.display()
+        );
+        return Err(Failure::Usage(message));
+    }
+    project.overrides.route = Some(forced.route);
+    Ok(())
 }
 
 /// Reads what the file states besides the model; shows new warnings.

@@ -160,7 +160,7 @@ fn slots_of_single_choices_are_ranks() {
             ..
         } = &routed;
         let before = |i: usize, j: usize| match routed.routing.priority {
-            Priority::Batch => w[j] > w[i] || (w[j] == w[i] && j < i),
+            Priority::Batch | Priority::Assignment => w[j] > w[i] || (w[j] == w[i] && j < i),
             Priority::Index => j < i,
         };
         let rank = |i: usize| {

@@ -1,6 +1,7 @@
 //! Routing and grouped contractions.
 
 use super::*;
+use crate::ops::Priority;
 
 pub(super) fn run(
     spec: &KernelSpec,
@@ -180,18 +181,24 @@ fn queue(groups: usize, tokens: usize, routing: &Routing, inputs: &[&[f64]]) -> 
     let mut slots = vec![0; groups * tokens * k];
     for group in 0..groups {
         let start = group * tokens;
-        let mut order: Vec<usize> = (0..tokens).collect();
-        if routing.priority == crate::ops::Priority::Batch {
-            let weight = |token: usize| inputs[1][(start + token) * k];
-            order.sort_by(|a, b| weight(*b).total_cmp(&weight(*a)).then(a.cmp(b)));
-        }
         let mut count = vec![0; routing.experts];
         for choice in 0..k {
-            for token in &order {
+            let key = match routing.priority {
+                Priority::Assignment => choice,
+                Priority::Batch | Priority::Index => 0,
+            };
+            let mut order: Vec<usize> = (0..tokens).collect();
+            if routing.priority != Priority::Index {
+                let weight = |token: usize| inputs[1][(start + token) * k + key];
+                order.sort_by(|a, b| weight(*b).total_cmp(&weight(*a)).then(a.cmp(b)));
+            }
+            for token in order {
                 let assignment = (start + token) * k + choice;
-                let expert = inputs[0][assignment] as usize;
-                slots[assignment] = count[expert];
-                count[expert] += 1;
+                slots[assignment] = NONE as usize;
+                if let Some(count) = count.get_mut(inputs[0][assignment] as usize) {
+                    slots[assignment] = *count;
+                    *count += 1;
+                }
             }
         }
     }

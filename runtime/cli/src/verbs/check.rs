@@ -43,6 +43,8 @@ fn examine(spec: &Spec) -> (Sources, Vec<Diagnostic>) {
     let overrides = Overrides {
         preset: spec.preset.clone(),
         sets: spec.settings.clone(),
+        route: None,
+        route: None,
     };
     match Project::open(&spec.file, &overrides) {
         Ok(project) => {

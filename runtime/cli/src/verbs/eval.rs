@@ -1,6 +1,6 @@
 //! `gatewright eval`: a trained run on held-out data.
 
-use crate::arguments::{DeviceChoice, Form, Spec, pair};
+use crate::arguments::{DeviceChoice, Forced, Form, Spec, pair};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::project;
@@ -42,6 +42,8 @@ pub(crate) struct Args {
     #[arg(long)]
     strict: bool,
     #[command(flatten)]
+    forced: Forced,
+    #[command(flatten)]
     device: DeviceChoice,
     #[command(flatten)]
     form: Form,
@@ -50,6 +52,7 @@ pub(crate) struct Args {
 /// Measures and prints every evaluation and metric, beside chance.
 pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     let mut project = project::open(&args.spec, out)?;
+    project::force(&mut project, &args.forced)?;
     let experiment = project::experiment(&mut project, out)?;
     let stage = project::stage(&experiment, args.stage.as_deref())?;
     let (step, parameters) = parameters(args)?;

@@ -1,6 +1,6 @@
 //! `gatewright run`: one evaluation with tensors in and tensors out.
 
-use crate::arguments::{DeviceChoice, Mode, Seed, Spec};
+use crate::arguments::{DeviceChoice, Forced, Mode, Seed, Spec};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::project;
@@ -51,6 +51,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", requires = "steps")]
     params: Option<PathBuf>,
     #[command(flatten)]
+    forced: Forced,
+    #[command(flatten)]
     device: DeviceChoice,
     #[command(flatten)]
     seed: Seed,
@@ -76,9 +78,18 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
         } else {
             lower::Recorded::Nothing
         },
+        route: args.forced.route.as_ref().map(|forced| forced.route),
         ..Request::new(what, mode)
     };
-    let inputs = read_tensors(&args.inputs)?;
+    let mut inputs = read_tensors(&args.inputs)?;
+    if let Some(file) = args
+        .forced
+        .route
+        .as_ref()
+        .and_then(|forced| forced.file.as_ref())
+    {
+        inputs.extend(routes(file)?);
+    }
     let parameters = match &args.weights {
         Some(path) => read_tensors(path)?,
         None => BTreeMap::new(),
@@ -106,6 +117,19 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
         args.out.display()
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+/// The choices that a file states, also one that an earlier run wrote with all else it recorded.
+fn routes(file: &std::path::Path) -> Result<once::Tensors, Failure> {
+    let named = read_tensors(file)?
+        .into_iter()
+        .filter_map(|(name, tensor)| {
+            let path = name
+                .strip_suffix(".route")
+                .or_else(|| name.strip_suffix(".expert"))?;
+            Some((format!("{path}.route"), tensor))
+        });
+    Ok(named.collect())
 }
 
 fn write(path: &std::path::Path, tensors: &once::Tensors) -> Result<(), Failure> {

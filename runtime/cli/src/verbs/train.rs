@@ -1,6 +1,6 @@
 //! `gatewright train`: a stage from data to checkpoints.
 
-use crate::arguments::{DeviceChoice, Form, Spec, pair};
+use crate::arguments::{DeviceChoice, Forced, Form, Spec, pair};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::progress::Progress;
@@ -52,6 +52,8 @@ pub(crate) struct Args {
     #[arg(long)]
     strict: bool,
     #[command(flatten)]
+    forced: Forced,
+    #[command(flatten)]
     device: DeviceChoice,
     #[command(flatten)]
     form: Form,
@@ -67,6 +69,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
         ));
     }
     let mut project = project::open(&args.spec, out)?;
+    project::force(&mut project, &args.forced)?;
     let experiment = project::experiment(&mut project, out)?;
     let device = Device::open(&Choice::parse(&args.device.device))?;
     let stop = stop_on_interrupt()?;
