@@ -4,10 +4,11 @@
 //!   over the axes of a sliced or transposed view, one per axis.
 //! - A reduction to a scalar of many elements reduces its last axis first, so that rows run side by side.
 //! - A reduction over sizes of one becomes a reshape.
+//! - An index or a constant that a routing kernel reads becomes a computed one.
 //! - `pad(a) + pad(b)` whose zeros cover each other becomes `concat(a, b)`.
 
 use crate::graph::{Graph, Origin, ValueId};
-use crate::ops::{Concat, Max, Op, OpError, Pad, Reshape, Sum};
+use crate::ops::{Concat, Max, Maximum, Op, OpError, Pad, Reshape, Sum};
 use crate::size::{Bindings, Size};
 
 /// Rebuilds the graph with the rewrites above.
@@ -39,6 +40,11 @@ pub fn prepare(graph: &Graph, bindings: &Bindings) -> Result<Graph, OpError> {
                 Some(concat) => concat,
                 None => rebuild.add(node.op.clone(), &operands)?,
             },
+            Op::Dispatch(_) | Op::DispatchSlot(_) | Op::GatherLast(_) | Op::ScatterLast(_) => {
+                let stored = operands.iter().map(|operand| rebuild.stored(*operand));
+                let stored = stored.collect::<Result<Vec<_>, _>>()?;
+                rebuild.add(node.op.clone(), &stored)?
+            }
             op => rebuild.add(op.clone(), &operands)?,
         };
         map.push(new);
@@ -61,6 +67,14 @@ struct Rebuild<'a> {
 impl Rebuild<'_> {
     fn add(&mut self, op: Op, operands: &[ValueId]) -> Result<ValueId, OpError> {
         self.graph.add(op, operands, self.origin.clone())
+    }
+
+    /// Indices and constants live in no buffer; kernels that read buffers get a computed copy.
+    fn stored(&mut self, value: ValueId) -> Result<ValueId, OpError> {
+        match self.graph.node(value).op {
+            Op::Constant(_) | Op::Iota(_) => self.add(Op::Maximum(Maximum {}), &[value, value]),
+            _ => Ok(value),
+        }
     }
 
     fn reduce(

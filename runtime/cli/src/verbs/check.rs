@@ -44,7 +44,6 @@ fn examine(spec: &Spec) -> (Sources, Vec<Diagnostic>) {
         preset: spec.preset.clone(),
         sets: spec.settings.clone(),
         route: None,
-        route: None,
     };
     match Project::open(&spec.file, &overrides) {
         Ok(project) => {
