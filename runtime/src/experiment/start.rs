@@ -7,22 +7,23 @@ use crate::execute::{Executor, Slot};
 use crate::once::{Failure, Tensors};
 use crate::tensor::{HostData, HostTensor};
 use gatewright_compiler::init::initial;
-use gatewright_compiler::lower::Lowered;
+use gatewright_compiler::lower::ParameterInfo;
 use gatewright_compiler::stage::{Initialise, Pattern, StageSpec};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Writes the first value of every parameter: as its declaration draws it, then what the run before
 /// holds under the same path, then what the stage's `init` says.
 pub(super) fn write(
     executor: &Executor,
-    lowered: &Lowered,
+    parameters: &BTreeMap<String, ParameterInfo>,
     stage: &StageSpec,
     options: &Options,
     seed: u32,
 ) -> Result<(), Failure> {
     let mut values = Tensors::new();
     for (path, (_, shape)) in executor.types(Slot::Parameter) {
-        if let Some(info) = lowered.parameters.get(&path) {
+        if let Some(info) = parameters.get(&path) {
             let data = HostData::F32(initial(&path, &info.init, &shape, seed));
             values.insert(path, HostTensor { shape, data });
         }
