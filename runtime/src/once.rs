@@ -110,7 +110,10 @@ pub fn run(project: &mut Project, once: &Once, backend: &Backend) -> Result<Resu
     evaluate(&lowered, once, backend)
 }
 
-/// Traces a request with the sizes that its inputs tell, and gives all sizes that are known.
+/// A traced graph with the values of symbolic dims that are known.
+pub type Traced = (Lowered, BTreeMap<String, usize>);
+
+/// Traces a request with the sizes that its inputs tell.
 ///
 /// # Errors
 /// A wrong spec.
@@ -118,7 +121,7 @@ pub fn traced(
     project: &mut Project,
     request: &Request,
     inputs: &Tensors,
-) -> Result<(Lowered, BTreeMap<String, usize>), Box<Mistakes>> {
+) -> Result<Traced, Box<Mistakes>> {
     let mut request = request.clone();
     let lowered = project.lower(&request)?;
     request.bindings.extend(sizes_of(&lowered.graph, inputs));

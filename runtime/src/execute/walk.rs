@@ -3,6 +3,9 @@
 use super::prepare::Stage;
 use super::{Executor, Result};
 
+/// Looks at what the dispatch at this position of its program wrote; what it gives ends the walk.
+type Look<'a, T, E> = dyn FnMut(&mut Executor, usize) -> Result<Option<T>, E> + 'a;
+
 impl Executor {
     /// Runs a program one command after the other, each a submission of its own. `look` is given the
     /// position of every dispatch in the program after it ran; what it finds ends the walk.
@@ -12,7 +15,7 @@ impl Executor {
     pub fn walk<T, E: From<crate::error::Error>>(
         &mut self,
         program: &str,
-        look: &mut dyn FnMut(&mut Self, usize) -> Result<Option<T>, E>,
+        look: &mut Look<'_, T, E>,
     ) -> Result<Option<T>, E> {
         let program = self.program_index(program)?;
         for stage in 0..self.prepared.programs[program].len() {
