@@ -1,6 +1,6 @@
 //! Speed of the matmul skeleton against the `gemm` crate on one thread.
 //!
-//! `cargo run --release -p gatewright-tests --example matmul [gpu]`; work per processor second, which
+//! `./x bench matmul [gpu]`; work per processor second, which
 //! is stable on a loaded machine, unlike time on the wall.
 
 use gatewright_compiler::graph::DType;
