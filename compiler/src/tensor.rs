@@ -46,6 +46,12 @@ impl Tensor {
         }
     }
 
+    /// The largest magnitude of an element; 0 without elements.
+    #[must_use]
+    pub fn largest(&self) -> f64 {
+        self.data.iter().fold(0.0, |most, x| x.abs().max(most))
+    }
+
     /// Row-major strides.
     #[must_use]
     pub fn strides(&self) -> Vec<usize> {

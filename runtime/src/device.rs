@@ -130,6 +130,15 @@ impl Device {
         &self.limits
     }
 
+    /// The same device with plans of another family of kernels, to compare them; nothing when it
+    /// cannot run that family.
+    #[must_use]
+    pub fn with_profile(&self, profile: Profile) -> Option<Self> {
+        let mut device = self.clone();
+        device.limits.profile = profile;
+        (profile == Profile::Gpu || self.limits.subgroup_size == 8).then_some(device)
+    }
+
     /// GPU objects created so far by all executors of this device.
     #[must_use]
     pub fn counters(&self) -> Counters {

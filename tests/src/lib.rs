@@ -2,6 +2,7 @@
 
 pub mod fused;
 pub mod gpu_harness;
+pub mod limoe;
 pub mod literate;
 pub mod reference;
 pub mod spec;

@@ -1,6 +1,8 @@
 //! Recorded reference tensors, and how they are compared.
 
+use gatewright_compiler::graph::{DType, Graph};
 use gatewright_compiler::tensor::Tensor;
+use gatewright_runtime::tensor::{HostData, HostTensor};
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -52,10 +54,6 @@ pub fn difference(found: &Tensor, expected: &Tensor) -> f64 {
     if found.data.len() != expected.data.len() {
         return f64::INFINITY;
     }
-    let largest = expected
-        .data
-        .iter()
-        .fold(0.0_f64, |largest, x| largest.max(x.abs()));
     let worst = found
         .data
         .iter()
@@ -68,5 +66,43 @@ pub fn difference(found: &Tensor, expected: &Tensor) -> f64 {
                 worst.max(off)
             }
         });
-    worst / largest.max(1e-12)
+    worst / expected.largest().max(1e-12)
+}
+
+/// Tensors for a device: the inputs of a graph in their types, everything else as f32.
+///
+/// # Panics
+/// For a tensor whose shape does not fit its values.
+#[must_use]
+pub fn to_host(tensors: &Tensors, graph: &Graph) -> BTreeMap<String, HostTensor> {
+    let inputs = graph.inputs();
+    let convert = |(name, tensor): (&String, &Tensor)| {
+        let ty = inputs.get(name).map(|id| graph.ty(*id).dtype);
+        let (shape, data) = (tensor.shape.clone(), tensor.data.iter());
+        let host = match ty {
+            Some(DType::U32 | DType::Bool) => {
+                HostTensor::u32(shape, data.map(|x| *x as u32).collect())
+            }
+            _ => HostTensor::f32(shape, data.map(|x| *x as f32).collect()),
+        };
+        (name.clone(), host.expect("a whole tensor"))
+    };
+    tensors.iter().map(convert).collect()
+}
+
+/// Tensors from a device.
+///
+/// # Panics
+/// For a tensor whose shape does not fit its values.
+#[must_use]
+pub fn from_host(tensors: &BTreeMap<String, HostTensor>) -> Tensors {
+    let convert = |(name, tensor): (&String, &HostTensor)| {
+        let data = match &tensor.data {
+            HostData::F32(values) => values.iter().map(|x| f64::from(*x)).collect(),
+            HostData::U32(values) => values.iter().map(|x| f64::from(*x)).collect(),
+        };
+        let tensor = Tensor::new(tensor.shape.clone(), data);
+        (name.clone(), tensor.expect("a whole tensor"))
+    };
+    tensors.iter().map(convert).collect()
 }

@@ -333,7 +333,7 @@ impl<'a> Kernel<'a> {
     fn run(&self, b: &mut Builder, length: &Expr) -> (Expr, Expr) {
         let lanes = self.team.lanes;
         let run = b.copy("run", (length + (lanes - 1)) / lanes);
-        let from = b.copy("from", (&self.team.lane * &run).min(length));
+        let from = b.copy("start", (&self.team.lane * &run).min(length));
         let to = b.copy("to", (&from + run).min(length));
         (from, to)
     }

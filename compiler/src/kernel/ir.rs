@@ -12,6 +12,7 @@
 //! Bounds are the skeletons' duty: the IR has no array lengths.
 
 mod builder;
+mod reserved;
 mod verify;
 
 pub use builder::Builder;

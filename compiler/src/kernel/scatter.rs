@@ -106,7 +106,7 @@ impl Sort {
         let start = self.team.sum(b, &below);
         let lanes = self.team.lanes;
         let run = b.bind("run", (&self.ids_here + (lanes - 1)) / lanes);
-        let from = b.bind("from", (&self.team.lane * &run).min(&self.ids_here));
+        let from = b.bind("start", (&self.team.lane * &run).min(&self.ids_here));
         let to = b.bind("to", (&from + &run).min(&self.ids_here));
         let own = b.var("own_count", 0u32);
         b.repeat("id", &from, &to, 1u32, |b, id| {
@@ -198,7 +198,7 @@ fn sum(count: usize, width: usize, size: usize, limits: &Limits) -> Result<Launc
     let first = b.bind("first", (group * &share).min(&size_word));
     let end = b.bind("end", (&first + &share).min(&size_word));
     b.repeat("id", &first, &end, 1u32, |b, id| {
-        let from = b.copy("from", starts.at(id));
+        let from = b.copy("start", starts.at(id));
         let to = b.copy("to", starts.at(id + 1u32));
         b.repeat("column", &lane, &columns, lanes, |b, column| {
             let total = b.var("total", Expr::from(0.0f32).widened(wide));

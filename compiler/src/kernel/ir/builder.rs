@@ -1,5 +1,6 @@
 //! Builds a kernel statement by statement, with fresh names and the values of its size words.
 
+use super::reserved::is_reserved;
 use super::{
     Array, BindingDecl, Builtin, Expr, Kernel, Node, Scalar, Space, Stmt, Ty, WorkgroupArray,
 };
@@ -55,10 +56,10 @@ impl Builder {
         self.kernel.doc.push(line.into());
     }
 
-    /// A name not used before: `name`, `name_2`, `name_3` …
+    /// A name not used before, nor reserved: `name`, `name_2`, `name_3` …
     fn fresh(&mut self, name: &str) -> Arc<str> {
         let mut chosen = name.to_owned();
-        while self.names.contains_key(&chosen) {
+        while is_reserved(&chosen) || self.names.contains_key(&chosen) {
             let count = self.names.entry(name.to_owned()).or_insert(1);
             *count += 1;
             chosen = format!("{name}_{count}");
