@@ -1,16 +1,22 @@
 //! Where the time of one training step goes, by kernel family and by place in the spec.
 //!
 //! `./x bench step [--model FILE] [--preset NAME] [--objective NAME] [--set NAME=VALUE]... [--runs N]
-//! [--rows N] [--profile gpu]`: compiles the objective with AdamW for the device at hand, runs it on random data, then measures
-//! every dispatch with the device's timestamps. Dispatch times are the least of all runs, since other programs
-//! share the processor; the whole step is stated in processor seconds too.
+//! [--rows N] [--profile gpu] [--kernels DIR]`: compiles the objective with AdamW for the device at
+//! hand, runs it on random data, then every dispatch by itself.
+//!
+//! The time of a dispatch is what the software driver's threads worked for it, which other programs on
+//! the machine do not change; on other devices it is the time between two timestamps. The least of all
+//! runs counts. With `--kernels` every kernel is written to that folder, or read from there when it is
+//! there already: a place to try out changes of its text.
 
 use gatewright_compiler::compile::{Compiled, Options, compile};
 use gatewright_compiler::graph::{DType, Graph};
 use gatewright_compiler::lower::{Lowered, Mode, ParameterInfo, Request, Target};
 use gatewright_compiler::ops::Op;
 use gatewright_compiler::optimizer::{Optimizer, Rule};
-use gatewright_compiler::plan::{Plan, Profile as Skeletons, STEP_WORDS, StepWord};
+use gatewright_compiler::plan::{
+    Command, Plan, Profile as Skeletons, Program, STEP_WORDS, StepWord,
+};
 use gatewright_compiler::size::Bindings;
 use gatewright_runtime::device::{Choice, Device};
 use gatewright_runtime::execute::{self, Executor, ProfileRow, Slot};
@@ -19,7 +25,7 @@ use gatewright_runtime::project::{Overrides, Project};
 use gatewright_runtime::tensor::{HostData, HostTensor};
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -35,6 +41,7 @@ struct Arguments {
     runs: usize,
     rows: usize,
     gpu: bool,
+    kernels: Option<PathBuf>,
 }
 
 impl Arguments {
@@ -47,6 +54,7 @@ impl Arguments {
             runs: 7,
             rows: 40,
             gpu: false,
+            kernels: None,
         };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
@@ -63,6 +71,7 @@ impl Arguments {
                 "--runs" => arguments.runs = value()?.parse::<usize>()?.max(1),
                 "--rows" => arguments.rows = value()?.parse()?,
                 "--profile" => arguments.gpu = value()? == "gpu",
+                "--kernels" => arguments.kernels = Some(value()?.into()),
                 other => return Err(format!("what is {other}?").into()),
             }
         }
@@ -78,13 +87,17 @@ fn main() -> Result<()> {
         limits.profile = Skeletons::Gpu;
     }
     let start = Instant::now();
-    let (lowered, compiled) = compiled(&arguments, &limits)?;
+    let (lowered, mut compiled) = compiled(&arguments, &limits)?;
     let compile_seconds = start.elapsed().as_secs_f64();
     let report = device.report()?;
     println!("{}, {}", report.adapter, report.driver_info);
     println!("{}", processor());
     println!("compiled in {compile_seconds:.2} s");
     sizes(&compiled.plan);
+    if let Some(folder) = &arguments.kernels {
+        exchange(&mut compiled.plan, folder)?;
+    }
+    let singles = one_by_one(&mut compiled.plan);
 
     let start = Instant::now();
     let mut executor = Executor::new(&device, compiled.plan, &execute::Options::default())?;
@@ -114,10 +127,80 @@ fn main() -> Result<()> {
         arguments.runs,
         processor * 1e3
     );
-    let rows = least(&mut executor, arguments.runs)?;
+    let mut rows = least(&mut executor, arguments.runs)?;
+    if driver_nanoseconds().is_some() {
+        println!("dispatches in time of the driver's threads");
+        alone(&mut executor, &singles, &mut rows, arguments.runs)?;
+    }
     families(&rows);
     places(&rows, arguments.rows);
     Ok(())
+}
+
+/// Writes the kernels' texts to a folder, or takes those that are there.
+fn exchange(plan: &mut Plan, folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder)?;
+    for kernel in &mut plan.kernels {
+        let path = folder.join(format!("{}.wgsl", kernel.name));
+        match std::fs::read_to_string(&path) {
+            Ok(text) => kernel.wgsl = text,
+            Err(_) => std::fs::write(&path, &kernel.wgsl)?,
+        }
+    }
+    Ok(())
+}
+
+/// Adds a program for every dispatch of a step and gives their names.
+fn one_by_one(plan: &mut Plan) -> Vec<String> {
+    let mut singles = Vec::new();
+    for name in STEP {
+        let commands = plan.program(name).map(|it| it.commands.clone());
+        for command in commands.into_iter().flatten() {
+            if let Command::Dispatch(_) = command {
+                let name = format!("dispatch {}", singles.len());
+                singles.push(name.clone());
+                let commands = vec![command];
+                plan.programs.push(Program { name, commands });
+            }
+        }
+    }
+    singles
+}
+
+/// Replaces the times of all rows by what the driver's threads work for each alone.
+fn alone(
+    executor: &mut Executor,
+    singles: &[String],
+    rows: &mut [ProfileRow],
+    runs: usize,
+) -> Result<()> {
+    let device = executor.device().clone();
+    for (name, row) in singles.iter().zip(rows) {
+        row.nanoseconds = f64::MAX;
+        for _ in 0..runs {
+            let before = driver_nanoseconds().unwrap_or_default();
+            executor.run(&[name])?;
+            device.finish()?;
+            let time = driver_nanoseconds().unwrap_or_default() - before;
+            row.nanoseconds = row.nanoseconds.min(time);
+        }
+    }
+    Ok(())
+}
+
+/// Nanoseconds that all threads but the first have worked: those of a software driver. Nothing where
+/// the system does not tell or the driver has no such threads.
+fn driver_nanoseconds() -> Option<f64> {
+    let first = std::process::id().to_string();
+    let tasks = std::fs::read_dir("/proc/self/task").ok()?.flatten();
+    let others = tasks.filter(|task| task.file_name().to_str() != Some(&first));
+    let mut sum = None;
+    for task in others {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        let time = text.split_whitespace().next()?.parse::<f64>().ok()?;
+        sum = Some(sum.unwrap_or(0.0) + time);
+    }
+    sum
 }
 
 fn compiled(

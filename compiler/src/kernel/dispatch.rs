@@ -79,7 +79,7 @@ fn check(
     let assignments = groups * tokens * routing.choices;
     let slots = routing.slots(tokens).min(tokens);
     let most = (groups * slots).div_ceil(layout.tile) * layout.tile * layout.experts;
-    let loose = (assignments / layout.tile + layout.experts) * layout.tile;
+    let loose = (assignments + layout.experts * (layout.tile - 1)) / layout.tile * layout.tile;
     if routing.experts == 0 || routing.experts > MOST_EXPERTS {
         return Err(format!(
             "dispatch to {} experts; at most {MOST_EXPERTS}",
