@@ -63,8 +63,8 @@ fn dependents(graph: &Graph, wrt: &[ValueId]) -> BTreeSet<ValueId> {
 fn builder_at(graph: &mut Graph, id: ValueId) -> Builder<'_> {
     let origin = &graph.node(id).origin;
     let origin = Origin {
-        span: origin.span,
         path: format!("{}'grad", origin.path),
+        ..origin.clone()
     };
     Builder { graph, origin }
 }

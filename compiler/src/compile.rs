@@ -45,6 +45,16 @@ pub enum CompileError {
         /// The dim.
         name: String,
     },
+    /// A value that no kernel can address.
+    #[error(
+        "`{path}` is {ty}; a tensor has at most 4294967295 elements on a device: use smaller sizes"
+    )]
+    TooLarge {
+        /// The value.
+        path: String,
+        /// Its type.
+        ty: String,
+    },
     /// A node that no kernel covers.
     #[error(transparent)]
     Fuse(#[from] fuse::FuseError),
@@ -100,19 +110,50 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Compiled, CompileErro
 /// As [`compile`].
 pub fn fuse_graph(graph: &Graph, options: &Options) -> Result<(Graph, Vec<Group>), CompileError> {
     let step = |pass| move |error| CompileError::Pass { pass, error };
+    let graph = expand(graph, options, &kept_whole)?;
+    check_elements(&graph, &options.bindings)?;
+    let tile = crate::kernel::row_tile(options.limits);
+    let bindings = bind_dims(&graph, &options.bindings, tile)?;
+    check_elements(&graph, &bindings)?;
+    let graph = fuse::prepare(&graph, &bindings).map_err(step("prepare"))?;
+    let groups = fuse::fuse(&graph, &bindings, tile, options.limits)?;
+    Ok((graph, groups))
+}
+
+/// A forward graph to what it means: gradients added, composites decomposed unless `keep` wants
+/// them, and what nothing reads dropped.
+///
+/// # Errors
+/// Ill-typed nodes, which are bugs.
+pub fn expand(
+    graph: &Graph,
+    options: &Options,
+    keep: &dyn Fn(&Op) -> bool,
+) -> Result<Graph, CompileError> {
+    let step = |pass| move |error| CompileError::Pass { pass, error };
     let graph = replay(graph, &options.replay).map_err(step("replay"))?;
     let graph = match &options.gradients {
         Some(paths) => differentiate(&graph, paths).map_err(step("autodiff"))?,
         None => graph,
     };
     let graph = rewrite::simplify(&graph).map_err(step("simplify"))?;
-    let graph = rewrite::decompose(&graph, &kept_whole).map_err(step("decompose"))?;
-    let graph = rewrite::simplify(&graph).map_err(step("simplify"))?;
-    let tile = crate::kernel::row_tile(options.limits);
-    let bindings = bind_dims(&graph, &options.bindings, tile)?;
-    let graph = fuse::prepare(&graph, &bindings).map_err(step("prepare"))?;
-    let groups = fuse::fuse(&graph, &bindings, tile, options.limits)?;
-    Ok((graph, groups))
+    let graph = rewrite::decompose(&graph, keep).map_err(step("decompose"))?;
+    rewrite::simplify(&graph).map_err(step("simplify"))
+}
+
+/// Kernels count elements in 32 bits.
+fn check_elements(graph: &Graph, bindings: &Bindings) -> Result<(), CompileError> {
+    for id in graph.ids() {
+        let ty = graph.ty(id);
+        let elements = ty.bound_elements(bindings);
+        if elements.is_none_or(|elements| u32::try_from(elements).is_err()) {
+            return Err(CompileError::TooLarge {
+                path: graph.node(id).origin.path.clone(),
+                ty: graph.type_text(ty),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Composites that the fuser takes as they are.

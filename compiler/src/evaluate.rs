@@ -6,6 +6,9 @@ use crate::size::Bindings;
 use crate::tensor::Tensor;
 use std::collections::BTreeMap;
 
+/// Most elements of one tensor: two GiB.
+const MAX_ELEMENTS: usize = 1 << 28;
+
 /// Tensors by name.
 pub type Tensors = BTreeMap<String, Tensor>;
 
@@ -122,6 +125,11 @@ impl Evaluator<'_> {
             size.bind(&self.bindings).ok_or_else(unbound)
         });
         let shape = sizes.collect::<Result<Vec<usize>, OpError>>()?;
+        let elements = node.ty.bound_elements(&self.bindings);
+        if elements.is_none_or(|elements| elements > MAX_ELEMENTS) {
+            let message = format!("a tensor of shape {shape:?} is too large for the reference");
+            return Err(OpError::new(message, []));
+        }
         let given = match &node.op {
             Op::Input(input) => self.inputs.get(&input.name),
             Op::Parameter(parameter) => self.parameters.get(&parameter.path),

@@ -18,6 +18,7 @@ mod dispatch;
 mod emit;
 mod prepare;
 mod sources;
+mod text;
 mod view;
 
 use crate::graph::{Graph, Type, ValueId};

@@ -10,6 +10,7 @@
 //! - Input, parameter, output and dim names are unique; outputs keep their order.
 //! - A dispatch binds a dim of kind rows and one of kind plan for it.
 
+pub mod outline;
 mod text;
 mod verify;
 
@@ -86,13 +87,23 @@ impl Type {
     pub fn rank(&self) -> usize {
         self.shape.len()
     }
+
+    /// The product of the sizes that are bound; none when it exceeds a machine word.
+    #[must_use]
+    pub fn bound_elements(&self, bindings: &Bindings) -> Option<usize> {
+        let mut sizes = self.shape.iter().filter_map(|size| size.bind(bindings));
+        sizes.try_fold(1usize, usize::checked_mul)
+    }
 }
 
 /// Where a node comes from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
-    /// The place in the spec; default for nodes without one.
+    /// The place in the spec or in the library; default for nodes without one.
     pub span: Span,
+    /// The place in the user's own file: that of the call that led into the library, else `span`.
+    #[serde(default)]
+    pub site: Span,
     /// `trunk.3.ffn.gate.scores`; gradient nodes end in `'grad`.
     pub path: String,
 }

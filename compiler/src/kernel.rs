@@ -23,6 +23,7 @@ mod philox;
 mod pointwise;
 mod program;
 mod row;
+mod rows_where;
 mod scatter;
 pub mod spec;
 mod team;
@@ -237,6 +238,7 @@ pub fn lower(spec: &KernelSpec, limits: &Limits) -> Result<Lowered, String> {
         KernelSpec::ScatterAdd { count, width, size } => {
             scatter::lower(*count, *width, *size, limits)
         }
+        KernelSpec::RowsWhere { count, most } => rows_where::lower(*count, *most, limits),
     }?;
     check_limits(&lowered, limits)?;
     Ok(lowered)

@@ -5,6 +5,7 @@
 pub mod autodiff;
 pub mod check;
 pub mod compile;
+pub mod cost;
 pub mod evaluate;
 pub mod fuse;
 pub mod graph;

@@ -19,7 +19,7 @@ mod value;
 use crate::size::{DimId, Size};
 use gatewright_grammar::ast;
 use gatewright_grammar::source::Span;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use bind::{BindOptions, Importer, bind};
 pub(crate) use number::Number;
@@ -170,19 +170,28 @@ impl Model {
         &self.library
     }
 
-    /// What `key` (`kind:name`) reaches, itself included.
-    pub(crate) fn reach(&self, key: &str) -> Vec<String> {
-        let mut seen = vec![key.to_owned()];
-        let mut next = 0;
-        while let Some(current) = seen.get(next).cloned() {
-            next += 1;
-            for reference in self.references.get(&current).into_iter().flatten() {
-                if !seen.contains(reference) {
-                    seen.push(reference.clone());
+    /// The definitions `roots` (each a `kind:name`) and all they reach, each after what it needs.
+    pub(crate) fn reach(&self, roots: impl IntoIterator<Item = String>) -> Vec<String> {
+        let none = Vec::new();
+        let references = |key: &str| self.references.get(key).unwrap_or(&none).iter();
+        let (mut seen, mut order) = (BTreeSet::new(), Vec::new());
+        for root in roots {
+            let new = seen.insert(root.clone());
+            let mut open: Vec<_> = new
+                .then(|| (references(&root), root.clone()))
+                .into_iter()
+                .collect();
+            while let Some((needs, _)) = open.last_mut() {
+                match needs.next() {
+                    Some(next) if seen.insert(next.clone()) => {
+                        open.push((references(next), next.clone()));
+                    }
+                    Some(_) => {}
+                    None => order.extend(open.pop().map(|(_, key)| key)),
                 }
             }
         }
-        seen
+        order
     }
 
     /// Checks the invariants that the type does not state.

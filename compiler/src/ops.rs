@@ -104,6 +104,19 @@ pub trait Primitive {
     /// # Errors
     /// Values out of range, such as an index beyond a table.
     fn evaluate(&self, context: &EvalContext, operands: &[&Tensor]) -> Result<Tensor, OpError>;
+    /// Floating-point operations of one evaluation over operands and a result of these shapes: two
+    /// per multiply-add, one per other scalar operation. Composites count by their decomposition.
+    fn flops(&self, operands: &[&[usize]], result: &[usize]) -> u64 {
+        match self.class() {
+            Class::Elementwise => elements(result),
+            Class::Reduction => operands.first().map_or(0, |operand| elements(operand)),
+            Class::Source
+            | Class::Movement
+            | Class::Indexed
+            | Class::Contraction
+            | Class::Composite => 0,
+        }
+    }
     /// Gradients with respect to each operand, given the gradient of the result; `None` where
     /// none flows.
     ///
@@ -128,6 +141,12 @@ pub trait Primitive {
         let _ = (builder, operands);
         Ok(None)
     }
+}
+
+/// Number of elements of a shape.
+pub(crate) fn elements(shape: &[usize]) -> u64 {
+    let sizes = shape.iter().map(|size| *size as u64);
+    sizes.fold(1, u64::saturating_mul)
 }
 
 /// States name, doc sentence, arity and class of a primitive.
@@ -262,6 +281,7 @@ register! {
     broadcast::Broadcast,
     slice::Slice,
     pad::Pad,
+    unfold::Unfold,
     concat::Concat,
     sum::Sum,
     max::Max,
@@ -270,6 +290,7 @@ register! {
     scatter_add::ScatterAdd,
     gather_last::GatherLast,
     scatter_last::ScatterLast,
+    rows_where::RowsWhere,
     top_k::TopK,
     dispatch::Dispatch,
     dispatch_slot::DispatchSlot,
@@ -311,6 +332,8 @@ pub enum Distribution {
     Uniform,
     /// Standard normal.
     Normal,
+    /// Standard Gumbel: the largest of scores with such noise is a draw from their softmax.
+    Gumbel,
 }
 
 /// Comparisons.
@@ -348,7 +371,8 @@ pub struct Routing {
     pub priority: Priority,
 }
 
-/// Slots per expert and group: ceil(tokens * choices * factor / experts), then rounded up.
+/// Slots per expert and group: ceil(tokens * choices * factor / experts), then rounded up, and
+/// never fewer than `at_least`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Capacity {
     /// Capacity factor.
@@ -357,6 +381,9 @@ pub struct Capacity {
     pub round_nearest: bool,
     /// Rounded up to a multiple of this.
     pub multiple_of: usize,
+    /// The least number of slots.
+    #[serde(default)]
+    pub at_least: usize,
 }
 
 impl Routing {
@@ -383,7 +410,8 @@ impl Routing {
             reason = "whole and not negative, far below 2^52"
         )]
         let slots = whole as usize;
-        slots.div_ceil(capacity.multiple_of.max(1)) * capacity.multiple_of.max(1)
+        let multiple = capacity.multiple_of.max(1);
+        (slots.div_ceil(multiple) * multiple).max(capacity.at_least)
     }
 }
 
@@ -391,7 +419,8 @@ impl Routing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Priority {
-    /// The largest first-choice weight first, ties to the lower token index (batch priority routing, V-MoE).
+    /// The largest weight of a first choice first, ties to the lower token index (batch priority
+    /// routing, V-MoE).
     Batch,
     /// Token order.
     Index,

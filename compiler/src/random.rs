@@ -7,6 +7,7 @@
 //! - Normal by Box-Muller: words (0, 1) make elements 0 and 1 of the block, words (2, 3) make
 //!   elements 2 and 3. With `u = ((first >> 8) + 1) / 2^24` in (0, 1] and `v = (second >> 8) / 2^24`:
 //!   `sqrt(-2 ln u) cos(2 pi v)` for the even element, `sin` for the odd one.
+//! - Gumbel: `-ln(-ln u)` of the element's word with `u = ((word >> 8) + 0.5) / 2^24` in (0, 1).
 
 /// One block of Philox 4x32-10.
 #[must_use]
@@ -67,6 +68,12 @@ impl Stream {
         }
     }
 
+    /// A standard Gumbel number.
+    #[must_use]
+    pub fn gumbel(&self, element: u64) -> f64 {
+        -libm::log(-libm::log(self.uniform(element) + HALF_STEP))
+    }
+
     fn block(&self, element: u64) -> [u32; 4] {
         let counter = [(element / 4) as u32, self.step, self.purpose, 0];
         philox(self.key, counter)
@@ -93,6 +100,9 @@ impl Stream {
             }
     }
 }
+
+/// Half the distance of two fractions: keeps logarithms finite.
+pub(crate) const HALF_STEP: f64 = 0.5 / 16_777_216.0;
 
 /// The top 24 bits as a fraction.
 fn fraction(word: u32) -> f64 {
@@ -127,6 +137,23 @@ mod tests {
     fn fnv_gives_the_published_hash() {
         assert_eq!(stream(""), 0x811c_9dc5);
         assert_eq!(stream("foobar"), 0xbf9c_f968);
+    }
+
+    #[test]
+    fn the_largest_of_gumbel_scores_is_a_draw_from_their_softmax() {
+        let numbers = Stream::draws(7, stream("gate.second"), 0);
+        let scores = [1.0_f64, 2.0, 3.0].map(f64::ln);
+        let mut drawn = [0.0_f64; 3];
+        for token in 0..12_000 {
+            let best = (0..3).max_by(|a, b| {
+                let value = |i: usize| scores[i] + numbers.gumbel(token * 3 + i as u64);
+                value(*a).total_cmp(&value(*b))
+            });
+            drawn[best.unwrap()] += 1.0 / 12_000.0;
+        }
+        for (share, expected) in drawn.into_iter().zip([1.0 / 6.0, 2.0 / 6.0, 3.0 / 6.0]) {
+            assert!((share - expected).abs() < 0.02, "{drawn:?}");
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub use optimizer::{DecayOn, OptimizerSpec};
 pub use pattern::Pattern;
 pub use select::{ParameterFacts, unreached};
 pub use template::{Part, Template};
-pub use training::{DataShare, Initialise, StageSpec, Trains};
+pub use training::{DataShare, Initialise, StageSpec, Trains, batch_dim};
 pub use weights::{NamePattern, Pair, Pairing, Rule, Transform, WeightsSpec};
 
 use crate::check;
@@ -57,6 +57,17 @@ impl Experiment {
             Some(name) => self.stages.iter().find(|stage| stage.name == name),
             None => self.stages.last(),
         }
+    }
+
+    /// The stage of this name.
+    ///
+    /// # Errors
+    /// What to say when there is none.
+    pub fn find_stage(&self, name: &str) -> Result<&StageSpec, Box<Diagnostic>> {
+        self.stage(Some(name)).ok_or_else(|| {
+            let known: Vec<&str> = self.stages.iter().map(|it| it.name.as_str()).collect();
+            Box::new(check::unknown_request::report("stage", name, &known))
+        })
     }
 
     /// The data of this name.

@@ -240,7 +240,7 @@ pub enum Stmt {
     /// `residual norm -> attention(heads: H)`: adds the flow of the current value to it.
     Residual(Expr, Span),
     /// `stack (dense, sparse) * 6, dense`.
-    Stack(Vec<StackPart>, Span),
+    Stack(Stack),
     /// `repeat i in 0..L { … }`.
     Repeat(Repeat),
     /// `if heads > 1 { … } else { … }` on static values.
@@ -267,6 +267,17 @@ pub struct ParamDecl {
     pub ty: Type,
     /// `ones`, `zeros`, `normal(std: 0.02)`, `xavier_uniform` …
     pub init: Expr,
+    /// The whole statement.
+    pub span: Span,
+}
+
+/// `stack (dense, sparse) * 6, dense as states`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stack {
+    /// What is repeated, in order.
+    pub parts: Vec<StackPart>,
+    /// The name of all that flows: `states.0` into the first block, `states.1` out of it, and so on.
+    pub states: Option<Name>,
     /// The whole statement.
     pub span: Span,
 }

@@ -142,8 +142,9 @@ impl Dump {
             }
             Stmt::Flow(flow) => self.line(&expr(flow)),
             Stmt::Residual(flow, _) => self.line(&format!("(residual {})", expr(flow))),
-            Stmt::Stack(parts, _) => {
-                let parts: Vec<String> = parts.iter().map(stack_part).collect();
+            Stmt::Stack(stack) => {
+                let mut parts: Vec<String> = stack.parts.iter().map(stack_part).collect();
+                parts.extend(stack.states.iter().map(|name| format!("as {}", name.value)));
                 self.line(&format!("(stack {})", parts.join(" ")));
             }
             Stmt::Repeat(repeat) => {

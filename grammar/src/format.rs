@@ -403,14 +403,17 @@ impl<'a> Formatter<'a> {
             ]),
             Stmt::Flow(flow) => self.expr(flow, 0),
             Stmt::Residual(flow, _) => Doc::Concat(vec![text("residual "), self.expr(flow, 0)]),
-            Stmt::Stack(parts, _) => {
+            Stmt::Stack(stack) => {
                 let start = |part: &StackPart| {
                     part.blocks
                         .first()
                         .map_or(0, |block| block.span.start as usize)
                 };
-                let parts = self.sequence(parts, start, Self::stack_part);
-                Doc::Concat(vec![text("stack "), parts])
+                let parts = self.sequence(&stack.parts, start, Self::stack_part);
+                let states = stack.states.as_ref();
+                let states = states.map(|name| text(format!(" as {}", name.value)));
+                let docs = [text("stack "), parts].into_iter().chain(states);
+                Doc::Concat(docs.collect())
             }
             Stmt::Repeat(repeat) => {
                 let end = repeat.span.end as usize;

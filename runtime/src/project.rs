@@ -2,9 +2,10 @@
 
 use gatewright_compiler::lower::{self, Lowered, Request};
 use gatewright_compiler::model::{BindOptions, Model, bind};
+use gatewright_compiler::stage::{self, Experiment};
 use gatewright_grammar::diagnostic::{Code, Diagnostic, Severity};
-use gatewright_grammar::source::Sources;
-use std::path::{Path, PathBuf};
+use gatewright_grammar::source::{Sources, Spanned};
+use std::path::{Component, Path, PathBuf};
 
 /// Presets and settings given beside the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub struct Project {
     pub path: PathBuf,
     /// Its text.
     pub text: String,
+    /// What was given beside it.
+    pub overrides: Overrides,
     /// Warnings so far.
     pub warnings: Vec<Diagnostic>,
 }
@@ -76,6 +79,7 @@ impl Project {
                     model,
                     path,
                     text,
+                    overrides: overrides.clone(),
                     warnings: diagnostics,
                 })
             }
@@ -95,11 +99,7 @@ impl Project {
         let Some(lowered) = lowered else {
             return Err(self.mistakes(diagnostics));
         };
-        for diagnostic in diagnostics {
-            if diagnostic.severity == Severity::Warning && !self.warnings.contains(&diagnostic) {
-                self.warnings.push(diagnostic);
-            }
-        }
+        self.warn(diagnostics);
         Ok(lowered)
     }
 
@@ -112,10 +112,34 @@ impl Project {
         })
     }
 
-    /// A path of the spec, relative to the spec's folder.
+    /// What the file states besides the model: stages, data, weights, evaluations.
+    ///
+    /// # Errors
+    /// What is wrong with these.
+    pub fn experiment(&mut self) -> Result<Experiment, Box<Mistakes>> {
+        let (experiment, diagnostics) = stage::experiment(&self.model);
+        let Some(experiment) = experiment else {
+            return Err(self.mistakes(diagnostics));
+        };
+        self.warn(diagnostics);
+        Ok(experiment)
+    }
+
+    /// Keeps the warnings among these, each once.
+    pub fn warn(&mut self, diagnostics: Vec<Diagnostic>) {
+        for diagnostic in diagnostics {
+            if diagnostic.severity == Severity::Warning && !self.warnings.contains(&diagnostic) {
+                self.warnings.push(diagnostic);
+            }
+        }
+    }
+
+    /// Where a path that a spec file states lies: relative to the folder of that file.
     #[must_use]
-    pub fn relative(&self, path: &str) -> PathBuf {
-        self.path.parent().unwrap_or(Path::new(".")).join(path)
+    pub fn locate(&self, path: &Spanned<String>) -> PathBuf {
+        let file = self.sources.get(path.span.file);
+        let file = file.map_or(self.path.as_path(), |file| Path::new(&file.name));
+        file.parent().unwrap_or(Path::new(".")).join(&path.value)
     }
 }
 
@@ -129,9 +153,38 @@ fn read(path: &Path, name: &str) -> Result<String, Box<Diagnostic>> {
 
 /// A file imported by another, relative to it.
 fn import(from: &str, wanted: &str) -> Option<(String, String)> {
-    let path = Path::new(from).parent()?.join(wanted);
+    let path = tidy(&Path::new(from).parent()?.join(wanted));
     let bytes = std::fs::read(&path).ok()?;
     let name = path.display().to_string();
     let text = gatewright_grammar::decode(&name, &bytes).ok()?;
     Some((name, text))
+}
+
+/// `a/./b/../c` as `a/c`, so that one file has one name however it is imported.
+fn tidy(path: &Path) -> PathBuf {
+    let mut tidy = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir
+                if matches!(tidy.components().next_back(), Some(Component::Normal(_))) =>
+            {
+                tidy.pop();
+            }
+            part => tidy.push(part),
+        }
+    }
+    tidy
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_file_has_one_name() {
+        let tidied = |path: &str| tidy(Path::new(path)).display().to_string();
+        assert_eq!(tidied("./a/./b/../c.gate"), "a/c.gate");
+        assert_eq!(tidied("../a/../../b.gate"), "../../b.gate");
+    }
 }

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 /// Optimiser state by parameter path.
 #[derive(Clone, Debug, Default)]
 pub struct State {
+    /// Updates that each parameter has had: one without a gradient rests.
+    updates: BTreeMap<String, u64>,
     first: BTreeMap<String, Vec<f64>>,
     second: BTreeMap<String, Vec<f64>>,
     rows: BTreeMap<String, Vec<f64>>,
@@ -26,11 +28,13 @@ impl State {
     ) {
         gradients.retain(|path, _| optimizer.trained.contains(path));
         clip(optimizer.clip, &mut gradients);
-        let scalars = update.scalars(step);
         for (path, gradient) in &gradients {
             let Some(parameter) = parameters.get_mut(path) else {
                 continue;
             };
+            let updates = self.updates.entry(path.clone()).or_default();
+            let scalars = update.scalars_after(step, *updates);
+            *updates += 1;
             let direction = self.direction(&optimizer.rule, &scalars, path, gradient);
             let decayed = optimizer.decayed.contains(path);
             let decay = if decayed { scalars.decay } else { 0.0 };

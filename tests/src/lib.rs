@@ -1,5 +1,6 @@
 //! Tests across the crates: what they share.
 
+pub mod flava;
 pub mod fused;
 pub mod gpu_harness;
 pub mod limoe;

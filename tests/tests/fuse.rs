@@ -292,6 +292,7 @@ fn routing(experts: usize, choices: usize, capacity: Option<f64>, priority: Prio
         factor,
         round_nearest: false,
         multiple_of: 1,
+        at_least: 0,
     });
     Routing {
         experts,

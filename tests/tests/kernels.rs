@@ -367,6 +367,7 @@ fn pointwise_kernels_match() {
         random(64, Distribution::Uniform),
         random(70, Distribution::Normal),
         random(128, Distribution::Normal),
+        random(70, Distribution::Gumbel),
         transposed([3, 5, 4]),
         transposed([2, 3, 7]),
     ]);

@@ -21,10 +21,17 @@ page! {
     "E0203", "a definition needs itself"
 }
 
+/// Names of a cycle that are shown.
+const SHOWN: usize = 8;
+
 /// The names of the cycle in order; each needs the next and the last needs the first.
 pub(crate) fn report(span: Span, cycle: &[String]) -> Diagnostic {
     let first = cycle.first().map_or("", String::as_str);
     let mut path: Vec<String> = cycle.iter().map(|name| format!("`{name}`")).collect();
+    if path.len() > SHOWN {
+        let hidden = path.len() - SHOWN;
+        path.splice(SHOWN.., [format!("{hidden} more")]);
+    }
     path.push(format!("`{first}`"));
     Diagnostic::error(PAGE.code, format!("`{first}` needs itself"))
         .at(span, "part of the cycle")

@@ -73,13 +73,14 @@ pub(super) fn kind_of(context: &Context, id: ValueId) -> Result<Kind, FuseError>
         | Op::GroupedOuter(_)
         | Op::ExpertSum(_)
         | Op::ScatterAdd(_)
+        | Op::RowsWhere(_)
         | Op::Attention(_) => Kind::Single,
         Op::Concat(_) => Kind::ConcatPart(0),
         _ => Kind::Pointwise,
     })
 }
 
-fn reduction_kind(shape: &[usize], axes: &[usize]) -> Kind {
+pub(super) fn reduction_kind(shape: &[usize], axes: &[usize]) -> Kind {
     let first = axes.first().copied().unwrap_or(0);
     let end = axes.last().map_or(0, |last| last + 1);
     let product = |range: std::ops::Range<usize>| shape[range].iter().product::<usize>();
@@ -766,6 +767,10 @@ fn single(context: &Context, id: ValueId) -> Result<Group, FuseError> {
             let size = op.size.bind(context.bindings).unwrap_or(0);
             KernelSpec::ScatterAdd { count, width, size }
         }
+        Op::RowsWhere(_) => KernelSpec::RowsWhere {
+            count: context.elements(operands[0]),
+            most: context.elements(id),
+        },
         _ => return Err(context.error(id, "has no kernel yet")),
     };
     Ok(Group {

@@ -53,6 +53,14 @@ pub(super) fn inline(
         Op::Gather(_) => emit.shape_of(operands[0])[1..].iter().product(),
         _ => *emit.shape_of(base).last().unwrap_or(&1),
     };
+    if let (Op::Gather(_), 1) = (&op, width) {
+        // Single elements need no row to be read along.
+        let place = emit.index_value(strides, offset);
+        let ids = dense_base(emit, operands[1])?;
+        let id = emit.load_at(ids, 0, place);
+        let table = dense_base(emit, operands[0])?;
+        return Ok(emit.load_at(table, 0, id));
+    }
     let rows = row_strides(emit, strides, offset, width)
         .ok_or_else(|| emit.context.error(user, "is not read along its rows"))?;
     let row = emit.index_value(&rows, offset / width);

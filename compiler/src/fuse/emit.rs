@@ -397,6 +397,7 @@ impl<'a, 'b> Emit<'a, 'b> {
             | Op::Transpose(_)
             | Op::Broadcast(_)
             | Op::Slice(_)
+            | Op::Unfold(_)
             | Op::StopGradient(_) => self.moved(id, op, operands[0]),
             Op::Constant(constant) => Ok(self.push(Instr::Constant(constant.value), ty)),
             Op::Iota(iota) => self.index_along(id, iota.axis),
@@ -415,6 +416,7 @@ impl<'a, 'b> Emit<'a, 'b> {
             Op::Slice(op) => source
                 .view
                 .slice(op.axis, bind(&op.start), bind(&op.length)),
+            Op::Unfold(op) => source.view.unfold(op, self.context.shape(id)[op.axis]),
             _ => source.view,
         };
         self.viewed(id, source.base, &view)

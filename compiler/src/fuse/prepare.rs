@@ -103,7 +103,7 @@ impl Rebuild<'_> {
         let mut value = value;
         loop {
             match self.graph.node(value).op {
-                Op::Slice(_) | Op::Transpose(_) | Op::Broadcast(_) => return true,
+                Op::Slice(_) | Op::Transpose(_) | Op::Broadcast(_) | Op::Unfold(_) => return true,
                 Op::Reshape(_) | Op::StopGradient(_) => {}
                 _ => return false,
             }

@@ -4,6 +4,7 @@
 //! pad, a concat), or one that a contraction cannot read, is computed: it becomes its own source.
 
 use super::Context;
+use super::build::{Kind, reduction_kind};
 use super::view::Strided;
 use crate::graph::ValueId;
 use crate::ops::Op;
@@ -24,6 +25,7 @@ pub(super) fn resolve(context: &mut Context) {
         context.sources.push(source);
     }
     copy_for_contractions(context);
+    copy_for_columns(context);
     copy_outputs(context);
     store_inline_values(context);
     find_readers(context);
@@ -58,6 +60,7 @@ fn needs_memory(context: &Context, user: ValueId, slot: usize, base: ValueId) ->
         | Op::DispatchSlot(_)
         | Op::ExpertSum(_)
         | Op::ScatterAdd(_)
+        | Op::RowsWhere(_)
         | Op::Gather(_)
         | Op::GatherLast(_)
         | Op::ScatterLast(_)
@@ -103,6 +106,7 @@ fn view_of(context: &Context, id: ValueId) -> Source {
                 .view
                 .slice(op.axis, bind(&op.start), bind(&op.length)),
         ),
+        Op::Unfold(op) => Some(from(0).view.unfold(op, context.shape(id)[op.axis])),
         Op::StopGradient(_) => Some(from(0).view.clone()),
         Op::Iota(op) => {
             // A virtual buffer whose element i is i: only the counted axis moves.
@@ -136,6 +140,7 @@ fn copy_for_contractions(context: &mut Context) {
             | Op::GroupedOuter(_)
             | Op::ExpertSum(_)
             | Op::ScatterAdd(_)
+            | Op::RowsWhere(_)
             | Op::Gather(_)
             | Op::GatherLast(_)
             | Op::ScatterLast(_)
@@ -167,6 +172,26 @@ fn copy_for_contractions(context: &mut Context) {
     }
 }
 
+/// A reduction over inner axes walks `[batch, rows, columns]`: a view that does not is computed.
+fn copy_for_columns(context: &mut Context) {
+    for id in context.graph.ids() {
+        let axes = match &context.graph.node(id).op {
+            Op::Sum(op) => &op.axes,
+            Op::Max(op) => &op.axes,
+            _ => continue,
+        };
+        let operand = context.graph.operands(id)[0];
+        let Kind::Column(sizes) = reduction_kind(context.shape(operand), axes) else {
+            continue;
+        };
+        let source = context.source(operand);
+        if source.base != operand && source.view.reshape(&sizes).is_none() {
+            context.sources[operand.0 as usize] = own(context, operand);
+            rebase_users(context, operand);
+        }
+    }
+}
+
 /// Named results are dense: a view that is not the whole buffer in order is computed.
 fn copy_outputs(context: &mut Context) {
     for id in context.graph.ids() {
@@ -186,6 +211,7 @@ fn rebase_users(context: &mut Context, id: ValueId) {
             | Op::Transpose(_)
             | Op::Broadcast(_)
             | Op::Slice(_)
+            | Op::Unfold(_)
             | Op::StopGradient(_) => context.source(later).base != later,
             _ => false,
         };

@@ -1,5 +1,6 @@
 //! Strided views: what a chain of movement ops means for the buffer it starts from.
 
+use crate::ops::Unfold;
 use crate::tensor::row_major_strides;
 
 /// Element `offset + sum(index * stride)` of a buffer for every index of `shape`.
@@ -62,6 +63,17 @@ impl Strided {
         let mut view = self.clone();
         view.offset += start * self.strides[axis];
         view.shape[axis] = length;
+        view
+    }
+
+    /// `starts` windows along an axis: it becomes where a window starts and where in it.
+    pub(crate) fn unfold(&self, op: &Unfold, starts: usize) -> Self {
+        let mut view = self.clone();
+        let stride = view.strides[op.axis];
+        view.shape[op.axis] = starts;
+        view.strides[op.axis] = stride * op.step;
+        view.shape.insert(op.axis + 1, op.size);
+        view.strides.insert(op.axis + 1, stride);
         view
     }
 

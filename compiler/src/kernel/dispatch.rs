@@ -79,6 +79,7 @@ fn check(
     let assignments = groups * tokens * routing.choices;
     let slots = routing.slots(tokens).min(tokens);
     let most = (groups * slots).div_ceil(layout.tile) * layout.tile * layout.experts;
+    // Every segment but the padding of its last tile is full.
     let loose = (assignments + layout.experts * (layout.tile - 1)) / layout.tile * layout.tile;
     if routing.experts == 0 || routing.experts > MOST_EXPERTS {
         return Err(format!(

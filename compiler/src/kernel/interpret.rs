@@ -116,6 +116,7 @@ fn instruction(
             match distribution {
                 Distribution::Uniform => stream.uniform(point.element),
                 Distribution::Normal => stream.normal(point.element),
+                Distribution::Gumbel => stream.gumbel(point.element),
             }
         }
         Instr::Reduce(..) => return Err("a reduction outside a row".to_owned()),

@@ -3,6 +3,7 @@
 use super::ir::{Array, Builder, Expr, Function, Scalar};
 use crate::ops::Distribution;
 use crate::plan::StepWord;
+use crate::random::HALF_STEP;
 
 /// Numbers for `element`: one, or four when it counts vec4.
 pub(crate) fn draw(
@@ -25,6 +26,7 @@ pub(crate) fn draw(
     let fractions = words.map(|word| fraction(b, &word));
     let numbers = match distribution {
         Distribution::Uniform => fractions,
+        Distribution::Gumbel => fractions.map(|it| gumbel(b, &it)),
         Distribution::Normal => {
             let [a, angle, c, other] = fractions;
             let ([n0, n1], [n2, n3]) = (normal(b, &a, &angle), normal(b, &c, &other));
@@ -53,6 +55,13 @@ fn normal(b: &mut Builder, first: &Expr, second: &Expr) -> [Expr; 2] {
     let radius = b.bind("radius", (logarithm * -2.0f32).max(0.0f32).sqrt());
     let angle = b.bind("angle", second * std::f32::consts::TAU);
     [Function::Cos, Function::Sin].map(|it| &radius * Expr::call(it, &[&angle]))
+}
+
+/// -ln(-ln u). Where the half step is lost, u rounds to one, whose logarithm is held below zero.
+fn gumbel(b: &mut Builder, fraction: &Expr) -> Expr {
+    let inner = (fraction + HALF_STEP as f32).log();
+    let inner = b.bind("inner", (inner * -1.0f32).max(HALF_STEP as f32));
+    b.bind("gumbel", inner.log() * -1.0f32)
 }
 
 fn philox(b: &mut Builder, key: [Expr; 2], [block, step]: [Expr; 2]) -> [Expr; 4] {

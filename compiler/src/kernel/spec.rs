@@ -418,6 +418,29 @@ pub enum KernelSpec {
         /// Rows of the table.
         size: usize,
     },
+    /// Positions of the true elements of a mask, in order. Input: truth values as u32 `[count]`. Output:
+    /// u32 `[most]`, zeros behind the last position.
+    RowsWhere {
+        /// Length of the mask.
+        count: usize,
+        /// Length of the result.
+        most: usize,
+    },
+}
+
+impl KernelSpec {
+    /// The scalar arithmetic, where the user's model shapes it.
+    #[must_use]
+    pub fn program(&self) -> Option<&Program> {
+        match self {
+            KernelSpec::Pointwise { program, .. }
+            | KernelSpec::Row { program, .. }
+            | KernelSpec::Column { program, .. }
+            | KernelSpec::Matmul { program, .. }
+            | KernelSpec::GroupedMatmul { program, .. } => Some(program),
+            _ => None,
+        }
+    }
 }
 
 /// How an epilogue input of a grouped matmul is addressed.

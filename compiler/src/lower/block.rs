@@ -245,7 +245,18 @@ impl Tracer<'_> {
         Ok(Value::Bundle(result))
     }
 
+    /// Traces a call. Below a library block, nodes count for the place of the outermost such call.
     fn enter(&mut self, bound: Bound) -> Traced<Value> {
+        let outer = self.site;
+        if bound.partial.library {
+            self.site.get_or_insert(bound.span);
+        }
+        let result = self.inside(bound);
+        self.site = outer;
+        result
+    }
+
+    fn inside(&mut self, bound: Bound) -> Traced<Value> {
         let block = Rc::clone(&bound.partial.block);
         for variable in bound.given.iter().flatten() {
             if let value @ (Value::Absent(_) | Value::Undefined(_)) = &variable.value
@@ -280,7 +291,11 @@ impl Tracer<'_> {
             let (Some(ty), Some(variable)) = (&param.ty, given) else {
                 continue;
             };
-            let value = self.receive(&mut frame, &bound, ty, variable, &mut signature)?;
+            // `mask: bool[B, N] = none` is given as `none` too.
+            let value = match param.default.is_some() && variable.value.is_none() {
+                true => variable.value.clone(),
+                false => self.receive(&mut frame, &bound, ty, variable, &mut signature)?,
+            };
             if frame.current.is_none() && value.flows() {
                 frame.current = Some(value.clone());
             }
@@ -506,17 +521,21 @@ impl Tracer<'_> {
                 Ok(Value::Bundle(result))
             }
             Value::Tuple(values) => {
-                let values: Traced<Vec<Value>> = values
-                    .into_iter()
-                    .map(|value| match value {
-                        Value::Tensor(tensor) => Ok(Value::Tensor(Tensor {
-                            axes: outward(frame, &tensor.axes, signature),
-                            ..tensor
-                        })),
-                        other => Ok(other),
-                    })
-                    .collect();
-                Ok(Value::Tuple(values?))
+                let outside = |tensor: Tensor| Tensor {
+                    axes: outward(frame, &tensor.axes, signature),
+                    ..tensor
+                };
+                let values = values.into_iter().map(|value| match value {
+                    Value::Tensor(tensor) => Value::Tensor(outside(tensor)),
+                    Value::Bundle(streams) => Value::Bundle(
+                        streams
+                            .into_iter()
+                            .map(|(name, tensor)| (name, outside(tensor)))
+                            .collect(),
+                    ),
+                    other => other,
+                });
+                Ok(Value::Tuple(values.collect()))
             }
             other => Ok(other),
         }

@@ -8,8 +8,8 @@ use crate::check;
 use crate::graph::DType;
 use crate::model::Number;
 use crate::ops::{
-    Attention, Cast, Cos, Distribution, Erf, Exp, Gather, GatherLast, Gelu, Iota, LayerNorm, Log,
-    Op, Random, Reciprocal, Relu, RmsNorm, Rsqrt, Sigmoid, Sin, Sqrt, StopGradient, Tanh, TopK,
+    Cast, Cos, Distribution, Erf, Exp, Gelu, Iota, LayerNorm, Log, Op, Random, Reciprocal, Relu,
+    RmsNorm, Rsqrt, Sigmoid, Sin, Sqrt, StopGradient, Tanh, TopK,
 };
 use crate::size::Size;
 use gatewright_grammar::ast::{Arg, BinaryOp, Expr};
@@ -82,18 +82,24 @@ const OTHERS: &[(&str, &[&str])] = &[
     ("concat", &["axis"]),
     ("split", &["axis"]),
     ("slice", &["axis", "from", "to"]),
-    ("gather", &[]),
+    ("pad", &["axis", "before", "after"]),
+    ("unfold", &["axis", "size", "step"]),
+    ("rows_where", &["at_most"]),
+    ("last", &[]),
+    ("gather", &["axis"]),
     ("gather_last", &[]),
     ("top_k", &[]),
     ("where", &[]),
     ("one_hot", &["size"]),
     ("diagonal", &[]),
-    ("iota", &["like", "axis"]),
+    ("iota", &["axis", "sizes"]),
+    ("expand", &["to"]),
+    ("choose_one", &[]),
     ("cast", &["to"]),
     ("size", &["axis"]),
     ("layer_norm", &["eps"]),
     ("rms_norm_op", &["eps"]),
-    ("scaled_dot_product", &["causal", "scale"]),
+    ("scaled_dot_product", &["causal", "scale", "mask"]),
     ("uniform", &["like"]),
     ("normal", &["like", "std"]),
     ("constant", &[]),
@@ -166,6 +172,10 @@ impl Tracer<'_> {
             "scaled_dot_product" => self.attention(frame, &call),
             "layer_norm" | "rms_norm_op" => self.normalise(frame, &call),
             "gather" | "gather_last" => self.gather(frame, &call),
+            "iota" => self.iota(frame, &call),
+            "expand" => self.expand(frame, &call),
+            "choose_one" => self.choose_one(frame, &call),
+            "last" => self.last_state(frame, &call),
             _ => {
                 let value = self.operand(frame, &call, 0)?;
                 self.map_tensors(value, call.span, |tracer, tensor| {
@@ -223,18 +233,28 @@ impl Tracer<'_> {
         }
     }
 
-    fn operand_count(call: &Call) -> usize {
+    pub(crate) fn operand_count(call: &Call) -> usize {
         call.positional().len() + usize::from(call.piped.is_some())
     }
 
-    fn tensor_operand(&mut self, frame: &mut Frame, call: &Call, index: usize) -> Traced<Tensor> {
+    pub(crate) fn tensor_operand(
+        &mut self,
+        frame: &mut Frame,
+        call: &Call,
+        index: usize,
+    ) -> Traced<Tensor> {
         match self.operand(frame, call, index)? {
             Value::Tensor(tensor) => Ok(tensor),
             other => self.wrong(call.span, "a tensor", &other),
         }
     }
 
-    fn axis_argument(&mut self, frame: &Frame, call: &Call, tensor: &Tensor) -> Traced<usize> {
+    pub(crate) fn axis_argument(
+        &mut self,
+        frame: &Frame,
+        call: &Call,
+        tensor: &Tensor,
+    ) -> Traced<usize> {
         if let Some(expr) = call.named("axis") {
             return self.named_axis(frame, tensor, expr);
         }
@@ -409,46 +429,6 @@ impl Tracer<'_> {
         Ok(Value::Number(Number::Whole(size)))
     }
 
-    fn attention(&mut self, frame: &mut Frame, call: &Call) -> Traced<Value> {
-        let q = self.tensor_operand(frame, call, 0)?;
-        let k = self.tensor_operand(frame, call, 1)?;
-        let v = self.tensor_operand(frame, call, 2)?;
-        let mut operands = vec![q.id, k.id, v.id];
-        let masked = Self::operand_count(call) > 3;
-        if masked {
-            operands.push(self.tensor_operand(frame, call, 3)?.id);
-        }
-        let causal = match call.named("causal") {
-            Some(expr) => match self.eval(frame, expr)? {
-                Value::Bool(causal) => causal,
-                other => return self.wrong(expr.span, "`true` or `false`", &other),
-            },
-            None => false,
-        };
-        let scale = match call.named("scale") {
-            Some(expr) => self.real(frame, expr)?,
-            None => match self.shape(&q).last().and_then(Size::as_const) {
-                Some(width) => 1.0 / (width as f64).sqrt(),
-                None => {
-                    return self.fail(check::unbound_size::report(
-                        call.span,
-                        "the head width",
-                        "it",
-                    ));
-                }
-            },
-        };
-        let id = self.emit(
-            Attention {
-                scale,
-                causal,
-                masked,
-            },
-            &operands,
-        )?;
-        Ok(Value::Tensor(Tensor { id, axes: q.axes }))
-    }
-
     fn normalise(&mut self, frame: &mut Frame, call: &Call) -> Traced<Value> {
         let x = self.tensor_operand(frame, call, 0)?;
         let eps = match call.named("eps") {
@@ -495,24 +475,6 @@ impl Tracer<'_> {
         Ok(Value::Tensor(result))
     }
 
-    fn gather(&mut self, frame: &mut Frame, call: &Call) -> Traced<Value> {
-        let table = self.tensor_operand(frame, call, 0)?;
-        let ids = self.operand(frame, call, 1)?;
-        self.map_tensors(ids, call.span, |tracer, ids| {
-            if call.name == "gather_last" {
-                let id = tracer.emit(GatherLast {}, &[table.id, ids.id])?;
-                return Ok(Tensor {
-                    id,
-                    axes: ids.axes.clone(),
-                });
-            }
-            let id = tracer.emit(Gather {}, &[table.id, ids.id])?;
-            let mut axes = ids.axes.clone();
-            axes.extend(table.axes.iter().skip(1).cloned());
-            Ok(Tensor { id, axes })
-        })
-    }
-
     fn one_tensor(&mut self, frame: &mut Frame, call: &Call, tensor: &Tensor) -> Traced<Tensor> {
         match call.name {
             "softmax" => {
@@ -539,6 +501,9 @@ impl Tracer<'_> {
                 )
             }
             "slice" => self.slice_call(frame, call, tensor),
+            "pad" => self.pad_call(frame, call, tensor),
+            "unfold" => self.unfold_call(frame, call, tensor),
+            "rows_where" => self.rows_where(frame, call, tensor),
             "top_k" => {
                 let Some(expr) = call.positional().last().copied() else {
                     return self.fail(check::arguments::report(
@@ -758,15 +723,18 @@ impl Tracer<'_> {
         for index in 0..Self::operand_count(call) {
             parts.push(self.tensor_operand(frame, call, index)?);
         }
-        let Some(first) = parts.first().cloned() else {
+        let Some(first) = parts.first() else {
             return self.fail(check::arguments::report(
                 call.span,
                 "`concat` needs tensors",
             ));
         };
-        let axis = self.axis_argument(frame, call, &first)?;
-        let axes = first.axes;
-        self.concat(&parts, axis, axes).map(Value::Tensor)
+        // Any of the parts may name the axis.
+        let name = call.named("axis").and_then(super::parameter::bare);
+        let knows = |part: &&Tensor| name.is_some_and(|name| part.position(name).is_some());
+        let named = parts.iter().find(knows).unwrap_or(first).clone();
+        let axis = self.axis_argument(frame, call, &named)?;
+        self.concat(&parts, axis, named.axes).map(Value::Tensor)
     }
 
     fn split(&mut self, frame: &mut Frame, call: &Call) -> Traced<Value> {

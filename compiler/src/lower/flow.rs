@@ -8,7 +8,8 @@ use super::value::{Frame, Traced, Value};
 use crate::check;
 use crate::model::Definition;
 use gatewright_grammar::ast::{
-    BinaryOp, Block, Call, Expr, ExprKind, If, Let, Param, Repeat, StackPart, Step, Stmt, TypeKind,
+    Arg, BinaryOp, Block, Call, Expr, ExprKind, If, Let, Param, Repeat, Stack, StackPart, Step,
+    Stmt, TypeKind,
 };
 use gatewright_grammar::source::Span;
 
@@ -35,12 +36,7 @@ impl Tracer<'_> {
                 Ok(())
             }
             Stmt::Residual(expr, span) => self.residual(frame, expr, *span),
-            Stmt::Stack(parts, _) => {
-                for part in parts {
-                    self.stack_part(frame, part)?;
-                }
-                Ok(())
-            }
+            Stmt::Stack(stack) => self.stack(frame, stack),
             Stmt::Repeat(repeat) => self.repeat(frame, repeat),
             Stmt::If(choice) => self.choice(frame, choice),
         }
@@ -96,7 +92,36 @@ impl Tracer<'_> {
         Ok(())
     }
 
-    fn stack_part(&mut self, frame: &mut Frame, part: &StackPart) -> Traced<()> {
+    /// Repeats blocks in depth; with a name, all that flows becomes a bundle: `states.0` goes into
+    /// the first block, `states.1` comes out of it.
+    fn stack(&mut self, frame: &mut Frame, stack: &Stack) -> Traced<()> {
+        let mut states = Vec::new();
+        if stack.states.is_some() {
+            states.push(self.current(frame, stack.span)?);
+        }
+        for part in &stack.parts {
+            self.stack_part(frame, part, &mut states)?;
+        }
+        let Some(name) = &stack.states else {
+            return Ok(());
+        };
+        let mut streams = Vec::new();
+        for (index, state) in states.into_iter().enumerate() {
+            match state {
+                Value::Tensor(tensor) => streams.push((index.to_string(), tensor)),
+                other => return self.wrong(name.span, "one tensor per state", &other),
+            }
+        }
+        frame.set(&name.value, Value::Bundle(streams), name.span);
+        Ok(())
+    }
+
+    fn stack_part(
+        &mut self,
+        frame: &mut Frame,
+        part: &StackPart,
+        states: &mut Vec<Value>,
+    ) -> Traced<()> {
         let times = match &part.times {
             Some(times) => self.whole(frame, times, "how often a stack repeats")?,
             None => 1,
@@ -106,7 +131,11 @@ impl Tracer<'_> {
                 self.step(block.span)?;
                 let current = self.current(frame, block.span)?;
                 let path = frame.scope.element();
-                frame.current = Some(self.apply(frame, block, Some(&path), current)?);
+                let next = self.apply(frame, block, Some(&path), current)?;
+                if !states.is_empty() {
+                    states.push(next.clone());
+                }
+                frame.current = Some(next);
             }
         }
         Ok(())
@@ -227,14 +256,17 @@ impl Tracer<'_> {
         match &expr.kind {
             ExprKind::Path(_) => !self.is_value(frame, expr),
             ExprKind::Call(call) => {
-                let given = call
-                    .args
-                    .iter()
-                    .filter(|arg| self.is_value(frame, &arg.value))
-                    .count();
+                let values = || {
+                    call.args
+                        .iter()
+                        .filter(|arg| self.is_value(frame, &arg.value))
+                };
+                let given = values().count();
                 match self.block_of(frame, call) {
                     Some(block) => {
                         let needed = tensor_params(block).filter(|p| p.default.is_none()).count();
+                        // What has a default is given on top of what flows in.
+                        let given = values().filter(|arg| !is_optional(block, arg)).count();
                         if needed == 0 {
                             given == 0 && uses_input(block)
                         } else {
@@ -303,7 +335,10 @@ impl Tracer<'_> {
                 }
             }),
             ExprKind::Call(call) => {
-                let any = call.args.iter().any(|arg| self.is_value(frame, &arg.value));
+                let any = call
+                    .args
+                    .iter()
+                    .any(|arg| self.is_value(frame, &arg.value) || names_value(frame, arg));
                 any || super::builtins::is_source(&call.callee.to_string())
             }
             ExprKind::Unary(_, operand) => self.is_value(frame, operand),
@@ -321,9 +356,31 @@ impl Tracer<'_> {
     }
 }
 
+/// `x: [B N D] -> [B (N D)]`: the label before a pattern is what is rearranged.
+fn names_value(frame: &Frame, arg: &Arg) -> bool {
+    let named = arg.name.as_ref();
+    let variable = named.and_then(|name| frame.variable(&name.value));
+    let flows = variable.is_some_and(|variable| variable.value.flows());
+    flows && super::patterns::sides(&arg.value).is_some()
+}
+
 /// The parameters that tensors, bundles or routers are given to.
 pub(crate) fn tensor_params(block: &Block) -> impl Iterator<Item = &Param> {
     block.params.iter().filter(|param| param.ty.is_some())
+}
+
+/// Whether an argument names a parameter with a default.
+fn is_optional(block: &Block, arg: &Arg) -> bool {
+    let named = |param: &&Param| {
+        arg.name
+            .as_ref()
+            .is_some_and(|name| name.value == param.name.value)
+    };
+    block
+        .params
+        .iter()
+        .find(named)
+        .is_some_and(|param| param.default.is_some())
 }
 
 /// Whether a parameter takes a router.
@@ -336,26 +393,33 @@ pub(crate) fn is_router(param: &Param) -> bool {
 
 /// Whether the body of a block without tensor parameters begins with what is given to it.
 pub(crate) fn uses_input(block: &Block) -> bool {
-    let mut bound: Vec<&str> = block
-        .params
-        .iter()
-        .map(|param| param.name.value.as_str())
-        .collect();
-    for stmt in &block.body {
+    let bound = block.params.iter().map(|param| param.name.value.as_str());
+    begins_with_input(&block.body, bound.collect()).unwrap_or(true)
+}
+
+/// Whether the first thing that flows is what is given, when something flows.
+fn begins_with_input<'b>(body: &'b [Stmt], mut bound: Vec<&'b str>) -> Option<bool> {
+    for stmt in body {
         match stmt {
             Stmt::Let(binding) => {
                 if !begins_bound(&binding.value, &bound) {
-                    return true;
+                    return Some(true);
                 }
                 bound.extend(binding.names.iter().map(|name| name.value.as_str()));
             }
             Stmt::Param(param) => bound.push(&param.name.value),
-            Stmt::Flow(expr) => return !begins_bound(expr, &bound),
-            Stmt::Residual(..) | Stmt::Stack(..) | Stmt::Repeat(_) => return true,
-            Stmt::If(_) => {}
+            Stmt::Flow(expr) => return Some(!begins_bound(expr, &bound)),
+            Stmt::Residual(..) | Stmt::Stack(..) | Stmt::Repeat(_) => return Some(true),
+            Stmt::If(choice) => {
+                let branches = [&choice.then, &choice.otherwise];
+                let found = branches.map(|branch| begins_with_input(branch, bound.clone()));
+                if let Some(uses) = found.into_iter().flatten().max() {
+                    return Some(uses);
+                }
+            }
         }
     }
-    true
+    None
 }
 
 fn begins_bound(expr: &Expr, bound: &[&str]) -> bool {

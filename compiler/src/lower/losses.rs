@@ -26,10 +26,8 @@ impl Tracer<'_> {
         }
         let model = self.model;
         for value in model.values().keys() {
-            if model
-                .reach(&format!("value:{value}"))
-                .contains(&format!("value:{name}"))
-            {
+            let reached = model.reach([format!("value:{value}")]);
+            if reached.contains(&format!("value:{name}")) {
                 self.global_by_name(value)?;
             }
         }

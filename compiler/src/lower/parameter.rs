@@ -4,7 +4,7 @@ use super::ParameterInfo;
 use super::tracer::Tracer;
 use super::value::{Axis, EXPERT_AXIS, Frame, Tensor, Traced, Value};
 use crate::check;
-use crate::graph::{DType, Origin, Type};
+use crate::graph::{DType, Type};
 use crate::model::Number;
 use crate::ops::{Init, Parameter};
 use crate::size::Size;
@@ -156,10 +156,7 @@ impl Tracer<'_> {
             .next()
             .is_some_and(|name| name.contains("kernel"));
         let span = self.origin.span;
-        self.origin = Origin {
-            span,
-            path: path.clone(),
-        };
+        self.origin.path.clone_from(&path);
         let op = Parameter {
             path: path.clone(),
             ty,

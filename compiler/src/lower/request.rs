@@ -3,7 +3,7 @@
 use super::names::Scope;
 use super::tracer::Tracer;
 use super::value::{Frame, Reported, Tensor, Traced, Value};
-use super::{RouterInstance, Target};
+use super::{Recorded, RouterInstance, Target};
 use crate::check;
 use crate::graph::{DType, OutputKind};
 use crate::model::Definition;
@@ -18,12 +18,17 @@ impl Tracer<'_> {
         match &request.what {
             Target::Entry(name) => self.entry(name)?,
             Target::Objective(name) => self.objective(name)?,
+            Target::Values(names) => self.named_values(names)?,
             Target::Everything => return self.everything(),
         }
-        if request.record_routing {
-            for instance in self.routers.clone() {
-                self.record(&instance)?;
+        if request.routing == Recorded::Nothing {
+            return Ok(());
+        }
+        for instance in self.routers.clone() {
+            if request.routing == Recorded::Everything {
+                self.record_decisions(&instance);
             }
+            self.record_rates(&instance)?;
         }
         Ok(())
     }
@@ -31,12 +36,30 @@ impl Tracer<'_> {
     /// Traces all that can be; one mistake does not hide another.
     fn everything(&mut self) -> Traced<()> {
         let model = self.model;
-        for name in model.values().keys() {
-            let _ = self.global_by_name(name);
-        }
-        for kind in [FormulaKind::Loss, FormulaKind::Objective] {
-            for name in model.formulas(kind) {
-                let _ = self.formula(name, Span::default());
+        let values = model.values().keys().map(|name| format!("value:{name}"));
+        let formulas = [FormulaKind::Loss, FormulaKind::Objective].map(|kind| model.formulas(kind));
+        let formulas = formulas.iter().flatten();
+        self.needs_of(values.chain(formulas.map(|name| format!("formula:{name}"))));
+        Ok(())
+    }
+
+    fn named_values(&mut self, names: &[String]) -> Traced<()> {
+        let model = self.model;
+        for name in names {
+            let value = match model.value(name).map(|item| &item.definition) {
+                Some(Definition::Let(binding, index)) => self.global(name, binding, *index)?,
+                _ => {
+                    let known: Vec<&str> = model.values().keys().map(String::as_str).collect();
+                    let report = check::unknown_request::report("value", name, &known);
+                    return self.fail(report);
+                }
+            };
+            match value {
+                Value::Tensor(tensor) => {
+                    self.graph
+                        .add_output(name.clone(), OutputKind::Value, tensor.id);
+                }
+                other => return self.wrong(Span::default(), "a tensor", &other),
             }
         }
         Ok(())
@@ -46,8 +69,9 @@ impl Tracer<'_> {
         let model = self.model;
         let Some(entry) = model.entry(name) else {
             let known = model.entries();
-            return self.fail(check::unknown_request::report(None, "entry", name, &known));
+            return self.fail(check::unknown_request::report("entry", name, &known));
         };
+        self.needs_of([format!("entry:{name}")]);
         let exprs: Vec<&Expr> = match &entry.outputs.kind {
             ExprKind::Tuple(exprs) => exprs.iter().collect(),
             _ => vec![&entry.outputs],
@@ -86,19 +110,9 @@ impl Tracer<'_> {
             .formula(name)
             .filter(|formula| formula.kind == FormulaKind::Objective);
         let Some(formula) = formula else {
-            return self.fail(check::unknown_request::report(
-                None,
-                "objective",
-                name,
-                &known,
-            ));
+            return self.fail(check::unknown_request::report("objective", name, &known));
         };
-        // Router terms need every instance: all reachable values come first.
-        for key in model.reach(&format!("formula:{name}")) {
-            if let Some(value) = key.strip_prefix("value:") {
-                self.global_by_name(value)?;
-            }
-        }
+        self.needs_of([format!("formula:{name}")]);
         let value = self.formula(name, formula.name.span)?;
         let Value::Tensor(total) = value else {
             let report = check::not_a_scalar::report(formula.value.span, name, value.noun());
@@ -117,6 +131,21 @@ impl Tracer<'_> {
         self.graph
             .add_output(format!("objective.{name}"), OutputKind::Objective, total.id);
         Ok(())
+    }
+
+    /// Traces values and formulas, each after what it needs: long chains take no deep stack, and a
+    /// router's losses meet all its instances. A mistake is met again by whoever asks for the value.
+    fn needs_of(&mut self, roots: impl IntoIterator<Item = String>) {
+        let reached = self.model.reach(roots);
+        for value in reached.iter().filter_map(|key| key.strip_prefix("value:")) {
+            let _ = self.global_by_name(value);
+        }
+        for formula in reached
+            .iter()
+            .filter_map(|key| key.strip_prefix("formula:"))
+        {
+            let _ = self.formula(formula, Span::default());
+        }
     }
 
     /// Traces a top-level `let`, if this is one.
@@ -206,9 +235,8 @@ impl Tracer<'_> {
         }
     }
 
-    /// What a router did, as outputs.
-    fn record(&mut self, instance: &RouterInstance) -> Traced<()> {
-        self.origin.path.clone_from(&instance.path);
+    /// What a router decided, as outputs.
+    fn record_decisions(&mut self, instance: &RouterInstance) {
         let path = &instance.path;
         for (name, value) in [
             ("logits", instance.logits),
@@ -221,6 +249,12 @@ impl Tracer<'_> {
             self.graph
                 .add_output(format!("{path}.{name}"), OutputKind::Value, value);
         }
+    }
+
+    /// The share of each stream's assignments that are processed, as metrics.
+    fn record_rates(&mut self, instance: &RouterInstance) -> Traced<()> {
+        self.origin.path.clone_from(&instance.path);
+        let path = &instance.path;
         let kept = self.emit(Cast { to: DType::F32 }, &[instance.kept])?;
         let kept = Tensor {
             id: kept,

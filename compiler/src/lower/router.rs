@@ -8,8 +8,9 @@ use crate::check;
 use crate::graph::{DType, DimKind, Rows, ValueId};
 use crate::model::Number;
 use crate::ops::{
-    Add, Broadcast, Capacity, Cast, Compare, Dispatch, DispatchSlot, Distribution, Div, GatherLast,
-    Maximum, Mul, Priority, Relation, Routing, Sigmoid, Softmax, Sum, TopK,
+    Add, Broadcast, Capacity, Cast, Compare, Concat, Dispatch, DispatchSlot, Distribution, Div,
+    GatherLast, Iota, Maximum, Mul, Priority, Relation, Routing, Select, Sigmoid, Softmax, Sum,
+    TopK,
 };
 use crate::size::{DimId, Size};
 use gatewright_grammar::ast::{
@@ -42,6 +43,10 @@ pub(crate) struct Policy {
     scores: Expr,
     activation: Activation,
     noise: Option<f64>,
+    /// Later choices are drawn with Gumbel noise on the scores.
+    drawn: bool,
+    /// Tokens are served in random order.
+    shuffled: bool,
     renormalise: Renormalise,
     capacity_span: Span,
     pub(crate) group: Group,
@@ -79,13 +84,22 @@ impl Tracer<'_> {
         let (scores, activation) = self.scores(scores)?;
         let choose = self.required(section, "choose", "top_k(1)")?;
         let (choices, renormalise) = self.choose(frame, choose)?;
-        for unsupported in ["second", "mask"] {
-            if let Some(expr) = self.moded(section, unsupported)
-                && super::parameter::bare(expr) != Some("none")
-            {
-                return self.fail(check::bad_setting::report(expr.span, unsupported, "`none`"));
-            }
+        if let Some(expr) = self.moded(section, "mask")
+            && super::parameter::bare(expr) != Some("none")
+        {
+            return self.fail(check::bad_setting::report(expr.span, "mask", "`none`"));
         }
+        let drawn = match self.moded(section, "second") {
+            Some(expr) => match super::parameter::bare(expr) {
+                Some("none") => false,
+                Some("gumbel") => true,
+                _ => {
+                    let forms = "`none` or `gumbel`";
+                    return self.fail(check::bad_setting::report(expr.span, "second", forms));
+                }
+            },
+            None => false,
+        };
         if choices == 0 || choices > experts {
             let headline = format!("{choices} choices of {experts} experts");
             return self.fail(check::bad_size::report(choose.span, headline));
@@ -99,16 +113,18 @@ impl Tracer<'_> {
             Some(expr) => self.capacity(frame, expr)?,
             None => None,
         };
-        let priority = match self.moded(section, "priority") {
+        let (priority, shuffled) = match self.moded(section, "priority") {
             Some(expr) => match super::parameter::bare(expr) {
-                Some("batch") => Priority::Batch,
-                Some("index") => Priority::Index,
+                Some("batch") => (Priority::Batch, false),
+                Some("index") => (Priority::Index, false),
+                // In order of a number drawn for each token and expert instead of the weight.
+                Some("random") => (Priority::Batch, true),
                 _ => {
-                    let forms = "`batch` or `index`";
+                    let forms = "`batch`, `index` or `random`";
                     return self.fail(check::bad_setting::report(expr.span, "priority", forms));
                 }
             },
-            None => Priority::Index,
+            None => (Priority::Index, false),
         };
         let group = match self.moded(section, "group") {
             Some(expr) => self.group(frame, expr)?,
@@ -126,6 +142,8 @@ impl Tracer<'_> {
             scores,
             activation,
             noise,
+            drawn,
+            shuffled,
             renormalise,
             capacity_span: capacity_expr.map_or(section.name.span, |expr| expr.span),
             group,
@@ -238,7 +256,8 @@ impl Tracer<'_> {
     }
 
     fn capacity(&mut self, frame: &mut Frame, expr: &Expr) -> Traced<Option<Capacity>> {
-        let forms = "`dropless`, a factor, or `capacity(1.0, multiple_of: 4, round: up)`";
+        let forms =
+            "`dropless`, a factor, or `capacity(1.0, multiple_of: 4, at_least: 4, round: up)`";
         if super::parameter::bare(expr) == Some("dropless") {
             return Ok(None);
         }
@@ -246,6 +265,7 @@ impl Tracer<'_> {
             factor: 1.0,
             round_nearest: false,
             multiple_of: 1,
+            at_least: 0,
         };
         let Some(call) = call_of(expr, "capacity") else {
             if matches!(expr.kind, ExprKind::Call(_) | ExprKind::Text(_)) {
@@ -259,6 +279,9 @@ impl Tracer<'_> {
                 None | Some("factor") => capacity.factor = self.real(frame, &arg.value)?,
                 Some("multiple_of") => {
                     capacity.multiple_of = self.whole(frame, &arg.value, "a multiple")?.max(1);
+                }
+                Some("at_least") => {
+                    capacity.at_least = self.whole(frame, &arg.value, "a number of slots")?;
                 }
                 Some("round") => match super::parameter::bare(&arg.value) {
                     Some("up") => capacity.round_nearest = false,
@@ -318,8 +341,18 @@ impl Tracer<'_> {
             Activation::Softmax => self.emit(Softmax {}, &[routed])?,
             Activation::Sigmoid => self.emit(Sigmoid {}, &[routed])?,
         };
-        let expert = self.emit(TopK { k: choices }, &[probs])?;
+        let expert = match policy.drawn && choices > 1 {
+            true => self.drawn_choices(policy, &path, routed, probs, &scored)?,
+            false => self.emit(TopK { k: choices }, &[probs])?,
+        };
         let raw = self.emit(GatherLast {}, &[probs, expert])?;
+        let order = match policy.shuffled {
+            true => {
+                let numbers = self.draw(format!("{path}.order"), scored, Distribution::Uniform)?;
+                self.emit(GatherLast {}, &[numbers, expert])?
+            }
+            false => raw,
+        };
         let routing = policy.routing.clone();
         let slots = self.slots(policy, &tokens)?;
         let per_expert = slots.map(|slots| groups.mul(&Size::from(slots)));
@@ -339,7 +372,7 @@ impl Tracer<'_> {
             DispatchSlot {
                 routing: routing.clone(),
             },
-            &[expert, raw],
+            &[expert, order],
         )?;
         let chosen = vec![groups, tokens, Size::from(choices)];
         let limit = match slots {
@@ -358,7 +391,7 @@ impl Tracer<'_> {
                 rows,
                 plan: plan_dim,
             },
-            &[expert, raw],
+            &[expert, order],
         )?;
         let weight = self.renormalise(policy.renormalise, raw, kept, &chosen)?;
         self.routers.push(RouterInstance {
@@ -434,6 +467,39 @@ impl Tracer<'_> {
         self.emit(Add {}, &[logits, scaled])
     }
 
+    /// The best expert first, then experts drawn without repetition in proportion to the softmax of
+    /// the other scores: the largest with Gumbel noise (arXiv 2006.16668 draws its second expert so).
+    fn drawn_choices(
+        &mut self,
+        policy: &Policy,
+        path: &str,
+        scores: ValueId,
+        probs: ValueId,
+        shape: &[Size],
+    ) -> Traced<ValueId> {
+        let later = policy.routing.choices - 1;
+        let first = self.emit(TopK { k: 1 }, &[probs])?;
+        let noise = self.draw(
+            format!("{path}.second"),
+            shape.to_vec(),
+            Distribution::Gumbel,
+        )?;
+        let noisy = self.emit(Add {}, &[scores, noise])?;
+        let line = Iota {
+            shape: shape.to_vec(),
+            axis: 2,
+        };
+        let index = self.emit(line, &[])?;
+        let flat = self.reshape(first, shape[..2].to_vec())?;
+        let taken = self.broadcast(flat, shape, vec![0, 1])?;
+        let relation = Relation::Equal;
+        let taken = self.emit(Compare { relation }, &[index, taken])?;
+        let never = self.constant(DType::F32, shape.to_vec(), f64::from(f32::MIN))?;
+        let open = self.emit(Select {}, &[taken, never, noisy])?;
+        let rest = self.emit(TopK { k: later }, &[open])?;
+        self.emit(Concat { axis: 2 }, &[first, rest])
+    }
+
     /// Slots per expert; none when dropless.
     fn slots(&mut self, policy: &Policy, tokens: &Size) -> Traced<Option<usize>> {
         if policy.routing.capacity.is_none() {
@@ -475,7 +541,7 @@ impl Tracer<'_> {
         };
         let sum = self.emit(spread, &[sum])?;
         // A token whose choices were all dropped has weight 0 / tiny = 0.
-        let tiny = self.constant(DType::F32, shape.to_vec(), 1e-9)?;
+        let tiny = self.constant(DType::F32, shape.to_vec(), f64::from(f32::EPSILON))?;
         let sum = self.emit(Maximum {}, &[sum, tiny])?;
         self.emit(Div {}, &[weight, sum])
     }

@@ -44,6 +44,8 @@ pub(crate) struct Tracer<'a> {
     pub(crate) expert: Option<ExpertContext>,
     /// Where nodes come from.
     pub(crate) origin: Origin,
+    /// The call that led from the user's file into the library.
+    pub(crate) site: Option<Span>,
     steps: usize,
     depth: usize,
 }
@@ -72,6 +74,7 @@ impl<'a> Tracer<'a> {
             routers: Vec::new(),
             expert: None,
             origin: Origin::default(),
+            site: None,
             steps: 0,
             depth: 0,
         }
@@ -117,7 +120,7 @@ impl<'a> Tracer<'a> {
     fn entry_name(&self) -> &str {
         match &self.request.what {
             super::Target::Entry(name) | super::Target::Objective(name) => name,
-            super::Target::Everything => "",
+            super::Target::Values(_) | super::Target::Everything => "",
         }
     }
 
@@ -156,6 +159,7 @@ impl<'a> Tracer<'a> {
     ) -> Traced<T> {
         let origin = Origin {
             span,
+            site: self.site.unwrap_or(span),
             path: frame.scope.path.clone(),
         };
         let outer = std::mem::replace(&mut self.origin, origin);
@@ -171,7 +175,12 @@ impl<'a> Tracer<'a> {
             return self.fail(check::too_large::report(self.origin.span, headline));
         }
         match self.graph.add(op.into(), operands, self.origin.clone()) {
-            Ok(id) => Ok(id),
+            Ok(id) if self.graph.ty(id).bound_elements(&self.bindings).is_some() => Ok(id),
+            Ok(id) => {
+                let text = self.graph.type_text(self.graph.ty(id));
+                let headline = format!("{text} has more elements than can be counted");
+                self.fail(check::bad_size::report(self.origin.span, headline))
+            }
             Err(error) => {
                 let report = check::operands::report(self.origin.span, error.message);
                 self.fail(report)
@@ -251,6 +260,7 @@ impl<'a> Tracer<'a> {
         };
         let origin = Origin {
             span: input.name.span,
+            site: input.name.span,
             path: name.to_owned(),
         };
         let outer = std::mem::replace(&mut self.origin, origin);

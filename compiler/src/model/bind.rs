@@ -24,6 +24,9 @@ pub struct BindOptions<'a> {
     pub importer: Option<Importer<'a>>,
 }
 
+/// Files that may import one another in a row.
+const MAX_IMPORTS: usize = 64;
+
 struct Binder<'a> {
     sources: &'a mut Sources,
     importer: Option<Importer<'a>>,
@@ -31,6 +34,8 @@ struct Binder<'a> {
     dims: Vec<Dim>,
     presets: Vec<ast::Section>,
     loaded: Vec<String>,
+    /// Files between the root and the one being read.
+    depth: usize,
     diagnostics: Diagnostics,
 }
 
@@ -51,6 +56,7 @@ pub fn bind(
         dims: Vec::new(),
         presets: Vec::new(),
         loaded: Vec::new(),
+        depth: 0,
         diagnostics: Diagnostics::default(),
     };
     binder.library();
@@ -119,8 +125,16 @@ impl Binder<'_> {
                     return;
                 };
                 if !self.loaded.contains(&name) {
+                    if self.depth >= MAX_IMPORTS {
+                        let headline = format!("more than {MAX_IMPORTS} files import one another");
+                        self.diagnostics
+                            .push(check::import::report(path.span, headline));
+                        return;
+                    }
                     let id = self.sources.add(name, text);
+                    self.depth += 1;
                     self.file(id);
+                    self.depth -= 1;
                 }
                 self.exported(import, span);
             }

@@ -7,25 +7,27 @@ use crate::size::{DimId, Size};
 use gatewright_grammar::ast::{Dim, Expr, ExprKind, UnaryOp};
 use gatewright_grammar::diagnostic::Diagnostics;
 use gatewright_grammar::source::Span;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Deeper expressions than this are refused; the parser has its own limit.
 const MAX_DEPTH: usize = 128;
 
 struct Evaluator<'a> {
-    dims: &'a [Dim],
+    dims: BTreeMap<&'a str, &'a Dim>,
     done: BTreeMap<String, Option<(Size, Span)>>,
-    open: Vec<String>,
     symbols: Vec<String>,
     diagnostics: &'a mut Diagnostics,
 }
 
 /// Gives every dim its size. A dim with an error is left out after its message.
 pub(crate) fn evaluate(model: &mut Model, dims: &[Dim], diagnostics: &mut Diagnostics) {
+    let mut by_name = BTreeMap::new();
+    for dim in dims {
+        by_name.entry(dim.name.value.as_str()).or_insert(dim);
+    }
     let mut evaluator = Evaluator {
-        dims,
+        dims: by_name,
         done: BTreeMap::new(),
-        open: Vec::new(),
         symbols: Vec::new(),
         diagnostics,
     };
@@ -37,11 +39,11 @@ pub(crate) fn evaluate(model: &mut Model, dims: &[Dim], diagnostics: &mut Diagno
             evaluator.done.insert(dim.name.value.clone(), value);
         }
     }
+    let mut known = BTreeSet::new();
     for dim in dims {
-        let value = evaluator.dim(dim);
-        if let Some((size, span)) = value
-            && !model.dims.iter().any(|known| known.name == dim.name.value)
-        {
+        evaluator.dim(dim);
+        let value = evaluator.done.get(&dim.name.value).cloned().flatten();
+        if let (Some((size, span)), true) = (value, known.insert(&dim.name.value)) {
             model.dims.push(DimValue {
                 name: dim.name.value.clone(),
                 size,
@@ -52,27 +54,72 @@ pub(crate) fn evaluate(model: &mut Model, dims: &[Dim], diagnostics: &mut Diagno
     model.symbols = evaluator.symbols;
 }
 
-impl Evaluator<'_> {
-    fn dim(&mut self, dim: &Dim) -> Option<(Size, Span)> {
-        let name = &dim.name.value;
-        if let Some(done) = self.done.get(name) {
-            return done.clone();
+/// A dim that waits for those it needs.
+struct Open<'a> {
+    dim: &'a Dim,
+    expr: &'a Expr,
+    needs: Vec<&'a Dim>,
+}
+
+impl<'a> Evaluator<'a> {
+    /// Evaluates a dim after all that it needs. Chains may be long, so nothing recurses over them.
+    fn dim(&mut self, dim: &'a Dim) {
+        let mut open: Vec<Open> = self.open(dim).into_iter().collect();
+        while let Some(last) = open.last_mut() {
+            let Some(next) = last.needs.pop() else {
+                let (dim, expr) = (last.dim, last.expr);
+                open.pop();
+                self.finish(dim, expr);
+                continue;
+            };
+            let same = |other: &Open| std::ptr::eq(other.dim, next);
+            if let Some(start) = open.iter().position(same) {
+                let cycle = open[start..].iter().map(|open| open.dim.name.value.clone());
+                let report = check::recursion::report(next.name.span, &cycle.collect::<Vec<_>>());
+                self.diagnostics.push(report);
+                self.done.insert(next.name.value.clone(), None);
+            } else {
+                open.extend(self.open(next));
+            }
         }
-        if let Some(start) = self.open.iter().position(|open| open == name) {
-            let cycle = self.open[start..].to_vec();
-            self.diagnostics
-                .push(check::recursion::report(dim.name.span, &cycle));
-            return None;
-        }
+    }
+
+    /// A dim without a value yet.
+    fn open(&self, dim: &'a Dim) -> Option<Open<'a>> {
         let expr = dim.value.as_ref()?;
-        self.open.push(name.clone());
-        let value = self
-            .number(expr, 0)
-            .and_then(|number| self.size(name, expr.span, &number));
-        self.open.pop();
-        let value = value.map(|size| (size, expr.span));
-        self.done.insert(name.clone(), value.clone());
-        value
+        let mut needs = Vec::new();
+        self.needs(expr, 0, &mut needs);
+        let done = self.done.contains_key(&dim.name.value);
+        (!done).then_some(Open { dim, expr, needs })
+    }
+
+    /// The dims without a value that an expression names.
+    fn needs(&self, expr: &Expr, depth: usize, found: &mut Vec<&'a Dim>) {
+        match &expr.kind {
+            _ if depth > MAX_DEPTH => {}
+            ExprKind::Path(path) => {
+                let name = path.to_string();
+                let dim = self.dims.get(name.as_str()).copied();
+                found.extend(dim.filter(|_| !self.done.contains_key(&name)));
+            }
+            ExprKind::Unary(_, operand) => self.needs(operand, depth + 1, found),
+            ExprKind::Binary(_, left, right) => {
+                self.needs(left, depth + 1, found);
+                self.needs(right, depth + 1, found);
+            }
+            _ => {}
+        }
+    }
+
+    fn finish(&mut self, dim: &Dim, expr: &Expr) {
+        let name = &dim.name.value;
+        if self.done.contains_key(name) {
+            return;
+        }
+        let number = self.number(expr, 0);
+        let size = number.and_then(|number| self.size(name, expr.span, &number));
+        let value = size.map(|size| (size, expr.span));
+        self.done.insert(name.clone(), value);
     }
 
     fn size(&mut self, name: &str, span: Span, number: &Number) -> Option<Size> {
@@ -120,13 +167,13 @@ impl Evaluator<'_> {
     }
 
     fn named(&mut self, name: String, span: Span) -> Option<Number> {
-        let dims = self.dims;
-        let Some(dim) = dims.iter().find(|dim| dim.name.value == name) else {
-            let known = dims.iter().map(|dim| dim.name.value.as_str());
+        if !self.dims.contains_key(name.as_str()) {
+            let known = self.dims.keys().copied();
             self.diagnostics
                 .push(check::unknown_name::report(span, "dim", &name, known));
             return None;
-        };
-        self.dim(dim).map(|(size, _)| Number::Whole(size))
+        }
+        let (size, _) = self.done.get(&name).cloned().flatten()?;
+        Some(Number::Whole(size))
     }
 }

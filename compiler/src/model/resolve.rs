@@ -92,7 +92,10 @@ fn cycles(
                 continue;
             };
             stack.push((key, next + 1));
-            if let Some(from) = stack.iter().position(|(open, _)| open == reference) {
+            // What is neither new nor done waits on the stack.
+            if done.get(reference.as_str()) == Some(&false)
+                && let Some(from) = stack.iter().position(|(open, _)| open == reference)
+            {
                 let name = |key: &str| key.split(':').nth(1).unwrap_or(key).to_owned();
                 let cycle: Vec<String> = stack[from..].iter().map(|(key, _)| name(key)).collect();
                 let span = spans.get(reference).copied().unwrap_or_default();
@@ -219,8 +222,8 @@ impl Resolver<'_> {
             }
             Stmt::Flow(expr) => self.expr(expr, Position::Value),
             Stmt::Residual(expr, _) => self.expr(expr, Position::Value),
-            Stmt::Stack(parts, _) => {
-                for part in parts {
+            Stmt::Stack(stack) => {
+                for part in &stack.parts {
                     for block in &part.blocks {
                         self.expr(block, Position::Step);
                     }
@@ -228,6 +231,8 @@ impl Resolver<'_> {
                         self.expr(times, Position::Value);
                     }
                 }
+                self.locals
+                    .extend(stack.states.iter().map(|name| name.value.clone()));
             }
             Stmt::Repeat(repeat) => {
                 self.expr(&repeat.from, Position::Value);

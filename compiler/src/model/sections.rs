@@ -14,7 +14,7 @@ const ROUTER: &[&str] = &[
 /// The keys of an experts section.
 const EXPERTS: &[&str] = &["router", "expert", "init"];
 /// Fields that may differ between training and evaluation.
-const PAIRED: &[&str] = &["noise", "capacity"];
+const PAIRED: &[&str] = &["noise", "second", "capacity", "priority"];
 
 /// One section with its static values.
 #[derive(Clone, Debug, PartialEq)]

@@ -4,7 +4,9 @@
 pub const LIBRARY: &[(&str, &str)] = &[
     ("layers", include_str!("../std/layers.gate")),
     ("vision", include_str!("../std/vision.gate")),
+    ("images", include_str!("../std/images.gate")),
     ("text", include_str!("../std/text.gate")),
+    ("decoder", include_str!("../std/decoder.gate")),
     ("losses", include_str!("../std/losses.gate")),
     ("routing", include_str!("../std/routing.gate")),
 ];

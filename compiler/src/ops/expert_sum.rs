@@ -37,6 +37,10 @@ impl Primitive for ExpertSum {
         Ok(result)
     }
 
+    fn flops(&self, operands: &[&[usize]], _result: &[usize]) -> u64 {
+        operands.first().map_or(0, |added| elements(added))
+    }
+
     fn gradient(&self, builder: &mut Builder, operands: &[ValueId], _result: ValueId, gradient: ValueId) -> Result<Vec<Option<ValueId>>, OpError> {
         let [x, plan] = exactly(operands)?;
         let rows = rows_dim(builder.ty(x))?;

@@ -46,6 +46,11 @@ impl Primitive for GroupedMatmul {
         Ok(result)
     }
 
+    fn flops(&self, operands: &[&[usize]], result: &[usize]) -> u64 {
+        let depth = operands.first().and_then(|rows| rows.last());
+        elements(result).saturating_mul(2 * depth.map_or(0, |depth| *depth as u64))
+    }
+
     fn gradient(&self, builder: &mut Builder, operands: &[ValueId], _result: ValueId, gradient: ValueId) -> Result<Vec<Option<ValueId>>, OpError> {
         let [rows, weight, plan] = exactly(operands)?;
         let experts = builder.ty(weight).shape[0].as_const();

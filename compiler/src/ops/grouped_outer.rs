@@ -43,6 +43,12 @@ impl Primitive for GroupedOuter {
         Ok(result)
     }
 
+    fn flops(&self, operands: &[&[usize]], _result: &[usize]) -> u64 {
+        let [a, b] = [0, 1].map(|slot| operands.get(slot).copied().unwrap_or(&[0]));
+        let columns = b.last().map_or(0, |columns| *columns as u64);
+        elements(a).saturating_mul(2 * columns)
+    }
+
     fn gradient(&self, builder: &mut Builder, operands: &[ValueId], _result: ValueId, gradient: ValueId) -> Result<Vec<Option<ValueId>>, OpError> {
         let [a, b, plan] = exactly(operands)?;
         let d_a = builder.add(GroupedMatmul { transpose: true }, &[b, gradient, plan])?;

@@ -71,6 +71,14 @@ impl Primitive for Matmul {
         Ok(result)
     }
 
+    fn flops(&self, operands: &[&[usize]], result: &[usize]) -> u64 {
+        let depth = operands.first().and_then(|a| match self.transpose_a {
+            false => a.last(),
+            true => a.iter().nth_back(1),
+        });
+        elements(result).saturating_mul(2 * depth.map_or(0, |depth| *depth as u64))
+    }
+
     fn gradient(&self, builder: &mut Builder, operands: &[ValueId], _result: ValueId, gradient: ValueId) -> Result<Vec<Option<ValueId>>, OpError> {
         let [a, b] = exactly(operands)?;
         let product = |transpose_a, transpose_b| Matmul {

@@ -27,6 +27,7 @@ impl Primitive for Random {
             match self.distribution {
                 Distribution::Uniform => numbers.uniform(element as u64),
                 Distribution::Normal => numbers.normal(element as u64),
+                Distribution::Gumbel => numbers.gumbel(element as u64),
             }
         }))
     }

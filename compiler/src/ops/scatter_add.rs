@@ -36,6 +36,10 @@ impl Primitive for ScatterAdd {
         Ok(result)
     }
 
+    fn flops(&self, operands: &[&[usize]], _result: &[usize]) -> u64 {
+        operands.first().map_or(0, |added| elements(added))
+    }
+
     fn gradient(&self, builder: &mut Builder, operands: &[ValueId], _result: ValueId, gradient: ValueId) -> Result<Vec<Option<ValueId>>, OpError> {
         let [_, ids] = exactly(operands)?;
         Ok(vec![Some(builder.add(Gather {}, &[gradient, ids])?), None])

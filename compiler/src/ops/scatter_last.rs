@@ -35,6 +35,10 @@ impl Primitive for ScatterLast {
         Ok(result)
     }
 
+    fn flops(&self, operands: &[&[usize]], _result: &[usize]) -> u64 {
+        operands.first().map_or(0, |added| elements(added))
+    }
+
     fn gradient(&self, builder: &mut Builder, operands: &[ValueId], _result: ValueId, gradient: ValueId) -> Result<Vec<Option<ValueId>>, OpError> {
         let [_, indices] = exactly(operands)?;
         let d_values = builder.add(GatherLast {}, &[gradient, indices])?;

@@ -43,6 +43,10 @@ impl Primitive for Undispatch {
         Ok(result)
     }
 
+    fn flops(&self, _operands: &[&[usize]], result: &[usize]) -> u64 {
+        elements(result).saturating_mul(self.choices.saturating_sub(1) as u64)
+    }
+
     fn gradient(&self, builder: &mut Builder, operands: &[ValueId], _result: ValueId, gradient: ValueId) -> Result<Vec<Option<ValueId>>, OpError> {
         let [x, plan] = exactly(operands)?;
         let gather = GatherRows {

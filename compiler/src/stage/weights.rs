@@ -14,7 +14,14 @@ mod name;
 pub use name::NamePattern;
 
 /// What can be done to a foreign tensor.
-const TRANSFORMS: &[&str] = &["transpose", "convolution", "part"];
+const TRANSFORMS: &[&str] = &[
+    "transpose",
+    "convolution",
+    "part",
+    "squeeze",
+    "unsqueeze",
+    "either",
+];
 
 /// A name map to a foreign checkpoint, both ways.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,6 +45,9 @@ pub struct Rule {
     pub ours: NamePattern,
     /// The foreign name; absent for `none`: the parameter keeps its start.
     pub theirs: Option<NamePattern>,
+    /// Other names that checkpoints give the same tensor: `either("a", "b")`.
+    #[serde(default)]
+    pub twins: Vec<NamePattern>,
     /// What makes ours of theirs, in order; export undoes it from the end.
     pub transforms: Vec<Transform>,
     /// Where the line stands.
@@ -60,6 +70,16 @@ pub enum Transform {
         /// How many.
         of: u64,
     },
+    /// `squeeze(…, 2)`: leading axes of size one are dropped.
+    Squeeze {
+        /// How many.
+        axes: u64,
+    },
+    /// `unsqueeze(…, 1)`: leading axes of size one are added.
+    Unsqueeze {
+        /// How many.
+        axes: u64,
+    },
 }
 
 /// A parameter with the tensor it is read from and written to.
@@ -69,6 +89,9 @@ pub struct Pair {
     pub ours: String,
     /// The foreign name.
     pub theirs: String,
+    /// Other names under which the checkpoint holds the same tensor.
+    #[serde(default)]
+    pub twins: Vec<String>,
     /// What makes ours of theirs, in order.
     pub transforms: Vec<Transform>,
 }
@@ -124,16 +147,16 @@ impl WeightsSpec {
                 result.fresh.push(path.to_owned());
                 continue;
             };
-            if !theirs.contains(pair.theirs.as_str()) {
+            let Some(pair) = pair.among(&theirs) else {
                 result.unmatched_ours.push(path.to_owned());
                 continue;
-            }
+            };
             let parts = pair
                 .transforms
                 .iter()
                 .filter_map(|transform| match transform {
                     Transform::Part { index, .. } => Some(*index),
-                    Transform::Transpose | Transform::Convolution => None,
+                    _ => None,
                 });
             let claim = (pair.theirs.clone(), parts.collect());
             if let Some(first) = claims.insert(claim, rule.span) {
@@ -142,6 +165,7 @@ impl WeightsSpec {
                     .push((pair.theirs.clone(), first, rule.span));
             }
             read.insert(pair.theirs.clone());
+            read.extend(pair.twins.iter().cloned());
             result.pairs.push(pair);
         }
         for name in theirs.iter().filter(|name| !read.contains(**name)) {
@@ -184,10 +208,27 @@ impl Rule {
     fn theirs_of(&self, ours: &str) -> Option<Pair> {
         let captures = self.ours.captures(ours)?;
         let theirs = self.theirs.as_ref()?.fill(&captures)?;
+        let twins = self.twins.iter().filter_map(|name| name.fill(&captures));
         Some(Pair {
             ours: ours.to_owned(),
             theirs,
+            twins: twins.collect(),
             transforms: self.transforms.clone(),
+        })
+    }
+}
+
+impl Pair {
+    /// The pair with those of its names that a checkpoint has; the first of them is read.
+    fn among(self, names: &BTreeSet<&str>) -> Option<Self> {
+        let all = std::iter::once(self.theirs).chain(self.twins);
+        let mut present = all.filter(|name| names.contains(name.as_str()));
+        let theirs = present.next()?;
+        let twins = present.collect();
+        Some(Self {
+            theirs,
+            twins,
+            ..self
         })
     }
 }
@@ -232,57 +273,84 @@ fn rule(reader: &mut Reader, ours: NamePattern, at: At) -> Option<Rule> {
         return Some(Rule {
             ours,
             theirs: None,
+            twins: Vec::new(),
             transforms,
             span: at.span,
         });
     }
+    let mut others = Vec::new();
     // The innermost call comes first.
     while let StaticValue::Call { .. } = inner.value {
         let (callee, call) = reader.call(inner, "transform", TRANSFORMS)?;
-        let first = call.positional.first().copied();
-        let transform = match callee {
-            "part" => {
-                reader.known(&call, &["of"], 2);
-                let of = reader
-                    .required(&call, "of", "3")
-                    .and_then(|at| reader.whole(at, "of", 2))?;
-                let index = call.positional.get(1).copied().unwrap_or(inner);
-                let index = reader.number(index, "part", 0.0..=(of - 1) as f64)?;
-                Transform::Part {
-                    index: index as u64,
-                    of,
-                }
-            }
-            _ => {
-                reader.known(&call, &[], 1);
-                if callee == "transpose" {
-                    Transform::Transpose
-                } else {
-                    Transform::Convolution
-                }
-            }
+        let Some(first) = call.positional.first().copied() else {
+            return reader.refuse(inner, callee, "a name in quotes");
         };
-        transforms.insert(0, transform);
-        match first {
-            Some(at) => inner = at,
-            None => return reader.refuse(inner, callee, "a name in quotes"),
+        if callee == "either" {
+            reader.known(&call, &[], usize::MAX);
+            others.extend(call.positional.iter().skip(1).copied());
+        } else {
+            transforms.insert(0, transform(reader, callee, &call, inner)?);
         }
+        inner = first;
     }
     let theirs = name(reader, inner, "weights")?;
-    if ours.variables() != theirs.variables() {
-        let headline = format!(
-            "`{}` and `{}` have different placeholders",
-            ours.text, theirs.text
-        );
-        reader.push(check::bad_name_map::report(at.span, headline));
-        return None;
+    let mut twins = Vec::new();
+    for other in others {
+        twins.push(name(reader, other, "weights")?);
+    }
+    for foreign in std::iter::once(&theirs).chain(&twins) {
+        if ours.variables() != foreign.variables() {
+            let headline = format!(
+                "`{}` and `{}` have different placeholders",
+                ours.text, foreign.text
+            );
+            reader.push(check::bad_name_map::report(at.span, headline));
+            return None;
+        }
     }
     Some(Rule {
         ours,
         theirs: Some(theirs),
+        twins,
         transforms,
         span: at.span,
     })
+}
+
+/// One change to a tensor, from its name and what is written in it.
+fn transform(reader: &mut Reader, callee: &str, call: &Keys, at: At) -> Option<Transform> {
+    let second = call.positional.get(1).copied();
+    match callee {
+        "part" => {
+            reader.known(call, &["of"], 2);
+            let of = reader
+                .required(call, "of", "3")
+                .and_then(|at| reader.whole(at, "of", 2))?;
+            let index = reader.number(second.unwrap_or(at), "part", 0.0..=(of - 1) as f64)?;
+            Some(Transform::Part {
+                index: index as u64,
+                of,
+            })
+        }
+        "squeeze" | "unsqueeze" => {
+            reader.known(call, &[], 2);
+            let axes = match second {
+                Some(at) => reader.whole(at, callee, 1)?,
+                None => 1,
+            };
+            Some(match callee {
+                "squeeze" => Transform::Squeeze { axes },
+                _ => Transform::Unsqueeze { axes },
+            })
+        }
+        _ => {
+            reader.known(call, &[], 1);
+            Some(match callee {
+                "transpose" => Transform::Transpose,
+                _ => Transform::Convolution,
+            })
+        }
+    }
 }
 
 fn name(reader: &mut Reader, at: At, key: &str) -> Option<NamePattern> {

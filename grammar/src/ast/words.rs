@@ -153,7 +153,8 @@ impl Stmt {
             Self::Let(binding) => binding.span,
             Self::Param(param) => param.span,
             Self::Flow(flow) => flow.span,
-            Self::Residual(_, span) | Self::Stack(_, span) => *span,
+            Self::Residual(_, span) => *span,
+            Self::Stack(stack) => stack.span,
             Self::Repeat(repeat) => repeat.span,
             Self::If(choice) => choice.span,
         }

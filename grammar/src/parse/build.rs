@@ -8,7 +8,7 @@ use super::{Rule, literal, scan};
 use crate::ast::{
     Block, BlockKind, Dim, Entry, Expr, ExprKind, Field, FieldKey, FieldValue, Formula,
     FormulaKind, If, Input, Item, ItemKind, Let, Name, Param, ParamDecl, Repeat, Section,
-    SectionKind, StackPart, Stmt, Type, TypeAxis, TypeKind, Use, UseSource,
+    SectionKind, Stack, StackPart, Stmt, Type, TypeAxis, TypeKind, Use, UseSource,
 };
 use crate::codes;
 use crate::diagnostic::Diagnostic;
@@ -318,8 +318,19 @@ impl<'a> Builder<'a> {
                 Stmt::Residual(flow, span)
             }
             Rule::stack => {
-                let parts: Option<_> = children(pair).map(|part| self.stack_part(part)).collect();
-                Stmt::Stack(parts?, span)
+                let (names, parts): (Vec<_>, Vec<_>) = children(pair)
+                    .filter(|part| part.as_rule() != Rule::kw_as)
+                    .partition(|part| part.as_rule() == Rule::name);
+                let parts: Option<_> = parts
+                    .into_iter()
+                    .map(|part| self.stack_part(part))
+                    .collect();
+                let states = names.first().map(|name| self.name(name));
+                Stmt::Stack(Stack {
+                    parts: parts?,
+                    states,
+                    span,
+                })
             }
             Rule::repeat => Stmt::Repeat(self.repeat(pair)?),
             Rule::choice => Stmt::If(self.choice(pair)?),

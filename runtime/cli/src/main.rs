@@ -8,8 +8,11 @@ mod bug;
 mod failure;
 mod input;
 mod output;
+mod progress;
 mod project;
 mod render;
+mod table;
+mod target;
 mod verbs;
 
 use clap::Parser;

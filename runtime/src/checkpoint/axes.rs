@@ -78,3 +78,25 @@ pub(super) fn unwrap(mut tensor: HostTensor) -> HostTensor {
     tensor.shape.remove(0);
     tensor
 }
+
+/// Result axis i is axis `order[i]`; nothing when the tensor has another number of axes.
+pub(super) fn permute(tensor: &HostTensor, order: &[usize]) -> Option<HostTensor> {
+    if tensor.shape.len() != order.len() || !tensor.is_well_formed() {
+        return None;
+    }
+    let strides = gatewright_compiler::tensor::row_major_strides(&tensor.shape);
+    let shape: Vec<usize> = order.iter().map(|axis| tensor.shape[*axis]).collect();
+    let mut sources = vec![0];
+    for (size, axis) in shape.iter().zip(order) {
+        let step = strides[*axis];
+        sources = sources
+            .into_iter()
+            .flat_map(|start| (0..*size).map(move |index| start + index * step))
+            .collect();
+    }
+    let data = match &tensor.data {
+        HostData::F32(values) => HostData::F32(sources.into_iter().map(|i| values[i]).collect()),
+        HostData::U32(values) => HostData::U32(sources.into_iter().map(|i| values[i]).collect()),
+    };
+    Some(HostTensor { shape, data })
+}

@@ -274,6 +274,7 @@ fn sources() -> Vec<Case> {
         Case::new(Iota { shape, axis: 1 }, []),
         Case::new(draw(Distribution::Uniform), []),
         Case::new(draw(Distribution::Normal), []),
+        Case::new(draw(Distribution::Gumbel), []),
     ]
 }
 
@@ -348,6 +349,7 @@ fn movement() -> Vec<Case> {
         before: before.into(),
         after: after.into(),
     };
+    let unfold = |axis, size, step| Unfold { axis, size, step };
     let broadcast = |shape: &[usize], axes: &[usize]| Broadcast {
         shape: sizes(shape),
         axes: axes.to_vec(),
@@ -379,6 +381,11 @@ fn movement() -> Vec<Case> {
         Case::new(slice(0, 1, 0), x()),
         Case::new(pad(2, 2, 1), x()),
         Case::new(pad(0, 0, 3), x()),
+        Case::new(unfold(0, 2, 1), [Normal(vec![5])]),
+        Case::new(unfold(1, 3, 2), [Normal(vec![2, 8, 3])]),
+        Case::new(unfold(1, 2, 3), [Normal(vec![2, 7, 1])]),
+        Case::new(unfold(2, 2, 2), [Normal(vec![2, 1, 5])]),
+        Case::new(unfold(0, 3, 1), [Normal(vec![3, 2])]),
         Case::new(Concat { axis: 1 }, parts),
         Case::new(Concat { axis: 0 }, [Normal(vec![3])]),
     ]
@@ -454,6 +461,10 @@ fn indexed() -> Vec<Case> {
         let rows = Normal([ids, vec![2]].concat());
         all.push(Case::new(ScatterAdd { size: 3.into() }, [rows, below]));
     }
+    for (rows, most) in [(7, 3), (7, 9), (1, 1)] {
+        let most = RowsWhere { most: most.into() };
+        all.push(Case::new(most, [Truth(vec![rows])]));
+    }
     for (leading, width, k) in [(vec![], 5, 2), (vec![3, 1], 4, 3), (vec![2], 1, 1)] {
         let shape = |last| [leading.clone(), vec![last]].concat();
         let indices = Below(shape(k), width);
@@ -478,6 +489,7 @@ pub(crate) fn scenarios() -> Vec<Routed> {
             factor,
             round_nearest: false,
             multiple_of: 1,
+            at_least: 0,
         }),
         priority,
     };

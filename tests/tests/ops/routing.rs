@@ -86,6 +86,7 @@ fn layer(
         factor: (slots * count) as f64 / experts.len() as f64,
         round_nearest: true,
         multiple_of: 1,
+        at_least: 0,
     };
     let routing = Routing {
         experts: count,
@@ -133,6 +134,7 @@ fn capacity_rounds_up_to_multiples() {
             factor,
             round_nearest: false,
             multiple_of,
+            at_least: 0,
         };
         let routing = Routing {
             experts,

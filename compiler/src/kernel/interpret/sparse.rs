@@ -117,6 +117,12 @@ pub(super) fn run(
             }
             Ok(())
         }
+        KernelSpec::RowsWhere { count, most } => {
+            let shown = (0..*count).filter(|row| inputs[0][*row] != 0.0);
+            outputs[0] = shown.map(|row| row as f64).take(*most).collect();
+            outputs[0].resize(*most, 0.0);
+            Ok(())
+        }
         _ => Err("this family has no interpretation".to_owned()),
     }
 }

@@ -4,10 +4,9 @@ use crate::arguments::{Form, Spec, Target};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::project;
-use gatewright_compiler::lower::{self, Mode, Request};
+use crate::target::{self, Wanted};
 use gatewright_compiler::plan::Limits;
 use gatewright_grammar::source::FileId;
-use gatewright_runtime::device::{Choice, Device};
 use gatewright_runtime::once;
 use gatewright_runtime::project::Project;
 use std::path::{Path, PathBuf};
@@ -23,7 +22,7 @@ pub(crate) struct Args {
     spec: Spec,
     #[command(flatten)]
     target: Target,
-    /// What to write: ast, model, graph, grad, wgsl, plan
+    /// What to write: ast, model, graph, grad, kernel, wgsl, plan
     #[arg(long, value_delimiter = ',', default_value = "wgsl,plan")]
     emit: Vec<String>,
     /// The folder for `plan.json`, `wgsl/NNN_name.wgsl` and the text forms
@@ -46,18 +45,37 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
             )));
         }
     }
-    let limits = limits(&args.device)?;
+    let limits = target::limits(&args.device)?;
     let mut project = project::open(&args.spec, out)?;
-    let request = request(&project, &args.target)?;
-    let lowered = project::lower(&mut project, &request, out)?;
-    let trained = args.target.stage.is_some();
-    let gradients = trained.then(|| lowered.parameters.keys().cloned().collect());
-    let name = match (&args.target.entry, &args.target.stage) {
-        (Some(entry), _) => format!("entry {entry}"),
-        (None, stage) => format!("stage {}", stage.as_deref().unwrap_or_default()),
+    for wanted in target::wanted(&project, &args.target)? {
+        // Each of several objectives gets a folder of its own.
+        let folder = match &wanted.part {
+            Some(part) => args.out.join(part),
+            None => args.out.clone(),
+        };
+        one(args, &mut project, &wanted, &limits, &folder, out)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the artefacts of one graph.
+fn one(
+    args: &Args,
+    project: &mut Project,
+    wanted: &Wanted,
+    limits: &Limits,
+    folder: &Path,
+    out: &mut Output,
+) -> Result<(), Failure> {
+    let lowered = project::lower(project, &wanted.request, out)?;
+    let optimizer = match &wanted.stage {
+        Some(stage) => Some(target::optimizer(project, stage, &lowered)?),
+        None => None,
     };
+    let gradients = optimizer.as_ref().map(|it| it.trained.clone());
+    let name = &wanted.name;
     let none = std::collections::BTreeSet::new();
-    let compiled = once::compiled(&name, &lowered, &limits, none, gradients, None)
+    let compiled = once::compiled(name, &lowered, limits, none, gradients, optimizer.as_ref())
         .map_err(|error| Failure::Message(error.to_string()))?;
     let wants = |form: &str| args.emit.iter().any(|it| it == form);
     let mut files = vec![];
@@ -89,8 +107,16 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
             ));
         }
     }
+    if wants("kernel") {
+        let texts: Vec<String> = compiled
+            .groups
+            .iter()
+            .map(|group| group.to_text(&compiled.graph))
+            .collect();
+        files.push(("kernel.txt".to_owned(), texts.concat()));
+    }
     for (name, text) in &files {
-        write(&args.out.join(name), text)?;
+        write(&folder.join(name), text)?;
     }
     let plan = &compiled.plan;
     let dispatches: usize = plan.programs.iter().map(|it| it.commands.len()).sum();
@@ -98,59 +124,12 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
         "{name}: {dispatches} dispatches of {} kernels, {} files in {}",
         plan.kernels.len(),
         files.len(),
-        args.out.display()
+        folder.display()
     ));
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
-const FORMS: &[&str] = &["ast", "model", "graph", "grad", "wgsl", "plan"];
-
-fn limits(device: &str) -> Result<Limits, Failure> {
-    match device {
-        "portable" => Ok(Limits::portable()),
-        "cpu-vulkan" => Ok(Limits::cpu_vulkan()),
-        name => Ok(Device::open(&Choice::parse(name))?.limits().clone()),
-    }
-}
-
-/// What an entry or stage asks to be traced.
-fn request(project: &Project, target: &Target) -> Result<Request, Failure> {
-    if let Some(entry) = &target.entry {
-        return Ok(Request::new(
-            lower::Target::Entry(entry.clone()),
-            Mode::Eval,
-        ));
-    }
-    let (experiment, diagnostics) = gatewright_compiler::stage::experiment(&project.model);
-    let Some(experiment) = experiment else {
-        return Err(project.mistakes(diagnostics).into());
-    };
-    let wanted = target.stage.as_deref();
-    let stage = experiment
-        .stages
-        .iter()
-        .find(|stage| Some(stage.name.as_str()) == wanted);
-    let Some(stage) = stage else {
-        let known: Vec<&str> = experiment
-            .stages
-            .iter()
-            .map(|stage| stage.name.as_str())
-            .collect();
-        let wanted = wanted.unwrap_or_default();
-        let known = known.join(", ");
-        return Err(Failure::Message(format!(
-            "there is no stage `{wanted}`; there are: {known}"
-        )));
-    };
-    let Some(objective) = stage.objective.clone() else {
-        let message = format!("stage `{}` states no objective of its own", stage.name);
-        return Err(Failure::Message(message));
-    };
-    Ok(Request::new(
-        lower::Target::Objective(objective),
-        Mode::Train,
-    ))
-}
+const FORMS: &[&str] = &["ast", "model", "graph", "grad", "kernel", "wgsl", "plan"];
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
     let failed = |error: std::io::Error| {

@@ -1,0 +1,95 @@
+//! What `--entry` and `--stage` ask for, and what `--device` plans for.
+
+use crate::arguments::Target;
+use crate::failure::Failure;
+use gatewright_compiler::lower::{self, Lowered, Mode, Request};
+use gatewright_compiler::optimizer::Optimizer;
+use gatewright_compiler::plan::Limits;
+use gatewright_compiler::stage::{ParameterFacts, StageSpec, experiment};
+use gatewright_runtime::device::{Choice, Device};
+use gatewright_runtime::project::Project;
+
+/// One graph to trace: an entry, or one objective of a stage.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    /// `entry embed_image`, `stage pretrain`, `stage joint, objective contrast`.
+    pub(crate) name: String,
+    /// The objective's name where a stage has several.
+    pub(crate) part: Option<String>,
+    /// What to trace.
+    pub(crate) request: Request,
+    /// The stage, when it is one.
+    pub(crate) stage: Option<StageSpec>,
+}
+
+/// Everything that an entry or a stage asks for: more than one graph only where the data of a stage
+/// have objectives of their own.
+///
+/// # Errors
+/// A stage that is wrong or absent; an absent entry is found when it is traced.
+pub(crate) fn wanted(project: &Project, target: &Target) -> Result<Vec<Wanted>, Failure> {
+    if let Some(entry) = &target.entry {
+        return Ok(vec![Wanted {
+            name: format!("entry {entry}"),
+            part: None,
+            request: Request::new(lower::Target::Entry(entry.clone()), Mode::Eval),
+            stage: None,
+        }]);
+    }
+    let (found, diagnostics) = experiment(&project.model);
+    let Some(found) = found else {
+        return Err(project.mistakes(diagnostics).into());
+    };
+    let name = target.stage.as_deref().unwrap_or_default();
+    let stage = found
+        .find_stage(name)
+        .map_err(|diagnostic| project.mistakes(vec![*diagnostic]))?;
+    let objectives = stage.objectives();
+    let several = objectives.len() > 1;
+    let one = |objective: &&str| Wanted {
+        name: match several {
+            true => format!("stage {name}, objective {objective}"),
+            false => format!("stage {name}"),
+        },
+        part: several.then(|| (*objective).to_owned()),
+        request: Request::new(
+            lower::Target::Objective((*objective).to_owned()),
+            Mode::Train,
+        ),
+        stage: Some(stage.clone()),
+    };
+    Ok(objectives.iter().map(one).collect())
+}
+
+/// The optimiser of a stage for the parameters of a traced objective.
+///
+/// # Errors
+/// Patterns that match nothing.
+pub(crate) fn optimizer(
+    project: &Project,
+    stage: &StageSpec,
+    lowered: &Lowered,
+) -> Result<Optimizer, Failure> {
+    let facts = lowered
+        .parameters
+        .iter()
+        .map(|(path, info)| ParameterFacts {
+            path,
+            span: info.span,
+            decays: info.decays,
+        });
+    let (optimizer, diagnostics) = stage.optimizer(&facts.collect::<Vec<_>>());
+    optimizer.ok_or_else(|| project.mistakes(diagnostics).into())
+}
+
+/// The limits of `portable`, `cpu-vulkan` or an adapter of this machine.
+///
+/// # Errors
+/// No such adapter.
+pub(crate) fn limits(device: &str) -> Result<Limits, Failure> {
+    match device {
+        "portable" => Ok(Limits::portable()),
+        "cpu-vulkan" => Ok(Limits::cpu_vulkan()),
+        name => Ok(Device::open(&Choice::parse(name))?.limits().clone()),
+    }
+}

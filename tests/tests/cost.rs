@@ -1,0 +1,148 @@
+//! Costs of LIMoE against the figures of its configurations, and what every cost must satisfy.
+
+use gatewright_compiler::cost::{Cost, Request, measure};
+use gatewright_compiler::lower::{Mode, Target};
+use gatewright_compiler::optimizer::{Optimizer, Rule};
+use gatewright_compiler::plan::Limits;
+use gatewright_tests::spec::{bound, lowered, model_text};
+
+/// One cost of LIMoE: an entry's forward pass, or a step of `pretrain` with SGD on everything.
+fn cost(
+    what: Target,
+    preset: Option<&str>,
+    sets: &[(&str, &str)],
+    limits: Option<&Limits>,
+) -> Cost {
+    let text = model_text("limoe/limoe.gate");
+    let (sources, model) = bound(&text, preset, sets).unwrap_or_else(|e| panic!("{e}"));
+    let training = matches!(what, Target::Objective(_));
+    let mode = if training { Mode::Train } else { Mode::Eval };
+    let name = format!("{what:?}");
+    let (lowered, _) = lowered(&sources, &model, what, mode).unwrap_or_else(|e| panic!("{e}"));
+    let optimizer = training.then(|| Optimizer {
+        rule: Rule::Sgd { momentum: 0.0 },
+        clip: None,
+        decayed: Vec::new(),
+        trained: lowered.parameters.keys().cloned().collect(),
+    });
+    let request = Request {
+        name,
+        sources: &sources,
+        lowered: &lowered,
+        optimizer: optimizer.as_ref(),
+        limits,
+    };
+    measure(&request).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn entry(name: &str) -> Target {
+    Target::Entry(name.to_owned())
+}
+
+fn pretrain() -> Target {
+    Target::Objective("pretrain".to_owned())
+}
+
+/// Name; layers, width, heads, patch; parameters of the dense trunk and active ones with the text table, in
+/// millions; forward GFLOP of an image and a text, 2 per multiply-add.
+type Configuration = (&'static str, [usize; 4], [f64; 2], [f64; 2]);
+
+const CONFIGURATIONS: [Configuration; 6] = [
+    ("S/32", [12, 384, 6, 32], [21.3, 35.1], [2.24, 0.68]),
+    ("S/16", [12, 384, 6, 16], [21.3, 34.3], [9.15, 0.68]),
+    ("B/32", [12, 768, 12, 32], [85.1, 113.2], [8.64, 2.73]),
+    ("B/16", [12, 768, 12, 16], [85.1, 111.6], [34.9, 2.73]),
+    ("L/16", [24, 1024, 16, 16], [302.3, 338.2], [122.5, 9.69]),
+    ("H/14", [32, 1280, 16, 14], [629.7, 675.0], [333.0, 20.2]),
+];
+
+#[test]
+fn limoe_has_the_published_sizes() {
+    for (name, [layers, width, heads, patch], parameters, gigaflops) in CONFIGURATIONS {
+        let sizes = [layers, width, heads, patch].map(|size| size.to_string());
+        let sets = [
+            ("L", sizes[0].as_str()),
+            ("D", &sizes[1]),
+            ("H", &sizes[2]),
+            ("P", &sizes[3]),
+            ("B", "1"),
+        ];
+        let all = cost(pretrain(), None, &sets, None);
+        let (sparse, experts) = (layers / 2, 8);
+        let routers = (sparse * width * experts) as f64;
+        let active = all.total.active_parameters as f64;
+        close(name, (active - routers) / 1e6, parameters[1]);
+        let beside = (224 / patch) * (224 / patch) * width // image positions
+            + 16 * width + 32_000 * width // text
+            + 3 * patch * patch * width + width // patches
+            + 2 * width * width + 1; // heads and scale
+        close(
+            name,
+            (active - routers - beside as f64) / 1e6,
+            parameters[0],
+        );
+        // Every expert but the active one comes on top.
+        let mlp = 8 * width * width + 5 * width;
+        let total = all.total.active_parameters as usize + sparse * (experts - 1) * mlp;
+        assert_eq!(all.total.parameters as usize, total, "{name}");
+        for (target, expected) in ["embed_image", "embed_text"].into_iter().zip(gigaflops) {
+            let forward = cost(entry(target), None, &sets, None).total.forward;
+            close(name, forward.contraction as f64 / 1e9, expected);
+        }
+    }
+}
+
+/// Within half a unit of the last of two digits, and the routers, which the figures leave out.
+fn close(name: &str, found: f64, expected: f64) {
+    let off = (found - expected).abs();
+    let most = 0.005 + 0.003 * expected;
+    assert!(off < most, "{name}: {found} is not {expected}");
+}
+
+#[test]
+fn a_step_is_about_three_forward_passes() {
+    let total = cost(pretrain(), None, &[("B", "4")], None).total;
+    let ratio = total.step.contraction as f64 / total.forward.contraction as f64;
+    // Nothing is differentiated with respect to the inputs, and attention recomputes its weights.
+    assert!((2.9..3.2).contains(&ratio), "{ratio}");
+    assert_eq!(total.trained_parameters, total.parameters);
+}
+
+#[test]
+fn lines_add_up_and_lie_in_the_users_file() {
+    let limits = Limits::cpu_vulkan();
+    let cost = cost(pretrain(), Some("tiny"), &[], Some(&limits));
+    let sum = |part: fn(&gatewright_compiler::cost::Amounts) -> u64| -> u64 {
+        cost.lines.iter().map(|line| part(&line.amounts)).sum()
+    };
+    assert_eq!(sum(|it| it.parameters), cost.total.parameters);
+    assert_eq!(sum(|it| it.step.total()), cost.total.step.total());
+    assert_eq!(sum(|it| it.bytes), cost.total.bytes);
+    let device = cost.device.as_ref().expect("a plan");
+    let launches: u64 = device.programs.iter().map(|(_, count)| count).sum();
+    assert_eq!(sum(|it| it.dispatches), launches);
+    let memory: u64 = device.memory.iter().map(|arena| arena.bytes).sum();
+    assert_eq!(memory, device.memory_bytes);
+    assert!(device.binding.fits && device.buffer.fits);
+    for line in cost.lines.iter().filter(|line| line.line > 0) {
+        assert_eq!(line.file, "test.gate", "{}", line.text);
+    }
+    let experts = cost
+        .lines
+        .iter()
+        .find(|line| line.text.starts_with("expert = mlp"));
+    let experts = &experts.expect("a line of its own").amounts;
+    // Two layers of four experts: two matrices of 32 x 64 and their biases.
+    assert_eq!(experts.parameters, 2 * 4 * (2 * 32 * 64 + 64 + 32));
+    assert_eq!(experts.active_parameters, experts.parameters / 4);
+}
+
+#[test]
+fn a_model_beyond_the_device_is_measured_and_does_not_fit() {
+    let limits = Limits::portable();
+    let cost = cost(pretrain(), None, &[], Some(&limits));
+    let device = cost.device.as_ref().expect("a plan");
+    assert!(!device.buffer.fits && !device.binding.fits);
+    let text = serde_json::to_string(&cost).expect("JSON");
+    assert_eq!(serde_json::from_str::<Cost>(&text).expect("a cost"), cost);
+}

@@ -1,0 +1,110 @@
+//! FLAVA in the f64 evaluator against a recorded reference: states, poolers, projections and codes,
+//! losses, logits and gradients of every kind of batch, parameters after a training run, weights by
+//! their foreign names.
+
+use gatewright_runtime::checkpoint::{export, import};
+use gatewright_runtime::once::Backend;
+use gatewright_tests::flava::{CASES, Flava, names, project, read, recorded, shapes};
+use std::collections::BTreeMap;
+
+/// Everything is computed in f64 and compared in f32.
+const TOLERANCE: f64 = 1e-5;
+
+#[test]
+fn inference() {
+    Flava::open().check_inference(&Backend::Reference, TOLERANCE);
+}
+
+#[test]
+fn logits_of_every_batch() {
+    let flava = Flava::open();
+    for case in CASES {
+        flava.check_logits(case, &Backend::Reference, TOLERANCE);
+    }
+}
+
+#[test]
+fn losses_and_gradients_of_every_batch() {
+    let flava = Flava::open();
+    for case in CASES {
+        flava.check_objective(case, &Backend::Reference, TOLERANCE);
+    }
+}
+
+#[test]
+fn a_batch_with_nothing_masked_has_losses_of_zero() {
+    Flava::open().check_nothing_masked(&Backend::Reference);
+}
+
+#[test]
+fn a_training_run_on_mixed_batches() {
+    Flava::open().check_training(&Backend::Reference, TOLERANCE);
+}
+
+fn count(shapes: &BTreeMap<String, Vec<usize>>, part: &str) -> usize {
+    let own = shapes.iter().filter(|(path, _)| path.starts_with(part));
+    own.map(|(_, shape)| shape.iter().product::<usize>()).sum()
+}
+
+#[test]
+fn the_released_model_has_its_parameters() {
+    let shapes = shapes(&project("full", &[]));
+    assert_eq!(count(&shapes, ""), 357_645_303);
+    assert_eq!(count(&shapes, "codebook."), 53_786_240);
+    assert_eq!(count(&shapes, "mmm_text_head."), 24_063_546);
+}
+
+#[test]
+fn weights_come_by_either_name_and_nothing_is_left_over() {
+    let project = project("tiny", &[]);
+    let (names, shapes) = (names(&project), shapes(&project));
+    let stored = recorded("model");
+    let usual = read(&names, &shapes, &stored);
+    assert_eq!(usual.parameters.len(), shapes.len());
+    assert_eq!(names.diagnose(&usual.pairing), []);
+    let (mut other, mut both) = (stored.clone(), stored.clone());
+    for task in ["mim", "mlm", "mmm_image", "mmm_text"] {
+        let bias = other
+            .remove(&format!("{task}_head.bias"))
+            .expect("the bias");
+        let twin = format!("{task}_head.decoder.bias");
+        other.insert(twin.clone(), bias.clone());
+        both.insert(twin, bias);
+    }
+    for file in [&other, &both] {
+        let found = read(&names, &shapes, file);
+        assert_eq!(found.parameters, usual.parameters);
+        assert_eq!(names.diagnose(&found.pairing), []);
+    }
+    both.insert(
+        "mim_head.decoder.bias".to_owned(),
+        stored["mlm_head.bias"].clone(),
+    );
+    let error = import(&names, &shapes, &both).expect_err("two values of one tensor");
+    assert!(error.to_string().contains("mim_head"), "{error}");
+    assert_eq!(
+        export(&names, &usual.parameters).expect("every name"),
+        stored
+    );
+}
+
+#[test]
+fn what_is_left_over_on_either_side_is_listed() {
+    let project = project("tiny", &[]);
+    let (names, shapes) = (names(&project), shapes(&project));
+    let mut stored = recorded("model");
+    let scale = stored.remove("flava.logit_scale").expect("the scale");
+    stored.insert("flava.scale".to_owned(), scale.clone());
+    stored.insert("flava.text_model.embeddings.position_ids".to_owned(), scale);
+    let pairing = read(&names, &shapes, &stored).pairing;
+    assert_eq!(
+        pairing.unmatched_ours,
+        ["logit_scale.learned_log.log_scale"]
+    );
+    assert_eq!(pairing.unmatched_theirs, ["flava.scale"]);
+    assert_eq!(
+        pairing.ignored,
+        ["flava.text_model.embeddings.position_ids"]
+    );
+    assert_eq!(names.diagnose(&pairing).len(), 2);
+}
