@@ -10,7 +10,6 @@
 //! there already: a place to try out changes of its text.
 
 use gatewright_compiler::compile::{Compiled, Options, compile};
-use gatewright_compiler::fuse::Group;
 use gatewright_compiler::graph::{DType, Graph};
 use gatewright_compiler::lower::{Lowered, Mode, ParameterInfo, Request, Target};
 use gatewright_compiler::ops::Op;
@@ -98,7 +97,8 @@ fn main() -> Result<()> {
     if let Some(folder) = &arguments.kernels {
         exchange(&mut compiled.plan, folder)?;
         std::fs::write(folder.join("graph.txt"), compiled.graph.to_text())?;
-        std::fs::write(folder.join("groups.txt"), members(&compiled))?;
+        let groups = compiled.groups.iter().map(|it| it.to_text(&compiled.graph));
+        std::fs::write(folder.join("groups.txt"), groups.collect::<String>())?;
     }
     let singles = one_by_one(&mut compiled.plan);
 
@@ -151,17 +151,6 @@ fn exchange(plan: &mut Plan, folder: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// One line per group: its family and the values it computes.
-fn members(compiled: &Compiled) -> String {
-    let line = |(number, group): (usize, &Group)| {
-        let spec = format!("{:?}", group.spec);
-        let family = spec.split([' ', '{']).next().unwrap_or_default();
-        let members: Vec<String> = group.members.iter().map(ToString::to_string).collect();
-        format!("{number} {family} {}\n", members.join(" "))
-    };
-    compiled.groups.iter().enumerate().map(line).collect()
 }
 
 /// Adds a program for every dispatch of a step and gives their names.

@@ -8,6 +8,7 @@ use super::build::{Kind, reduction_kind};
 use super::view::Strided;
 use crate::graph::ValueId;
 use crate::ops::Op;
+use crate::plan::Profile;
 
 /// A value as a view of a computed (or given) one.
 #[derive(Clone, Debug)]
@@ -52,6 +53,8 @@ fn store_inline_values(context: &mut Context) {
 fn needs_memory(context: &Context, user: ValueId, slot: usize, base: ValueId) -> bool {
     let gathers = matches!(context.graph.node(base).op, Op::GatherRows(_));
     match context.graph.node(user).op {
+        // A processor would look every summed row up once per tile; one copy is cheaper.
+        Op::GroupedOuter(_) if context.limits.profile == Profile::CpuVulkan => true,
         Op::GroupedMatmul(_) | Op::GroupedOuter(_) => !(slot == 0 && gathers),
         Op::Matmul(_)
         | Op::Attention(_)

@@ -231,6 +231,14 @@ struct Epilogue<'a> {
     stores: Vec<&'a Store>,
     operands: Operands,
     vec4: bool,
+    /// Inputs that are the same in all rows of a tile.
+    still: Vec<bool>,
+}
+
+/// One column, or vec4 of columns, of an invocation, with what the epilogue reads once for all rows.
+pub(crate) struct Part {
+    column: Expr,
+    values: Values,
 }
 
 /// What one tiling needs to know of the device and the sizes.
@@ -423,6 +431,7 @@ impl Matmul<'_> {
                 stores,
                 operands,
                 vec4,
+                still: inputs.iter().map(is_still).collect(),
             },
             k_range,
             k_tail: !self.k.is_multiple_of(tiling.step),
@@ -458,6 +467,12 @@ impl Matmul<'_> {
     }
 }
 
+/// Whether an input over `[batch..., m, n]` does not move along m.
+fn is_still(input: &Operand) -> bool {
+    let strides = &input.view.strides;
+    strides.len() >= 2 && strides[strides.len() - 2] == 0
+}
+
 fn contiguous(space: &[usize]) -> Vec<usize> {
     let mut strides = vec![1; space.len()];
     for axis in (1..space.len()).rev() {
@@ -472,40 +487,70 @@ impl Frame<'_> {
         arithmetic(self.epilogue.program)
     }
 
-    /// Runs the epilogue on results of row `row` and the four columns from `column` (in elements),
-    /// or one column when the sum is a scalar, and stores.
-    fn finish(&self, b: &mut Builder, row: &Expr, column: &Expr, sum: &Expr) -> Result<(), String> {
-        if self.epilogue.vec4 {
-            let column = b.bind("column4", column >> 2u32);
-            return self.guarded(b, row, &column, sum);
-        }
-        let parts = if sum.ty().vec4 { 4u32 } else { 1 };
-        for part in 0..parts {
-            let column = match part {
-                0 => column.clone(),
-                _ => b.bind("column", column + part),
+    /// The four columns from `column` (in elements), or one when sums are scalars, as the epilogue
+    /// takes them.
+    fn parts(&self, b: &mut Builder, column: &Expr, wide: bool) -> Result<Vec<Part>, String> {
+        let columns = match (self.epilogue.vec4, wide) {
+            (true, _) => vec![b.bind("column4", column >> 2u32)],
+            (false, true) => [0u32, 1, 2, 3]
+                .map(|part| b.bind("column", column + part))
+                .to_vec(),
+            (false, false) => vec![column.clone()],
+        };
+        let parts = columns.into_iter().map(|column| {
+            let values = self.still(b, &column)?;
+            Ok(Part { column, values })
+        });
+        parts.collect()
+    }
+
+    /// Loads of inputs that are the same in all rows.
+    fn still(&self, b: &mut Builder, column: &Expr) -> Result<Values, String> {
+        let epilogue = &self.epilogue;
+        let mut values: Values = vec![None; epilogue.program.instrs.len()];
+        let column = match self.guard {
+            true => column.min(&self.n - 1u32),
+            false => column.clone(),
+        };
+        let mut indices = self.batch.clone();
+        indices.extend([0u32.into(), column.clone()]);
+        for (value, instr) in values.iter_mut().zip(&epilogue.program.instrs) {
+            let Instr::Load { input } = instr else {
+                continue;
             };
-            self.guarded(b, row, &column, &sum.component(part as usize))?;
+            if !epilogue.still.get(*input).is_some_and(|still| *still) {
+                continue;
+            }
+            let bound = &epilogue.operands.inputs[*input];
+            let loaded = match &self.dispatched {
+                Some(dispatched) => bound.load(&[dispatched.expert(), column.clone()]),
+                None => bound.load(&indices),
+            };
+            *value = Some(b.copy("still", loaded));
+        }
+        Ok(values)
+    }
+
+    /// Runs the epilogue on results of row `row` and stores.
+    fn finish(&self, b: &mut Builder, row: &Expr, parts: &[Part], sum: &Expr) -> Result<(), String> {
+        for (number, part) in parts.iter().enumerate() {
+            let sum = match self.epilogue.vec4 {
+                true => sum.clone(),
+                false => sum.component(number),
+            };
+            if !self.guard {
+                self.store(b, row, part, &sum)?;
+                continue;
+            }
+            let inside = row.less(&self.m).and(part.column.less(&self.n));
+            b.when(inside, |b| self.store(b, row, part, &sum))?;
         }
         Ok(())
     }
 
-    fn guarded(
-        &self,
-        b: &mut Builder,
-        row: &Expr,
-        column: &Expr,
-        sum: &Expr,
-    ) -> Result<(), String> {
-        if !self.guard {
-            return self.store(b, row, column, sum);
-        }
-        let inside = row.less(&self.m).and(column.less(&self.n));
-        b.when(inside, |b| self.store(b, row, column, sum))
-    }
-
-    fn store(&self, b: &mut Builder, row: &Expr, column: &Expr, sum: &Expr) -> Result<(), String> {
+    fn store(&self, b: &mut Builder, row: &Expr, part: &Part, sum: &Expr) -> Result<(), String> {
         let epilogue = &self.epilogue;
+        let column = &part.column;
         let mut indices = self.batch.clone();
         indices.extend([row.clone(), column.clone()]);
         let place = Place {
@@ -513,7 +558,7 @@ impl Frame<'_> {
             element: None,
             vec4: epilogue.vec4,
         };
-        let mut values = Values::new();
+        let mut values = part.values.clone();
         let roots: Vec<usize> = epilogue.stores.iter().map(|it| it.value).collect();
         let rows = self.dispatched.as_ref().map(|it| it.row(b, row, column));
         emit(

@@ -52,6 +52,11 @@ pub(super) struct Row<'a> {
 }
 
 impl Dispatched<'_> {
+    /// The expert of this workgroup's rows.
+    pub(super) fn expert(&self) -> Expr {
+        self.expert.clone()
+    }
+
     /// Looks up what the epilogue needs of a row.
     pub(super) fn row(&self, b: &mut Builder, row: &Expr, column: &Expr) -> Row<'_> {
         let addressed = |it: &(RowAddress, Operand)| it.0 == RowAddress::Assignment;
@@ -154,7 +159,9 @@ impl Grouped<'_> {
             gathered: self.gather,
         };
         let operands: Vec<Operand> = self.inputs.iter().map(|(_, it)| it.clone()).collect();
-        let epilogue = epilogue(b, self.program, &operands, self.outputs, n, tiling);
+        let mut epilogue = epilogue(b, self.program, &operands, self.outputs, n, tiling);
+        let by_expert = |(address, _): &(RowAddress, Operand)| *address == RowAddress::Expert;
+        epilogue.still = self.inputs.iter().map(by_expert).collect();
         let mut slots = vec![Slot::Input(0), Slot::Input(1), Slot::Input(2)];
         slots.extend(&epilogue.operands.slots);
         let frame = Frame {
@@ -347,5 +354,6 @@ fn epilogue<'a>(
         stores,
         operands,
         vec4,
+        still: Vec::new(),
     }
 }

@@ -61,10 +61,11 @@ pub(super) fn body(b: &mut Builder, frame: &Frame<'_>, tiling: Tiling) -> Result
             b.assign(sum, total);
         }
     });
+    let parts = frame.parts(b, &column, wide)?;
     if frame.epilogue_size() <= STRAIGHT_EPILOGUE && frame.epilogue.vec4 == wide {
         for (i, sum) in sums.iter().enumerate() {
             let row = b.bind("row_of_tile", &row + i as u32);
-            frame.finish(b, &row, &column, sum)?;
+            frame.finish(b, &row, &parts, sum)?;
         }
         return Ok(());
     }
@@ -85,7 +86,7 @@ pub(super) fn body(b: &mut Builder, frame: &Frame<'_>, tiling: Tiling) -> Result
             },
         );
         let row = b.bind("row_of_tile", &row + i);
-        frame.finish(b, &row, &column, &sum)
+        frame.finish(b, &row, &parts, &sum)
     })
 }
 
