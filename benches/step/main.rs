@@ -9,6 +9,8 @@
 //! runs counts. With `--kernels` every kernel is written to that folder, or read from there when it is
 //! there already: a place to try out changes of its text.
 
+#![allow(clippy::print_stdout, reason = "a report on the terminal")]
+
 use gatewright_compiler::compile::{Compiled, Options, compile};
 use gatewright_compiler::graph::{DType, Graph};
 use gatewright_compiler::lower::{Lowered, Mode, ParameterInfo, Request, Target};
@@ -223,7 +225,9 @@ fn compiled(
         .map_err(|mistakes| format!("{:?}", mistakes.diagnostics))?;
     let paths = |pick: fn(&ParameterInfo) -> bool| {
         let picked = lowered.parameters.iter().filter(|(_, info)| pick(info));
-        picked.map(|(path, _)| path.clone()).collect::<Vec<String>>()
+        picked
+            .map(|(path, _)| path.clone())
+            .collect::<Vec<String>>()
     };
     let rule = Rule::AdamW {
         beta1: 0.9,
@@ -251,7 +255,9 @@ fn compiled(
 /// Random inputs and initial parameters.
 fn fill(executor: &mut Executor, lowered: &Lowered) -> Result<()> {
     let inits = lowered.parameters.iter();
-    let inits = inits.map(|(path, info)| (path.as_str(), &info.init)).collect();
+    let inits = inits
+        .map(|(path, info)| (path.as_str(), &info.init))
+        .collect();
     initialise(executor, &inits, 7)?;
     let mut state = 0x9E37_79B9_u32;
     let mut random = || {
@@ -407,7 +413,9 @@ fn places(rows: &[ProfileRow], most: usize) {
 fn processor() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = text.lines().find(|line| line.starts_with("model name"));
-    let model = model.and_then(|line| line.split(": ").nth(1)).unwrap_or("?");
+    let model = model
+        .and_then(|line| line.split(": ").nth(1))
+        .unwrap_or("?");
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     format!("{model}, {cores} cores")
 }

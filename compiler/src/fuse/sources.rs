@@ -22,6 +22,7 @@ pub(crate) struct Source {
 /// Fills `context.sources`.
 pub(super) fn resolve(context: &mut Context) {
     for id in context.graph.ids() {
+        store_before_reshape(context, id);
         let source = view_of(context, id);
         context.sources.push(source);
     }
@@ -30,6 +31,20 @@ pub(super) fn resolve(context: &mut Context) {
     copy_outputs(context);
     store_inline_values(context);
     find_readers(context);
+}
+
+/// A view that a reshape cannot continue is stored itself, so that all reshapes of it are views of
+/// one copy.
+fn store_before_reshape(context: &mut Context, id: ValueId) {
+    let Op::Reshape(_) = context.graph.node(id).op else {
+        return;
+    };
+    let operand = context.graph.operands(id)[0];
+    let source = context.source(operand);
+    if source.base != operand && source.view.reshape(context.shape(id)).is_none() {
+        context.sources[operand.0 as usize] = own(context, operand);
+        rebase_users(context, operand);
+    }
 }
 
 /// Inline values that a named result or a contraction needs are stored.
@@ -208,7 +223,8 @@ fn copy_outputs(context: &mut Context) {
 
 /// Views through `id` start from it from now on.
 fn rebase_users(context: &mut Context, id: ValueId) {
-    for later in context.graph.ids().skip(id.0 as usize + 1) {
+    let known = context.graph.ids().take(context.sources.len());
+    for later in known.skip(id.0 as usize + 1) {
         let through = match &context.graph.node(later).op {
             Op::Reshape(_)
             | Op::Transpose(_)

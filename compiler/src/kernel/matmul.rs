@@ -8,16 +8,20 @@
 //! Bounds: row and column indices of loads are clamped to the matrix, stores are guarded where a
 //! tile may stick out. Past the end of k the left operand counts as zero and the right one repeats its last
 //! element.
+//!
+//! Sums of b over k are added up beside the product where a tile holds its right panel in registers:
+//! every row tile does, the first one stores.
 
 pub(super) mod grouped;
 mod subgroup;
 mod workgroup;
 
+use super::column::Column;
 use super::ir::{Array, Builder, Builtin, Expr, Scalar};
 use super::operand::{Operands, Place, fits_vec4};
 use super::pointwise::{Partials, Pointwise, arithmetic, traffic};
 use super::program::{Values, emit, value};
-use super::spec::{Instr, Matrix, Operand, Program, Store, View};
+use super::spec::{Instr, Matrix, Operand, Program, Reduce, Store, View};
 use super::{Launch, Lowered, Slot};
 use crate::graph::DType;
 use crate::plan::{Limits, Profile};
@@ -33,6 +37,7 @@ pub(crate) struct Matmul<'a> {
     pub(crate) inputs: &'a [Operand],
     pub(crate) program: &'a Program,
     pub(crate) outputs: &'a [Store],
+    pub(crate) column_sums: Option<&'a Operand>,
 }
 
 /// How a panel is read four elements at a time.
@@ -224,6 +229,8 @@ pub(crate) struct Frame<'a> {
     guard: bool,
     /// What rows mean when they are dispatched rows.
     dispatched: Option<grouped::Dispatched<'a>>,
+    /// Where the sums of the right panel go, as vec4: the array and the first of this batch.
+    pub(crate) sums: Option<(Array, Expr)>,
 }
 
 struct Epilogue<'a> {
@@ -262,14 +269,61 @@ impl Matmul<'_> {
             return Ok(Lowered::default());
         }
         let tiling = self.tiling(batches, limits);
-        if tiling.splits == 1 {
-            let launch = self.launch(tiling, self.program, self.inputs, self.outputs, limits)?;
-            return Ok(Lowered {
+        let beside = limits.profile == Profile::CpuVulkan
+            && tiling.splits == 1
+            && self.is_wide(tiling, self.inputs, self.outputs);
+        let sums = self.column_sums.filter(|_| beside);
+        let mut lowered = if tiling.splits == 1 {
+            let outputs = (self.outputs, sums);
+            let launch = self.launch(tiling, self.program, self.inputs, outputs, limits)?;
+            Lowered {
                 launches: vec![launch],
                 scratch: Vec::new(),
-            });
+            }
+        } else {
+            self.split(tiling, batches, limits)?
+        };
+        if let (Some(operand), None) = (self.column_sums, sums) {
+            let output = self.outputs.len();
+            lowered.follow(self.sum_columns(operand, limits)?, &[1], output);
         }
-        self.split(tiling, batches, limits)
+        Ok(lowered)
+    }
+
+    /// The column sums in launches of their own.
+    fn sum_columns(&self, operand: &Operand, limits: &Limits) -> Result<Lowered, String> {
+        let mut program = Program::default();
+        let value = program.push(Instr::Load { input: 0 }, DType::F32);
+        let view = View {
+            offset: self.b.offset,
+            strides: vec![0, self.b.row_stride, self.b.column_stride],
+        };
+        let input = Operand {
+            dtype: DType::F32,
+            elements: self.b.elements,
+            view,
+        };
+        let mut operand = operand.clone();
+        operand.view.strides.insert(0, 0);
+        Column {
+            batch: 1,
+            rows: self.k,
+            columns: self.n,
+            inputs: &[input],
+            program: &program,
+            outputs: &[(Reduce::Sum, Store { value, operand })],
+        }
+        .lower(limits)
+    }
+
+    /// Whether the epilogue takes four columns at once.
+    fn is_wide(&self, tiling: Tiling, inputs: &[Operand], outputs: &[Store]) -> bool {
+        let store =
+            |it: &Store| it.operand.view.strides.last() == Some(&1) && fits_vec4(&it.operand);
+        self.n.is_multiple_of(4)
+            && tiling.columns > 8
+            && inputs.iter().all(fits_vec4)
+            && outputs.iter().all(store)
     }
 
     fn tiling(&self, batches: usize, limits: &Limits) -> Tiling {
@@ -314,7 +368,7 @@ impl Matmul<'_> {
                 },
             },
         };
-        let mut first = self.launch(tiling, &program, &[], &[store], limits)?;
+        let mut first = self.launch(tiling, &program, &[], (&[store], None), limits)?;
         for slot in &mut first.bindings {
             if let Slot::Output(_) = slot {
                 *slot = Slot::Scratch(0);
@@ -344,7 +398,7 @@ impl Matmul<'_> {
         tiling: Tiling,
         program: &Program,
         inputs: &[Operand],
-        outputs: &[Store],
+        (outputs, sums): (&[Store], Option<&Operand>),
         limits: &Limits,
     ) -> Result<Launch, String> {
         let lanes = match limits.profile {
@@ -352,9 +406,14 @@ impl Matmul<'_> {
             Profile::Gpu => [tiling.columns as u32 / 4, tiling.rows as u32 / 4, 1],
         };
         let mut b = Builder::new("matmul", lanes);
-        let frame = self.frame(&mut b, tiling, program, inputs, outputs);
+        let mut frame = self.frame(&mut b, tiling, program, inputs, outputs);
         let mut slots = vec![Slot::Input(0), Slot::Input(1)];
         slots.extend(&frame.epilogue.operands.slots);
+        if sums.is_some() {
+            let array = b.binding("column_sums", Scalar::F32, true);
+            frame.sums = Some((array, 0u32.into()));
+            slots.push(Slot::Output(outputs.len()));
+        }
         match limits.profile {
             Profile::CpuVulkan => subgroup::body(&mut b, &frame, tiling)?,
             Profile::Gpu => workgroup::body(&mut b, &frame, tiling)?,
@@ -411,12 +470,7 @@ impl Matmul<'_> {
                 [begin, end]
             }
         };
-        let store =
-            |it: &Store| it.operand.view.strides.last() == Some(&1) && fits_vec4(&it.operand);
-        let vec4 = self.n.is_multiple_of(4)
-            && tiling.columns > 8
-            && inputs.iter().all(fits_vec4)
-            && outputs.iter().all(store);
+        let vec4 = self.is_wide(tiling, inputs, outputs);
         let stores: Vec<&Store> = outputs.iter().collect();
         let wide: Vec<(&Store, bool)> = outputs.iter().map(|it| (it, vec4)).collect();
         let operands = Operands::bind(b, program, inputs, &wide, 2, self.n, vec4);
@@ -439,6 +493,7 @@ impl Matmul<'_> {
             n: b.size("n", if vec4 { self.n / 4 } else { self.n }),
             guard: !self.m.is_multiple_of(tiling.rows) || !self.n.is_multiple_of(tiling.columns),
             dispatched: None,
+            sums: None,
         }
     }
 
@@ -532,7 +587,13 @@ impl Frame<'_> {
     }
 
     /// Runs the epilogue on results of row `row` and stores.
-    fn finish(&self, b: &mut Builder, row: &Expr, parts: &[Part], sum: &Expr) -> Result<(), String> {
+    fn finish(
+        &self,
+        b: &mut Builder,
+        row: &Expr,
+        parts: &[Part],
+        sum: &Expr,
+    ) -> Result<(), String> {
         for (number, part) in parts.iter().enumerate() {
             let sum = match self.epilogue.vec4 {
                 true => sum.clone(),

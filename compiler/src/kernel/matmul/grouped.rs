@@ -10,6 +10,7 @@
 //! through the plan and an unused row's sum counts as zero. The outer product has one batch per
 //! expert and sums over the expert's used rows only: an expert without rows gets zeros.
 
+use super::super::expert_sum;
 use super::super::ir::{Array, Builder, Builtin, Expr, Scalar};
 use super::super::operand::{Bound, Operands, fits_vec4};
 use super::super::pointwise::arithmetic;
@@ -175,16 +176,19 @@ impl Grouped<'_> {
             batch: Vec::new(),
             epilogue,
             dispatched: Some(dispatched),
+            sums: None,
         };
         (frame, slots)
     }
 }
 
-/// `[experts, m, n]`: per expert the product of its columns of a with its columns of b.
+/// `[experts, m, n]`: per expert the product of its columns of a with its columns of b; with `sums`
+/// also `[experts, n]`, its columns of b summed.
 pub(crate) fn lower_outer(
     layout: &DispatchLayout,
     [m, n]: [usize; 2],
     gather: bool,
+    sums: bool,
     limits: &Limits,
 ) -> Result<Lowered, String> {
     if layout.experts * m * n == 0 {
@@ -234,11 +238,18 @@ pub(crate) fn lower_outer(
     let used = b.size("used", layout.used());
     let begin = b.copy("k_begin", plan.at(segment + &expert));
     let end = b.copy("k_end", &begin + plan.at(used + &expert));
+    let beside = sums && epilogue.vec4 && limits.profile == Profile::CpuVulkan;
+    let width = b.size("n", if epilogue.vec4 { n / 4 } else { n });
+    let sums_beside = beside.then(|| {
+        slots.push(Slot::Output(1));
+        (b.binding("sums", Scalar::F32, true), &expert * &width)
+    });
     let frame = Frame {
         k_range: [begin, end],
         k_tail: true,
         m: b.size("m", m),
-        n: b.size("n", if epilogue.vec4 { n / 4 } else { n }),
+        n: width,
+        sums: sums_beside,
         guard: !m.is_multiple_of(tiling.rows) || !n.is_multiple_of(tiling.columns),
         a,
         b: right,
@@ -254,7 +265,11 @@ pub(crate) fn lower_outer(
     ];
     let assignments = layout.assignments;
     let words = assignments * (m + n) + layout.experts * m * n;
-    launch(b, slots, grid, [2 * assignments * m * n, 4 * words])
+    let mut lowered = launch(b, slots, grid, [2 * assignments * m * n, 4 * words])?;
+    if sums && !beside {
+        lowered.follow(expert_sum::lower(layout, n, limits)?, &[1, 2], 1);
+    }
+    Ok(lowered)
 }
 
 fn tiling(rows: usize, n: usize, limits: &Limits) -> Result<Tiling, String> {

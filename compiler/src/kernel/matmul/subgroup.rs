@@ -44,6 +44,7 @@ pub(super) fn body(b: &mut Builder, frame: &Frame<'_>, tiling: Tiling) -> Result
     let sums: Vec<Expr> = (0..tiling.rows)
         .map(|i| b.var(&format!("sum_{i}"), &zero))
         .collect();
+    let total = frame.sums.as_ref().map(|_| b.var("column_sum", &zero));
     let [begin, end] = &frame.k_range;
     b.repeat("step", begin, end, 4u32, |b, k| {
         let k = Step {
@@ -53,6 +54,13 @@ pub(super) fn body(b: &mut Builder, frame: &Frame<'_>, tiling: Tiling) -> Result
         };
         let blocks = left.load(b, &k, &lane);
         let rows = right.load(b, &k);
+        if let Some(total) = &total {
+            let terms = rows.iter().enumerate();
+            let sum = terms.fold(total.clone(), |sum, (part, row)| {
+                sum + k.masked(&(k.k + part as u32), row.clone())
+            });
+            b.assign(total, sum);
+        }
         for (i, sum) in sums.iter().enumerate() {
             let mut total = sum.clone();
             for (kk, row) in rows.iter().enumerate() {
@@ -62,6 +70,13 @@ pub(super) fn body(b: &mut Builder, frame: &Frame<'_>, tiling: Tiling) -> Result
         }
     });
     let parts = frame.parts(b, &column, wide)?;
+    if let (Some(total), Some((array, first))) = (&total, &frame.sums) {
+        let column = b.bind("sum_column", &column >> 2u32);
+        let stores = Expr::builtin(Builtin::GroupY).equals(0u32);
+        b.when(stores.and(column.less(&frame.n)), |b| {
+            b.store(*array, first + &column, total);
+        });
+    }
     if frame.epilogue_size() <= STRAIGHT_EPILOGUE && frame.epilogue.vec4 == wide {
         for (i, sum) in sums.iter().enumerate() {
             let row = b.bind("row_of_tile", &row + i as u32);
