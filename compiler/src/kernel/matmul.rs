@@ -1,7 +1,7 @@
 //! The matmul skeletons: tiling, operand panels and the epilogue.
 //!
-//! Both profiles cut the result into tiles, one workgroup each: column tiles along x, row tiles
-//! along y, batches times splits along z. A split takes one part of the summed axis and writes to
+//! Both profiles cut the result into tiles, one workgroup each: column tiles along x and row
+//! tiles along y (or the other way round), batches times splits along z. A split takes one part of the summed axis and writes to
 //! scratch; a pointwise pass adds the parts in order and runs the epilogue. `subgroup` keeps a tile in
 //! the registers of eight lanes, `workgroup` stages panels in workgroup memory.
 //!
@@ -259,6 +259,32 @@ pub(crate) struct Tiling {
     pub(crate) step: usize,
     /// Parts of the summed axis.
     splits: usize,
+    /// Row tiles lie along x of the grid and column tiles along y.
+    rows_first: bool,
+}
+
+impl Tiling {
+    /// Row and column tile of a workgroup.
+    pub(crate) fn place(&self) -> [Expr; 2] {
+        let [x, y] = [Builtin::GroupX, Builtin::GroupY].map(Expr::builtin);
+        if self.rows_first { [x, y] } else { [y, x] }
+    }
+
+    /// Workgroup counts for a result of `m` rows and `n` columns, `z` times.
+    fn grid(&self, m: usize, n: usize, z: usize) -> [usize; 3] {
+        let (rows, columns) = (m.div_ceil(self.rows), n.div_ceil(self.columns));
+        if self.rows_first {
+            [rows, columns, z]
+        } else {
+            [columns, rows, z]
+        }
+    }
+}
+
+/// Workgroups run along x first. On a processor the larger operand is then better read once, strip by
+/// strip, and the smaller one again and again from the cache.
+fn rows_first(m: usize, n: usize, limits: &Limits) -> bool {
+    limits.profile == Profile::CpuVulkan && m.div_ceil(32) < n.div_ceil(32)
 }
 
 impl Matmul<'_> {
@@ -346,6 +372,7 @@ impl Matmul<'_> {
             columns,
             step,
             splits,
+            rows_first: self.a.row_stride == 1 && rows_first(self.m, self.n, limits),
         }
     }
 
@@ -419,11 +446,7 @@ impl Matmul<'_> {
             Profile::Gpu => workgroup::body(&mut b, &frame, tiling)?,
         }
         let batches: usize = self.batch.iter().product();
-        let grid = [
-            self.n.div_ceil(tiling.columns),
-            self.m.div_ceil(tiling.rows),
-            batches * tiling.splits,
-        ];
+        let grid = tiling.grid(self.m, self.n, batches * tiling.splits);
         let grid = grid.map(|it| u32::try_from(it).unwrap_or(u32::MAX));
         let count = batches * self.m * self.n;
         let flops = count * (2 * self.k + arithmetic(program));

@@ -198,7 +198,8 @@ pub(crate) fn lower_outer(
         Profile::Gpu if m.min(n) >= 64 && limits.max_invocations >= 256 => 64,
         _ => 32,
     };
-    let tiling = tiling(side, n, limits)?;
+    let mut tiling = tiling(side, n, limits)?;
+    tiling.rows_first = super::rows_first(m, n, limits);
     let mut b = Builder::new("grouped_outer", invocations(tiling, limits));
     b.doc("Sums over the used rows of one expert.");
     let mut program = Program::default();
@@ -258,11 +259,7 @@ pub(crate) fn lower_outer(
         dispatched: None,
     };
     body(&mut b, &frame, tiling, limits)?;
-    let grid = [
-        n.div_ceil(tiling.columns),
-        m.div_ceil(tiling.rows),
-        layout.experts,
-    ];
+    let grid = tiling.grid(m, n, layout.experts);
     let assignments = layout.assignments;
     let words = assignments * (m + n) + layout.experts * m * n;
     let mut lowered = launch(b, slots, grid, [2 * assignments * m * n, 4 * words])?;
@@ -289,6 +286,7 @@ fn tiling(rows: usize, n: usize, limits: &Limits) -> Result<Tiling, String> {
         columns,
         step,
         splits: 1,
+        rows_first: false,
     })
 }
 

@@ -33,9 +33,9 @@ pub(super) fn body(b: &mut Builder, frame: &Frame<'_>, tiling: Tiling) -> Result
         tiling.rows, tiling.columns
     ));
     let lane = Expr::builtin(Builtin::LocalIndex);
-    let row = Expr::builtin(Builtin::GroupY) * tiling.rows as u32;
-    let row = b.bind("row", row);
-    let column = Expr::builtin(Builtin::GroupX) * tiling.columns as u32;
+    let [row, column] = tiling.place();
+    let row = b.bind("row", row * tiling.rows as u32);
+    let column = column * tiling.columns as u32;
     let own = if wide { &lane * 4u32 } else { lane.clone() };
     let column = b.bind("column", column + own);
     let left = Left::new(b, &frame.a, &row, &lane, tiling.rows / 8);
@@ -72,7 +72,7 @@ pub(super) fn body(b: &mut Builder, frame: &Frame<'_>, tiling: Tiling) -> Result
     let parts = frame.parts(b, &column, wide)?;
     if let (Some(total), Some((array, first))) = (&total, &frame.sums) {
         let column = b.bind("sum_column", &column >> 2u32);
-        let stores = Expr::builtin(Builtin::GroupY).equals(0u32);
+        let stores = row.equals(0u32);
         b.when(stores.and(column.less(&frame.n)), |b| {
             b.store(*array, first + &column, total);
         });
