@@ -17,7 +17,7 @@ use crate::data::BadRecords;
 use crate::device::Device;
 use crate::error::Error;
 use crate::execute::{self, Executor, NonFinitePlace, Slot};
-use crate::measure::{self, Evaluator};
+use crate::measure::{self, Evaluator, RouterUse};
 use crate::once::Failure;
 use crate::project::Project;
 use crate::train::{
@@ -96,8 +96,10 @@ pub struct Summary {
     pub cold_start: Duration,
     /// Steps done in this call.
     pub steps: u64,
-    /// The first evaluation of the run and the last.
+    /// The evaluations of this call, in order.
     pub evaluations: Vec<EvaluationRecord>,
+    /// What the routers did in the last one.
+    pub routing: Vec<RouterUse>,
 }
 
 /// A value that is not finite, with the place that made it.
@@ -191,6 +193,7 @@ pub fn train(
         evaluator: &mut evaluator,
         observer,
         evaluations: Vec::new(),
+        routing: Vec::new(),
     };
     if run.trainer.step() == 0 {
         run.evaluate()?;
@@ -211,6 +214,7 @@ struct Run<'a> {
     evaluator: &'a mut Evaluator,
     observer: &'a mut dyn Observer,
     evaluations: Vec<EvaluationRecord>,
+    routing: Vec<RouterUse>,
 }
 
 impl Run<'_> {
@@ -256,6 +260,7 @@ impl Run<'_> {
             cold_start: cold_start.unwrap_or_default(),
             steps: self.trainer.step() - first,
             evaluations: self.evaluations,
+            routing: self.routing,
         })
     }
 
@@ -270,8 +275,8 @@ impl Run<'_> {
             evaluations: self.evaluator.run(&parameters)?,
         };
         self.folder.log_evaluations(&record)?;
-        self.folder
-            .write_routing(&self.evaluator.routing(&parameters)?)?;
+        self.routing = self.evaluator.routing(&parameters)?;
+        self.folder.write_routing(&self.routing)?;
         self.observer.evaluated(&record);
         self.evaluations.push(record);
         Ok(())

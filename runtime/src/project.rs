@@ -1,6 +1,6 @@
 //! A spec file on disk, bound: what every verb starts from.
 
-use gatewright_compiler::lower::{self, Lowered, Request};
+use gatewright_compiler::lower::{self, Lowered, Mode, Request};
 use gatewright_compiler::model::{BindOptions, Model, bind};
 use gatewright_compiler::stage::{self, Experiment};
 use gatewright_grammar::diagnostic::{Code, Diagnostic, Severity};
@@ -99,7 +99,10 @@ impl Project {
         let Some(lowered) = lowered else {
             return Err(self.mistakes(diagnostics));
         };
-        self.warn(diagnostics);
+        // A term that only training has is no news about evaluation.
+        if request.mode == Mode::Train {
+            self.warn(diagnostics);
+        }
         Ok(lowered)
     }
 

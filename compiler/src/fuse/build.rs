@@ -14,6 +14,9 @@ use crate::tensor::row_major_strides;
 /// Most scalar instructions of one kernel: compile time grows faster than length.
 const MOST_INSTRUCTIONS: usize = 200;
 
+/// Most axes that a pointwise kernel iterates.
+const MOST_AXES: usize = 4;
+
 /// What shape of loop nest a group is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -223,6 +226,20 @@ fn emit_merged<'a, 'b>(
     emit_all(context, members, Space { sizes, row_axes })
 }
 
+/// Emits one member over one axis, its operands at places computed by division.
+fn emit_divided<'a, 'b>(
+    context: &'a Context<'b>,
+    members: &'a [ValueId],
+    elements: usize,
+) -> Result<Emit<'a, 'b>, FuseError> {
+    let mut emit = Emit::new(context, Space::flat(vec![elements]), members);
+    emit.divided = true;
+    for member in members {
+        emit.member(*member)?;
+    }
+    Ok(emit)
+}
+
 /// Stores of all members that leave the group.
 fn stores(
     context: &Context,
@@ -292,7 +309,10 @@ fn pointwise(context: &Context, members: &[ValueId]) -> Result<Group, FuseError>
     {
         return Err(member_error(context, members, "mixes sizes"));
     }
-    let emit = emit_merged(context, members, &Space::flat(vec![elements]), 4)?;
+    let emit = match emit_merged(context, members, &Space::flat(vec![elements]), MOST_AXES) {
+        Err(_) if members.len() == 1 => emit_divided(context, members, elements)?,
+        emit => emit?,
+    };
     let (outputs, values) = stores(context, &emit, members)?;
     let (inputs, bases) = operands_of(&emit);
     let space = emit.space.sizes.clone();
@@ -677,16 +697,19 @@ fn concat_part(context: &Context, id: ValueId, part: usize) -> Result<Group, Fus
         .iter()
         .map(|earlier| context.shape(*earlier)[op.axis])
         .sum();
-    let whole = row_major_strides(context.shape(id));
+    let mut whole = row_major_strides(context.shape(id));
+    let offset = before * whole[op.axis];
     let members = [id];
-    let sizes = context.shape(operand).to_vec();
-    if sizes.len() > 4 {
-        return Err(context.error(id, "has more than four axes"));
+    let mut sizes = context.shape(operand).to_vec();
+    let many = sizes.len() > MOST_AXES;
+    if many {
+        // Where the part goes takes two axes at most.
+        sizes = coalesce(&sizes, &[], &mut [&mut whole]);
     }
     let mut emit = Emit::new(context, Space::flat(sizes.clone()), &members);
+    emit.divided = many;
     let value = emit.operand(operand)?;
     emit.values.insert(id, value);
-    let offset = before * whole[op.axis];
     let outputs = vec![store(
         context,
         &emit,

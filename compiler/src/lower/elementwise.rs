@@ -35,6 +35,9 @@ impl Tracer<'_> {
         right: Value,
         span: Span,
     ) -> Traced<Value> {
+        if op == Pointwise::Operator(BinaryOp::In) {
+            return self.one_of(left, right, span);
+        }
         match (left, right) {
             (Value::Number(a), Value::Number(b)) => self.static_pair(op, &a, &b, span),
             (Value::Bool(a), Value::Bool(b)) => match op {
@@ -63,6 +66,24 @@ impl Tracer<'_> {
             }
             (left, right) => self.words(op, &left, &right, span),
         }
+    }
+
+    /// `i in [7, 15, 23, 31]`: whether a static value is one of a list.
+    fn one_of(&mut self, value: Value, list: Value, span: Span) -> Traced<Value> {
+        let Value::Tuple(all) = list else {
+            return self.wrong(span, "a list after `in`", &list);
+        };
+        for own in all {
+            let equal = Pointwise::Operator(BinaryOp::Equal);
+            match self.pointwise(equal, value.clone(), own, span)? {
+                Value::Bool(true) => return Ok(Value::Bool(true)),
+                Value::Bool(false) => {}
+                other => {
+                    return self.wrong(span, "a value that is known before anything runs", &other);
+                }
+            }
+        }
+        Ok(Value::Bool(false))
     }
 
     /// `==` and `!=` of static values such as `bias == none`.
@@ -223,8 +244,9 @@ impl Tracer<'_> {
                 [a, b],
                 false,
             ),
-            BinaryOp::Remainder => {
-                let report = check::operands::report(self.origin.span, "`%` is for static numbers");
+            BinaryOp::Remainder | BinaryOp::In => {
+                let headline = format!("`{}` is for static numbers", operator.symbol());
+                let report = check::operands::report(self.origin.span, headline);
                 return self.fail(report);
             }
         };
@@ -317,11 +339,15 @@ impl Tracer<'_> {
     fn mapping(&self, large: &Tensor, small: &Tensor) -> Option<Vec<usize>> {
         let (big, little) = (self.shape(large), self.shape(small));
         let named = |tensor: &Tensor| tensor.axes.iter().all(|axis| axis.name.is_some());
-        let mapping: Vec<usize> = if named(large) && named(small) {
-            let names = small.axes.iter().filter_map(|axis| axis.name.as_deref());
-            names
-                .map(|name| large.position(name))
-                .collect::<Option<_>>()?
+        let places = small.axes.iter().map(|axis| {
+            let name = axis.name.as_deref()?;
+            large.position(name)
+        });
+        let places: Option<Vec<usize>> = places.collect();
+        let mapping: Vec<usize> = if let Some(places) = places {
+            places
+        } else if named(large) && named(small) {
+            return None;
         } else {
             let offset = big.len().checked_sub(little.len())?;
             let mapping: Vec<usize> = (offset..big.len()).collect();

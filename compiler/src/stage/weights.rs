@@ -21,6 +21,7 @@ const TRANSFORMS: &[&str] = &[
     "squeeze",
     "unsqueeze",
     "either",
+    "stacked",
 ];
 
 /// A name map to a foreign checkpoint, both ways.
@@ -36,6 +37,10 @@ pub struct WeightsSpec {
     pub rules: Vec<Rule>,
     /// Names of the checkpoint that are not meant to be read.
     pub ignore: Vec<NamePattern>,
+    /// What begins names in some checkpoints and is missing in others: a model saved as a part of
+    /// another, or by itself.
+    #[serde(default)]
+    pub optional_prefix: Option<String>,
 }
 
 /// One line of a name map.
@@ -50,6 +55,9 @@ pub struct Rule {
     pub twins: Vec<NamePattern>,
     /// What makes ours of theirs, in order; export undoes it from the end.
     pub transforms: Vec<Transform>,
+    /// `stacked("experts.{e}.w", of: 8)`: several tensors lie along a new first axis of ours.
+    #[serde(default)]
+    pub stack: Option<Stack>,
     /// Where the line stands.
     pub span: Span,
 }
@@ -82,6 +90,15 @@ pub enum Transform {
     },
 }
 
+/// Tensors that one parameter holds along its first axis: experts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stack {
+    /// The placeholder that counts them from 0.
+    pub placeholder: String,
+    /// How many.
+    pub of: u64,
+}
+
 /// A parameter with the tensor it is read from and written to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pair {
@@ -92,7 +109,10 @@ pub struct Pair {
     /// Other names under which the checkpoint holds the same tensor.
     #[serde(default)]
     pub twins: Vec<String>,
-    /// What makes ours of theirs, in order.
+    /// The names of all tensors that lie along its first axis, `theirs` first; empty for a single one.
+    #[serde(default)]
+    pub pieces: Vec<String>,
+    /// What makes ours of theirs, in order; of every piece.
     pub transforms: Vec<Transform>,
 }
 
@@ -125,6 +145,8 @@ impl WeightsSpec {
     pub fn pair(&self, ours: &[&str], theirs: &[&str]) -> Pairing {
         let mut result = Pairing::default();
         let theirs: BTreeSet<&str> = theirs.iter().copied().collect();
+        let prefix = self.optional_prefix.as_deref();
+        let missing = prefix.filter(|it| !theirs.iter().any(|name| name.starts_with(*it)));
         let ours: BTreeSet<&str> = ours.iter().copied().collect();
         let mut read: BTreeSet<String> = BTreeSet::new();
         // One tensor may serve several parameters only as different parts of it.
@@ -147,7 +169,7 @@ impl WeightsSpec {
                 result.fresh.push(path.to_owned());
                 continue;
             };
-            let Some(pair) = pair.among(&theirs) else {
+            let Some(pair) = pair.without(missing).among(&theirs) else {
                 result.unmatched_ours.push(path.to_owned());
                 continue;
             };
@@ -165,14 +187,15 @@ impl WeightsSpec {
                     .push((pair.theirs.clone(), first, rule.span));
             }
             read.insert(pair.theirs.clone());
-            read.extend(pair.twins.iter().cloned());
+            read.extend(pair.twins.iter().chain(&pair.pieces).cloned());
             result.pairs.push(pair);
         }
         for name in theirs.iter().filter(|name| !read.contains(**name)) {
-            let ignored = self
-                .ignore
-                .iter()
-                .any(|pattern| pattern.captures(name).is_some());
+            let whole = format!("{}{name}", missing.unwrap_or_default());
+            let ignored = self.ignore.iter().any(|pattern| {
+                let fits = |name: &str| pattern.captures(name).is_some();
+                fits(name) || fits(&whole)
+            });
             let list = if ignored {
                 &mut result.ignored
             } else {
@@ -206,21 +229,46 @@ impl WeightsSpec {
 
 impl Rule {
     fn theirs_of(&self, ours: &str) -> Option<Pair> {
-        let captures = self.ours.captures(ours)?;
-        let theirs = self.theirs.as_ref()?.fill(&captures)?;
+        let mut captures = self.ours.captures(ours)?;
+        let mut pieces = Vec::new();
+        if let Some(stack) = &self.stack {
+            for index in 0..stack.of {
+                captures.insert(stack.placeholder.clone(), index.to_string());
+                pieces.push(self.theirs.as_ref()?.fill(&captures)?);
+            }
+        }
+        let theirs = match pieces.first() {
+            Some(first) => first.clone(),
+            None => self.theirs.as_ref()?.fill(&captures)?,
+        };
         let twins = self.twins.iter().filter_map(|name| name.fill(&captures));
         Some(Pair {
             ours: ours.to_owned(),
             theirs,
             twins: twins.collect(),
+            pieces,
             transforms: self.transforms.clone(),
         })
     }
 }
 
 impl Pair {
+    /// The pair with foreign names that lack a prefix.
+    fn without(mut self, prefix: Option<&str>) -> Self {
+        for name in self.twins.iter_mut().chain([&mut self.theirs]) {
+            if let Some(rest) = prefix.and_then(|prefix| name.strip_prefix(prefix)) {
+                *name = rest.to_owned();
+            }
+        }
+        self
+    }
+
     /// The pair with those of its names that a checkpoint has; the first of them is read.
     fn among(self, names: &BTreeSet<&str>) -> Option<Self> {
+        let present = |name: &String| names.contains(name.as_str());
+        if !self.pieces.iter().all(present) {
+            return None;
+        }
         let all = std::iter::once(self.theirs).chain(self.twins);
         let mut present = all.filter(|name| names.contains(name.as_str()));
         let theirs = present.next()?;
@@ -236,6 +284,8 @@ impl Pair {
 pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<WeightsSpec> {
     let keys = Keys::section(view);
     let file = keys.get("file").and_then(|at| reader.text(at, "file"));
+    let prefix = keys.get("optional_prefix");
+    let prefix = prefix.and_then(|at| reader.text(at, "optional_prefix"));
     let mut ignore = Vec::new();
     for at in keys.get("ignore").map_or(Vec::new(), |at| reader.list(at)) {
         ignore.extend(name(reader, at, "ignore"));
@@ -243,7 +293,7 @@ pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<WeightsSpe
     let lines = keys
         .entries
         .iter()
-        .filter(|entry| !matches!(entry.key, "file" | "ignore"));
+        .filter(|entry| !matches!(entry.key, "file" | "ignore" | "optional_prefix"));
     let mut rules = Vec::new();
     for entry in lines {
         let key = StaticValue::Text(entry.key.to_owned());
@@ -264,6 +314,7 @@ pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<WeightsSpe
         file,
         rules,
         ignore,
+        optional_prefix: prefix.map(|text| text.value),
     })
 }
 
@@ -275,10 +326,12 @@ fn rule(reader: &mut Reader, ours: NamePattern, at: At) -> Option<Rule> {
             theirs: None,
             twins: Vec::new(),
             transforms,
+            stack: None,
             span: at.span,
         });
     }
     let mut others = Vec::new();
+    let mut stacked = None;
     // The innermost call comes first.
     while let StaticValue::Call { .. } = inner.value {
         let (callee, call) = reader.call(inner, "transform", TRANSFORMS)?;
@@ -288,6 +341,13 @@ fn rule(reader: &mut Reader, ours: NamePattern, at: At) -> Option<Rule> {
         if callee == "either" {
             reader.known(&call, &[], usize::MAX);
             others.extend(call.positional.iter().skip(1).copied());
+        } else if callee == "stacked" {
+            if !std::ptr::eq(inner.value, at.value) {
+                return reader.refuse(inner, callee, "no other change around it");
+            }
+            reader.known(&call, &["of"], 1);
+            let of = reader.required(&call, "of", "8")?;
+            stacked = Some(reader.whole(of, "of", 1)?);
         } else {
             transforms.insert(0, transform(reader, callee, &call, inner)?);
         }
@@ -298,8 +358,20 @@ fn rule(reader: &mut Reader, ours: NamePattern, at: At) -> Option<Rule> {
     for other in others {
         twins.push(name(reader, other, "weights")?);
     }
+    let mut stack = None;
     for foreign in std::iter::once(&theirs).chain(&twins) {
-        if ours.variables() != foreign.variables() {
+        let (own, other) = (ours.variables(), foreign.variables());
+        let extra: Vec<&str> = other.difference(&own).copied().collect();
+        let fits = match (stacked, extra.as_slice()) {
+            (None, []) => true,
+            (Some(of), [placeholder]) => {
+                let placeholder = (*placeholder).to_owned();
+                stack = Some(Stack { placeholder, of });
+                *extra != ["*"]
+            }
+            _ => false,
+        };
+        if !fits || !own.is_subset(&other) {
             let headline = format!(
                 "`{}` and `{}` have different placeholders",
                 ours.text, foreign.text
@@ -313,6 +385,7 @@ fn rule(reader: &mut Reader, ours: NamePattern, at: At) -> Option<Rule> {
         theirs: Some(theirs),
         twins,
         transforms,
+        stack,
         span: at.span,
     })
 }

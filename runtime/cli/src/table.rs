@@ -1,6 +1,6 @@
 //! What was measured, as text.
 
-use gatewright_runtime::measure::{Evaluation, Score};
+use gatewright_runtime::measure::{Evaluation, RouterUse, Score};
 use gatewright_runtime::train::EvaluationRecord;
 use std::fmt::Write;
 
@@ -85,5 +85,34 @@ pub(crate) fn examples(record: Option<&EvaluationRecord>) -> String {
         );
     }
     text += "\n";
+    text
+}
+
+/// How each router shares the tokens of each stream among its experts.
+pub(crate) fn routing(routers: &[RouterUse]) -> String {
+    let mut text = String::new();
+    for router in routers {
+        let _ = writeln!(
+            text,
+            "\n{}: share of each stream's tokens by expert",
+            router.path
+        );
+        for stream in &router.streams {
+            let total = stream.tokens.iter().sum::<u64>().max(1) as f64;
+            let shares: Vec<String> = stream
+                .tokens
+                .iter()
+                .map(|count| format!("{:>3.0} %", 100.0 * *count as f64 / total))
+                .collect();
+            let _ = writeln!(
+                text,
+                "  {:<8}{}   {} served, {:.1} experts in use",
+                stream.name,
+                shares.join(" "),
+                percent(stream.success),
+                stream.effective_experts
+            );
+        }
+    }
     text
 }

@@ -1,6 +1,6 @@
 //! The page: what was run, what was reached, what the routers did.
 
-use super::plot::{COLOURS, Line, bars, lines};
+use super::plot::{COLOURS, Legend, Line, bars, lines};
 use crate::measure::{Evaluation, Example, RouterUse, Score, StreamUse, Token};
 use crate::train::{EvaluationRecord, Findings};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -163,34 +163,50 @@ fn curves(findings: &Findings) -> Markup {
     });
     let norm = series(&|name| (name == "grad_norm").then(|| "gradient norm".to_owned()));
     let measured = measured(findings);
+    let held_out = measured.iter().map(|(name, measured)| {
+        lines(
+            &format!("Held out: {name}"),
+            "share",
+            Legend::Below,
+            measured,
+        )
+    });
     let plots = [
-        lines("Objective", "step", "nats", &objective),
-        lines("Losses", "step", "value", &losses),
-        lines("Tokens that their expert served", "step", "share", &success),
-        lines("Held-out measures", "step", "share", &measured),
-        lines("Gradient norm", "step", "norm", &norm),
+        lines("Objective", "value", Legend::Above, &objective),
+        lines("Losses", "value", Legend::Above, &losses),
+        lines(
+            "Tokens that their expert served",
+            "share",
+            Legend::Below,
+            &success,
+        ),
+        lines("Gradient norm", "norm", Legend::Above, &norm),
     ];
     html! {
         h2 { "How it learned" }
-        div.plots { @for plot in plots.iter().flatten() { (PreEscaped(plot)) } }
+        div.plots { @for plot in plots.into_iter().chain(held_out).flatten() { (PreEscaped(plot)) } }
     }
 }
 
-/// Scores over the evaluations.
-fn measured(findings: &Findings) -> Vec<Line> {
-    let mut all: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
+/// Scores over the evaluations, by evaluation.
+fn measured(findings: &Findings) -> BTreeMap<String, Vec<Line>> {
+    let mut all: BTreeMap<String, BTreeMap<String, Vec<(f64, f64)>>> = BTreeMap::new();
     for record in &findings.evaluations {
         for evaluation in &record.evaluations {
+            let own = all.entry(evaluation.name.clone()).or_default();
             for score in &evaluation.scores {
-                let name = format!("{} {} {}", evaluation.name, score.measure, score.direction);
-                all.entry(name)
-                    .or_default()
-                    .push((record.step as f64, score.value));
+                let name = format!("{} {}", score.measure, score.direction.replace("->", "→"));
+                let points = own.entry(name).or_default();
+                points.push((record.step as f64, score.value));
             }
         }
     }
+    let lines = |own: BTreeMap<String, Vec<(f64, f64)>>| {
+        let all = own.into_iter();
+        all.map(|(name, points)| Line { name, points }).collect()
+    };
     all.into_iter()
-        .map(|(name, points)| Line { name, points })
+        .map(|(name, own)| (name, lines(own)))
         .collect()
 }
 
@@ -272,11 +288,21 @@ fn overlay(record: &Token) -> Markup {
     }
 }
 
+/// A word and the expert of its token; a run of the same pair, such as padding, is shown once.
 fn words(record: &Token) -> Markup {
+    let mut runs: Vec<(&String, u32, usize)> = Vec::new();
+    for (word, expert) in record.words.iter().zip(&record.experts) {
+        match runs.last_mut() {
+            Some((last, own, count)) if *last == word && own == expert => *count += 1,
+            _ => runs.push((word, *expert, 1)),
+        }
+    }
     html! {
         div {
-            @for (word, expert) in record.words.iter().zip(&record.experts) {
-                span.word style=(paint(*expert)) title=(format!("expert {expert}")) { (word) }
+            @for (word, expert, count) in runs {
+                span.word style=(paint(expert)) title=(format!("expert {expert}")) {
+                    (word) @if count > 1 { " ×" (count) }
+                }
             }
         }
     }

@@ -20,15 +20,33 @@ pub(super) fn colour(index: usize) -> RGBColor {
     RGBColor(red, green, blue)
 }
 
+/// Where the names of the lines have room.
+#[derive(Clone, Copy)]
+pub(super) enum Legend {
+    /// For lines that fall.
+    Above,
+    /// For lines that rise.
+    Below,
+}
+
+impl Legend {
+    fn position(self) -> SeriesLabelPosition {
+        match self {
+            Self::Above => SeriesLabelPosition::UpperRight,
+            Self::Below => SeriesLabelPosition::LowerRight,
+        }
+    }
+}
+
 /// A named line.
 pub(super) struct Line {
     pub(super) name: String,
     pub(super) points: Vec<(f64, f64)>,
 }
 
-/// Lines over a common axis; none when there are fewer than two points. Values that are not finite
+/// Lines over the steps; none when there are fewer than two points. Values that are not finite
 /// are left out.
-pub(super) fn lines(title: &str, x: &str, y: &str, lines: &[Line]) -> Option<String> {
+pub(super) fn lines(title: &str, y: &str, legend: Legend, lines: &[Line]) -> Option<String> {
     let points = || {
         lines
             .iter()
@@ -50,7 +68,7 @@ pub(super) fn lines(title: &str, x: &str, y: &str, lines: &[Line]) -> Option<Str
     draw(
         &mut text,
         title,
-        [x, y],
+        (y, legend),
         (left..right.max(left + 1.0), low - margin..high + margin),
         lines,
     )?;
@@ -63,7 +81,7 @@ type Range = std::ops::Range<f64>;
 fn draw(
     text: &mut String,
     title: &str,
-    axes: [&str; 2],
+    (y, legend): (&str, Legend),
     (across, up): (Range, Range),
     lines: &[Line],
 ) -> Option<()> {
@@ -79,8 +97,9 @@ fn draw(
         .ok()?;
     chart
         .configure_mesh()
-        .x_desc(axes[0])
-        .y_desc(axes[1])
+        .x_desc("step")
+        .y_desc(y)
+        .x_label_formatter(&|step| format!("{step:.0}"))
         .light_line_style(WHITE)
         .bold_line_style(RGBColor(230, 230, 230))
         .axis_desc_style(("sans-serif", 13))
@@ -98,6 +117,7 @@ fn draw(
     }
     chart
         .configure_series_labels()
+        .position(legend.position())
         .background_style(WHITE.mix(0.85))
         .border_style(RGBColor(200, 200, 200))
         .label_font(("sans-serif", 12))
@@ -121,14 +141,7 @@ pub(super) fn bars(
         return None;
     }
     let mut text = String::new();
-    draw_bars(
-        &mut text,
-        title,
-        y,
-        groups,
-        series,
-        highest.max(1e-6) * 1.08,
-    )?;
+    draw_bars(&mut text, title, y, groups, series, highest.max(1e-6) * 1.3)?;
     Some(text)
 }
 
@@ -184,6 +197,7 @@ fn draw_bars(
     }
     chart
         .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
         .background_style(WHITE.mix(0.85))
         .border_style(RGBColor(200, 200, 200))
         .label_font(("sans-serif", 12))
@@ -202,7 +216,7 @@ mod tests {
             name: "loss".to_owned(),
             points: vec![(0.0, 4.8), (10.0, f64::NAN), (20.0, 1.2)],
         };
-        let text = lines("Loss", "step", "nats", &[line]).unwrap();
+        let text = lines("Loss", "nats", Legend::Above, &[line]).unwrap();
         assert!(text.starts_with("<svg") && text.trim_end().ends_with("</svg>"));
         assert!(text.contains("loss") && !text.contains("NaN"));
         let groups = ["0", "1"].map(str::to_owned);
@@ -213,6 +227,6 @@ mod tests {
             &[("image".to_owned(), vec![0.2, 0.8])],
         );
         assert!(text.unwrap().trim_end().ends_with("</svg>"));
-        assert!(lines("Loss", "step", "nats", &[]).is_none());
+        assert!(lines("Loss", "nats", Legend::Above, &[]).is_none());
     }
 }

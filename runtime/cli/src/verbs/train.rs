@@ -187,6 +187,7 @@ fn finish(
         return Ok(());
     }
     write!(out, "{}", table::evaluations(&summary.evaluations))?;
+    write!(out, "{}", table::routing(&summary.routing))?;
     write!(out, "{}", table::examples(summary.evaluations.last()))?;
     writeln!(
         out,
