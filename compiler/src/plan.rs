@@ -12,7 +12,7 @@ mod memory;
 mod update;
 mod verify;
 
-pub use assemble::{ALIGN_WORDS, PlanError, Request, aligned, assemble};
+pub use assemble::{ALIGN_WORDS, Placed, PlanError, Request, aligned, assemble};
 
 use crate::graph::{DType, Origin, OutputKind};
 use serde::{Deserialize, Serialize};

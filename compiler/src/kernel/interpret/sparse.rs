@@ -228,7 +228,14 @@ fn plan(
     for expert in 0..routing.experts {
         words[layout.segment() + expert] = row as f64;
         let first = row;
-        for assignment in 0..groups * tokens * routing.choices {
+        // By group, then by choice, then by token.
+        let choices = routing.choices;
+        let order = (0..groups).flat_map(|group| {
+            (0..choices).flat_map(move |choice| {
+                (0..tokens).map(move |token| (group * tokens + token) * choices + choice)
+            })
+        });
+        for assignment in order {
             if experts[assignment] as usize == expert && slots[assignment] < capacity {
                 words[layout.row_source() + row] = assignment as f64;
                 words[layout.assignment_row() + assignment] = row as f64;
