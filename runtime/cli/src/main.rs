@@ -9,7 +9,6 @@ mod failure;
 mod input;
 mod output;
 mod project;
-mod render;
 mod target;
 mod verbs;
 
