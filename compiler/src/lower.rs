@@ -40,6 +40,8 @@ use std::collections::BTreeMap;
 pub enum Target {
     /// The results of this entry.
     Entry(String),
+    /// These top-level values.
+    Values(Vec<String>),
     /// This objective with every named loss it reaches.
     Objective(String),
     /// Every value, loss and objective, without outputs: what checking a file traces.
@@ -55,6 +57,17 @@ pub enum Mode {
     Eval,
 }
 
+/// What a router instance gives as outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Recorded {
+    /// No outputs.
+    Nothing,
+    /// The share of each stream's assignments that are processed.
+    Rates,
+    /// Also logits, probabilities, choices, weights, slots and what is kept.
+    Everything,
+}
+
 /// One graph that is asked for.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -62,8 +75,8 @@ pub struct Request {
     pub what: Target,
     /// In which mode.
     pub mode: Mode,
-    /// Also give each router instance's probabilities, choices, slots and success rates.
-    pub record_routing: bool,
+    /// What each router instance gives besides.
+    pub routing: Recorded,
     /// Values of symbolic dims that are known already.
     pub bindings: BTreeMap<String, usize>,
 }
@@ -75,7 +88,7 @@ impl Request {
         Self {
             what,
             mode,
-            record_routing: false,
+            routing: Recorded::Nothing,
             bindings: BTreeMap::new(),
         }
     }

@@ -484,6 +484,8 @@ pub enum BinaryOp {
     Greater,
     /// `>=`
     GreaterEqual,
+    /// `in`: one of a list.
+    In,
     /// `+`
     Add,
     /// `-`

@@ -215,6 +215,42 @@ pages! {
     /// ```
     /// Fix: give another `--run`, or restore the specification; `DIR/spec.gate` holds the original.
     RUN_FOLDER = "E0618", "the run folder holds another run";
+
+    /// What: the data of a stage or evaluation cannot be used.
+    ///
+    /// Why: a file is missing or damaged, records lack a picture or a caption, the tokenizer knows more
+    /// tokens than the input holds, or there are fewer records than a batch needs.
+    ///
+    /// Example:
+    /// ```sh
+    /// gatewright train model.gate --run runs/a --data pairs=no/such/file.tar
+    /// ```
+    /// Fix: the message names the file, the record and what to do.
+    DATA = "E0619", "the data cannot be used";
+
+    /// What: a stage asks for something that this version does not train, such as batches of several
+    /// data sets in turn, or gradients summed over parts of a batch.
+    ///
+    /// Why: training it in another way than stated would give other numbers.
+    ///
+    /// Example:
+    /// ```text
+    /// stage joint { data = mix(pairs: 0.7 -> paired, words: 0.3 -> language)   … }
+    /// ```
+    /// Fix: split the stage, as the message says.
+    UNSUPPORTED_STAGE = "E0620", "a stage that cannot be trained as it is stated";
+
+    /// What: an evaluation cannot be carried out as it is stated.
+    ///
+    /// Why: measures that compare need two entries or values with one row for each record, classes need
+    /// a text input, and a run needs to be there to be measured.
+    ///
+    /// Example:
+    /// ```text
+    /// eval lost { entry = embed_image   metrics = [recall(at: [1])] }
+    /// ```
+    /// Fix: the message says what is missing.
+    EVALUATION = "E0621", "an evaluation that cannot be carried out";
 }
 
 #[cfg(test)]

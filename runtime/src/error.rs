@@ -157,6 +157,17 @@ pub enum Error {
         /// The source's words.
         reason: String,
     },
+    /// The data cannot be used.
+    #[error(transparent)]
+    Data(#[from] crate::data::DataError),
+    /// An evaluation cannot be carried out.
+    #[error("evaluation `{name}`: {reason}")]
+    Evaluation {
+        /// Its name in the spec.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
     /// The run folder is not this run's.
     #[error("`{}` {reason}", path.display())]
     RunFolder {
@@ -189,6 +200,8 @@ impl Error {
             Self::NameMap { .. } => codes::NAME_MAP,
             Self::NonFinite { .. } => codes::NON_FINITE,
             Self::Batch { .. } => codes::BATCH,
+            Self::Data(_) => codes::DATA,
+            Self::Evaluation { .. } => codes::EVALUATION,
             Self::RunFolder { .. } => codes::RUN_FOLDER,
         }
     }
@@ -230,6 +243,7 @@ impl From<&Error> for Diagnostic {
             Error::TensorsDiffer(differences) => {
                 differences.lines().into_iter().fold(diagnostic, Self::note)
             }
+            Error::Data(cause) => diagnostic.help(cause.remedy()),
             Error::OutOfMemory { .. } => {
                 diagnostic.help("use a smaller batch with more `accumulate`, or free the device")
             }

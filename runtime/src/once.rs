@@ -48,6 +48,9 @@ pub enum Failure {
     /// The reference met a value it cannot use.
     #[error(transparent)]
     Evaluate(#[from] EvalError),
+    /// A value became infinite or NaN in training.
+    #[error("{}", .0.error)]
+    NonFinite(Box<crate::experiment::NonFinite>),
     /// A graph that a pass built wrongly: our bug.
     #[error(transparent)]
     Graph(#[from] OpError),

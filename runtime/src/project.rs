@@ -1,10 +1,11 @@
 //! A spec file on disk, bound: what every verb starts from.
 
 use crate::codes::UNREADABLE;
-use gatewright_compiler::lower::{self, Lowered, Request};
+use gatewright_compiler::lower::{self, Lowered, Mode, Request};
 use gatewright_compiler::model::{BindOptions, Model, bind};
+use gatewright_compiler::stage::{self, Experiment};
 use gatewright_grammar::diagnostic::{Diagnostic, Severity};
-use gatewright_grammar::source::Sources;
+use gatewright_grammar::source::{Sources, Spanned};
 use std::path::{Component, Path, PathBuf};
 
 /// Presets and settings given beside the file.
@@ -27,6 +28,8 @@ pub struct Project {
     pub path: PathBuf,
     /// Its text.
     pub text: String,
+    /// What was given beside it.
+    pub overrides: Overrides,
     /// Warnings so far.
     pub warnings: Vec<Diagnostic>,
 }
@@ -74,6 +77,7 @@ impl Project {
                     model,
                     path,
                     text,
+                    overrides: overrides.clone(),
                     warnings: diagnostics,
                 })
             }
@@ -93,10 +97,9 @@ impl Project {
         let Some(lowered) = lowered else {
             return Err(self.mistakes(diagnostics));
         };
-        for diagnostic in diagnostics {
-            if diagnostic.severity == Severity::Warning && !self.warnings.contains(&diagnostic) {
-                self.warnings.push(diagnostic);
-            }
+        // A term that only training has is no news about evaluation.
+        if request.mode == Mode::Train {
+            self.warn(diagnostics);
         }
         Ok(lowered)
     }
@@ -110,10 +113,34 @@ impl Project {
         })
     }
 
-    /// A path of the spec, relative to the spec's folder.
+    /// What the file states besides the model: stages, data, weights, evaluations.
+    ///
+    /// # Errors
+    /// What is wrong with these.
+    pub fn experiment(&mut self) -> Result<Experiment, Box<Mistakes>> {
+        let (experiment, diagnostics) = stage::experiment(&self.model);
+        let Some(experiment) = experiment else {
+            return Err(self.mistakes(diagnostics));
+        };
+        self.warn(diagnostics);
+        Ok(experiment)
+    }
+
+    /// Keeps the warnings among these, each once.
+    pub fn warn(&mut self, diagnostics: Vec<Diagnostic>) {
+        for diagnostic in diagnostics {
+            if diagnostic.severity == Severity::Warning && !self.warnings.contains(&diagnostic) {
+                self.warnings.push(diagnostic);
+            }
+        }
+    }
+
+    /// Where a path that a spec file states lies: relative to the folder of that file.
     #[must_use]
-    pub fn relative(&self, path: &str) -> PathBuf {
-        self.path.parent().unwrap_or(Path::new(".")).join(path)
+    pub fn locate(&self, path: &Spanned<String>) -> PathBuf {
+        let file = self.sources.get(path.span.file);
+        let file = file.map_or(self.path.as_path(), |file| Path::new(&file.name));
+        file.parent().unwrap_or(Path::new(".")).join(&path.value)
     }
 }
 

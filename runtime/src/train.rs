@@ -9,11 +9,11 @@
 
 mod folder;
 mod record;
-mod schedule;
+mod update;
 
-pub use folder::{Manifest, RunFolder};
+pub use folder::{EvaluationRecord, Findings, Manifest, RunFolder};
 pub use record::StepRecord;
-pub use schedule::{Schedule, Update};
+pub use update::Update;
 
 use crate::checkpoint::{Checkpoint, Metadata, differences};
 use crate::error::{Error, Result};
@@ -112,6 +112,11 @@ impl Trainer {
     /// The same, to read results.
     pub fn executor_mut(&mut self) -> &mut Executor {
         &mut self.executor
+    }
+
+    /// Stops before this step from now on.
+    pub fn stop_before(&mut self, step: u64) {
+        self.options.steps = step;
     }
 
     /// The next step's number.
@@ -264,7 +269,7 @@ impl Trainer {
             step: self.step,
             losses: BTreeMap::new(),
             metrics: BTreeMap::new(),
-            learning_rate: self.options.update.schedule.rate(self.step),
+            learning_rate: self.options.update.scalars(self.step).rate,
             examples_per_second: 0.0,
         };
         for (scalar, tensor) in self.scalars.iter().zip(&values) {

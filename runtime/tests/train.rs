@@ -11,7 +11,7 @@
 mod support;
 
 use gatewright_compiler::ops::Init;
-use gatewright_compiler::optimizer::Rule;
+use gatewright_compiler::optimizer::{Decay, DecayTimes, Rule, Schedule};
 use gatewright_runtime::checkpoint::Checkpoint;
 use gatewright_runtime::device::Device;
 use gatewright_runtime::error::{Error, Result};
@@ -19,7 +19,7 @@ use gatewright_runtime::execute::{Executor, Options};
 use gatewright_runtime::initialise::initialise;
 use gatewright_runtime::tensor::HostTensor;
 use gatewright_runtime::train::{
-    Manifest, Outcome, RunFolder, Schedule, StepRecord, TrainOptions, Trainer, Update,
+    Manifest, Outcome, RunFolder, StepRecord, TrainOptions, Trainer, Update,
 };
 use std::collections::BTreeMap;
 use std::fs;
@@ -39,10 +39,13 @@ fn options() -> TrainOptions {
             schedule: Schedule::WarmupCosine {
                 peak: 0.1,
                 warmup: 5,
-                total: STEPS,
                 floor: 0.001,
             },
-            decay: 0.0,
+            decay: Decay {
+                factor: 0.0,
+                times: DecayTimes::LearningRate,
+            },
+            total: STEPS,
         },
         log_every: 5,
         save_every: 10,

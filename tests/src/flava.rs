@@ -1,7 +1,7 @@
 //! FLAVA's tiny preset beside its recorded reference: what the tests of every backend share.
 
 use gatewright_compiler::lower::{Mode, Request, Target, lower};
-use gatewright_compiler::optimizer::{Optimizer, Rule};
+use gatewright_compiler::optimizer::{Decay, DecayTimes, Optimizer, Rule, Schedule};
 use gatewright_compiler::stage::{WeightsSpec, experiment};
 use gatewright_compiler::tensor::Tensor;
 use gatewright_runtime::checkpoint::{Imported, import, read_tensors};
@@ -9,7 +9,7 @@ use gatewright_runtime::once::{self, Backend, Once, Results, Tensors};
 use gatewright_runtime::project::{Overrides, Project};
 use gatewright_runtime::reference::State;
 use gatewright_runtime::tensor::{HostData, HostTensor};
-use gatewright_runtime::train::{Schedule, Update};
+use gatewright_runtime::train::Update;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -405,8 +405,12 @@ impl Flava {
         };
         let update = Update {
             rule,
-            schedule: Schedule::Constant { rate: 1e-3 },
-            decay: 0.1,
+            schedule: Schedule::Constant { peak: 1e-3 },
+            decay: Decay {
+                factor: 0.1,
+                times: DecayTimes::LearningRate,
+            },
+            total: 1,
         };
         for (step, (case, loss)) in (0..).zip(TRAINED) {
             let objective = batch(case).objective;

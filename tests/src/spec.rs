@@ -1,6 +1,6 @@
 //! Binding and lowering of specs in tests.
 
-use gatewright_compiler::lower::{Lowered, Mode, Request, Target, lower};
+use gatewright_compiler::lower::{Lowered, Mode, Recorded, Request, Target, lower};
 use gatewright_compiler::model::{BindOptions, Model, bind};
 use gatewright_grammar::diagnostic::{Diagnostic, Severity};
 use gatewright_grammar::source::Sources;
@@ -81,7 +81,7 @@ pub fn lowered(
     mode: Mode,
 ) -> Result<(Lowered, String), String> {
     let request = Request {
-        record_routing: true,
+        routing: Recorded::Everything,
         ..Request::new(what, mode)
     };
     let (lowered, diagnostics) = lower(model, &request);

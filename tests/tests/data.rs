@@ -6,8 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use gatewright_compiler::stage::Template;
 use gatewright_runtime::data::{
-    BadRecords, BatchOptions, Batches, Caption, Column, ImageTransform, Records, Source, Tokenize,
+    BadRecords, BatchOptions, Batches, Caption, Column, ImageTransform, Records, Source,
+    TextColumn, Tokenize,
 };
 
 fn emoji(file: &str) -> PathBuf {
@@ -47,21 +49,22 @@ fn emoji_splits_share_neither_vendor_nor_concept() {
 
 #[test]
 fn emoji_make_batches() {
-    let caption = Caption::parse(&[
-        (0.5, "{name}, {subgroup}"),
-        (0.5, "{keywords:sample(1..4)}"),
-    ]);
+    let name = Template::parse("{name}, {subgroup}", 0.5).unwrap();
+    let keywords = Template::parse("{keywords:1..4}", 0.5).unwrap();
+    let caption = Caption::new(vec![name.clone(), keywords], name);
     let tokenize = Tokenize::open(&emoji("tokenizer.json"), 16, 0, 2_000).unwrap();
     let image = ImageTransform {
         strength: 0.5,
         ..ImageTransform::default()
     };
+    let text = TextColumn {
+        caption,
+        tokenize: Arc::new(tokenize),
+        mask: None,
+    };
     let columns = BTreeMap::from([
         ("image".to_owned(), Column::Image(image)),
-        (
-            "text".to_owned(),
-            Column::Text(caption.unwrap(), Arc::new(tokenize)),
-        ),
+        ("text".to_owned(), Column::Text(text)),
     ]);
     let options = BatchOptions {
         unique: Some("emoji".into()),

@@ -2,6 +2,10 @@
 //! losses, logits and gradients of every kind of batch, parameters after a training run, weights by
 //! their foreign names.
 
+use gatewright_compiler::autodiff::gradients;
+use gatewright_compiler::graph::OutputKind;
+use gatewright_compiler::lower::{Mode, Request, Target};
+use gatewright_compiler::ops::Op;
 use gatewright_runtime::checkpoint::{export, import};
 use gatewright_runtime::once::Backend;
 use gatewright_tests::flava::{CASES, Flava, names, project, read, recorded, shapes};
@@ -107,4 +111,78 @@ fn what_is_left_over_on_either_side_is_listed() {
         ["flava.text_model.embeddings.position_ids"]
     );
     assert_eq!(names.diagnose(&pairing).len(), 2);
+}
+
+#[test]
+fn a_model_saved_without_its_heads_serves_the_entries_of_embeddings() {
+    let project = project("tiny", &[]);
+    let (names, shapes) = (names(&project), shapes(&project));
+    let stored = recorded("model");
+    let parts = stored.iter().filter_map(|(name, tensor)| {
+        let name = name.strip_prefix("flava.")?;
+        Some((name.to_owned(), tensor.clone()))
+    });
+    let mut alone: BTreeMap<_, _> = parts.collect();
+    let ids = stored["flava.logit_scale"].clone();
+    alone.insert("text_model.embeddings.position_ids".to_owned(), ids);
+    let (found, usual) = (
+        read(&names, &shapes, &alone),
+        read(&names, &shapes, &stored),
+    );
+    assert!(
+        found
+            .parameters
+            .iter()
+            .all(|(path, it)| usual.parameters[path] == *it)
+    );
+    assert_eq!(found.pairing.unmatched_theirs, [""; 0]);
+    assert_eq!(
+        found.pairing.ignored,
+        ["text_model.embeddings.position_ids"]
+    );
+    let heads = |path: &String| path.contains("_head.") || path.starts_with("codebook.");
+    assert!(found.pairing.unmatched_ours.iter().all(heads));
+    assert_eq!(
+        found.parameters.len() + found.pairing.unmatched_ours.len(),
+        shapes.len()
+    );
+}
+
+/// Neither the pass forward nor the one back holds scores of more rows than are masked.
+#[test]
+fn vocabulary_sized_heads_see_masked_rows_only() {
+    let mut project = project("tiny", &[]);
+    for (objective, classes, most) in [("pairs", 120, 8), ("pairs", 64, 24), ("texts", 120, 8)] {
+        let request = Request::new(Target::Objective(objective.to_owned()), Mode::Train);
+        let lowered = project.lower(&request).expect("a sound flow");
+        let graph = &lowered.graph;
+        let parameters: Vec<_> = graph.parameters().into_values().collect();
+        let objective = graph
+            .outputs()
+            .iter()
+            .find(|it| it.kind == OutputKind::Objective);
+        let objective = objective.expect("the objective").value;
+        let (graph, _) = gradients(graph, objective, &parameters).expect("gradients");
+        let products = graph
+            .ids()
+            .filter(|id| matches!(graph.node(*id).op, Op::Matmul(_)));
+        let rows = products.filter_map(|id| {
+            let shape: Vec<_> = graph
+                .ty(id)
+                .shape
+                .iter()
+                .map(|size| size.as_const())
+                .collect();
+            let (last, rows) = shape.split_last()?;
+            // Rows of width 32 are the gradient of the weights.
+            (*last == Some(classes) && rows != [Some(32)]).then(|| rows.to_vec())
+        });
+        let rows: Vec<_> = rows.collect();
+        assert!(rows.contains(&vec![Some(most)]), "{rows:?}");
+        assert!(
+            rows.iter()
+                .all(|rows| classes == 64 || *rows == [Some(most)]),
+            "{rows:?}"
+        );
+    }
 }

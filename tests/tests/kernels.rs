@@ -122,7 +122,10 @@ fn operands(spec: &KernelSpec) -> [Vec<(DType, usize)>; 2] {
             all.extend(inputs.iter().map(describe));
             [all, stores(outputs)]
         }
-        _ => panic!("not a dense family"),
+        KernelSpec::RowsWhere { count, most } => {
+            [vec![(DType::Bool, *count)], vec![(DType::U32, *most)]]
+        }
+        _ => panic!("not a family of these tests"),
     }
 }
 
@@ -634,4 +637,18 @@ fn batched_and_split_matmuls_match() {
         matmul(&[], [16, 1100, 32], [true, false], 0, true),
         matmul(&[2], [7, 1030, 5], [false, false], 0, false),
     ]);
+}
+
+#[test]
+fn chosen_rows_match() {
+    let sizes = [
+        (1, 1),
+        (7, 3),
+        (64, 64),
+        (300, 90),
+        (1000, 1500),
+        (2049, 1100),
+    ];
+    let specs = sizes.map(|(count, most)| KernelSpec::RowsWhere { count, most });
+    check(&specs);
 }

@@ -6,11 +6,11 @@
     reason = "a test says when it is skipped for want of an adapter"
 )]
 
-use gatewright_compiler::lower::{Mode, Request, Target};
+use gatewright_compiler::lower::{Mode, Recorded, Request, Target};
 use gatewright_compiler::plan::Profile;
 use gatewright_runtime::device::{Choice, Device};
 use gatewright_runtime::once::{self, Backend, Once, Results};
-use gatewright_runtime::project::Project;
+use gatewright_runtime::project::{Overrides, Project};
 use gatewright_tests::limoe::{Case, embeddings, objective};
 use gatewright_tests::reference::{from_host, to_host};
 
@@ -32,6 +32,7 @@ fn backends() -> Vec<Backend> {
 
 fn run(case: &Case, what: Target, gradients: bool, backend: &Backend) -> Results {
     let mut project = Project {
+        overrides: Overrides::default(),
         sources: case.sources.clone(),
         model: case.model.clone(),
         path: "test.gate".into(),
@@ -39,7 +40,11 @@ fn run(case: &Case, what: Target, gradients: bool, backend: &Backend) -> Results
         warnings: Vec::new(),
     };
     let request = Request {
-        record_routing: gradients,
+        routing: if gradients {
+            Recorded::Everything
+        } else {
+            Recorded::Nothing
+        },
         ..Request::new(what, Mode::Train)
     };
     let lowered = project.lower(&request).expect("a sound flow");

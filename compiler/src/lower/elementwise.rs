@@ -35,6 +35,9 @@ impl Tracer<'_> {
         right: Value,
         span: Span,
     ) -> Traced<Value> {
+        if op == Pointwise::Operator(BinaryOp::In) {
+            return self.one_of(left, right, span);
+        }
         match (left, right) {
             (Value::Number(a), Value::Number(b)) => self.static_pair(op, &a, &b, span),
             (Value::Bool(a), Value::Bool(b)) => match op {
@@ -63,6 +66,24 @@ impl Tracer<'_> {
             }
             (left, right) => self.words(op, &left, &right, span),
         }
+    }
+
+    /// `i in [7, 15, 23, 31]`: whether a static value is one of a list.
+    fn one_of(&mut self, value: Value, list: Value, span: Span) -> Traced<Value> {
+        let Value::Tuple(all) = list else {
+            return self.wrong(span, "a list after `in`", &list);
+        };
+        for own in all {
+            let equal = Pointwise::Operator(BinaryOp::Equal);
+            match self.pointwise(equal, value.clone(), own, span)? {
+                Value::Bool(true) => return Ok(Value::Bool(true)),
+                Value::Bool(false) => {}
+                other => {
+                    return self.wrong(span, "a value that is known before anything runs", &other);
+                }
+            }
+        }
+        Ok(Value::Bool(false))
     }
 
     /// `==` and `!=` of static values such as `bias == none`.
@@ -223,8 +244,9 @@ impl Tracer<'_> {
                 [a, b],
                 false,
             ),
-            BinaryOp::Remainder => {
-                let report = check::operands::report(self.origin.span, "`%` is for static numbers");
+            BinaryOp::Remainder | BinaryOp::In => {
+                let headline = format!("`{}` is for static numbers", operator.symbol());
+                let report = check::operands::report(self.origin.span, headline);
                 return self.fail(report);
             }
         };

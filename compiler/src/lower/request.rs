@@ -3,7 +3,7 @@
 use super::names::Scope;
 use super::tracer::Tracer;
 use super::value::{Frame, Reported, Tensor, Traced, Value};
-use super::{RouterInstance, Target};
+use super::{Recorded, RouterInstance, Target};
 use crate::check;
 use crate::graph::{DType, OutputKind};
 use crate::model::Definition;
@@ -18,12 +18,17 @@ impl Tracer<'_> {
         match &request.what {
             Target::Entry(name) => self.entry(name)?,
             Target::Objective(name) => self.objective(name)?,
+            Target::Values(names) => self.named_values(names)?,
             Target::Everything => return self.everything(),
         }
-        if request.record_routing {
-            for instance in self.routers.clone() {
-                self.record(&instance)?;
+        if request.routing == Recorded::Nothing {
+            return Ok(());
+        }
+        for instance in self.routers.clone() {
+            if request.routing == Recorded::Everything {
+                self.record_decisions(&instance);
             }
+            self.record_rates(&instance)?;
         }
         Ok(())
     }
@@ -43,6 +48,28 @@ impl Tracer<'_> {
             if let Some(section) = model.written(SectionKind::Experts, &experts.name) {
                 let _ = self.required(section, "router", "gate");
                 let _ = self.required(section, "expert", "mlp(hidden: 4 * D)");
+            }
+        }
+        Ok(())
+    }
+
+    fn named_values(&mut self, names: &[String]) -> Traced<()> {
+        let model = self.model;
+        for name in names {
+            let value = match model.value(name).map(|item| &item.definition) {
+                Some(Definition::Let(binding, index)) => self.global(name, binding, *index)?,
+                _ => {
+                    let known: Vec<&str> = model.values().keys().map(String::as_str).collect();
+                    let report = check::unknown_request::report("value", name, &known);
+                    return self.fail(report);
+                }
+            };
+            match value {
+                Value::Tensor(tensor) => {
+                    self.graph
+                        .add_output(name.clone(), OutputKind::Value, tensor.id);
+                }
+                other => return self.wrong(Span::default(), "a tensor", &other),
             }
         }
         Ok(())
@@ -218,9 +245,8 @@ impl Tracer<'_> {
         }
     }
 
-    /// What a router did, as outputs.
-    fn record(&mut self, instance: &RouterInstance) -> Traced<()> {
-        self.origin.path.clone_from(&instance.path);
+    /// What a router decided, as outputs.
+    fn record_decisions(&mut self, instance: &RouterInstance) {
         let path = &instance.path;
         for (name, value) in [
             ("logits", instance.logits),
@@ -233,6 +259,12 @@ impl Tracer<'_> {
             self.graph
                 .add_output(format!("{path}.{name}"), OutputKind::Value, value);
         }
+    }
+
+    /// The share of each stream's assignments that are processed, as metrics.
+    fn record_rates(&mut self, instance: &RouterInstance) -> Traced<()> {
+        self.origin.path.clone_from(&instance.path);
+        let path = &instance.path;
         let kept = self.emit(Cast { to: DType::F32 }, &[instance.kept])?;
         let kept = Tensor {
             id: kept,

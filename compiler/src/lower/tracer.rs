@@ -130,7 +130,7 @@ impl<'a> Tracer<'a> {
     fn entry_name(&self) -> &str {
         match &self.request.what {
             super::Target::Entry(name) | super::Target::Objective(name) => name,
-            super::Target::Everything => "",
+            super::Target::Values(_) | super::Target::Everything => "",
         }
     }
 

@@ -20,10 +20,10 @@ pub struct Template {
 pub enum Part {
     /// Words as they are.
     Text(String),
-    /// `{name}`: the field of the sample; a list is joined by commas.
+    /// `{name}`: the field of the sample; a list is joined by spaces.
     Field(String),
     /// `{keywords:1..4}`: so many different elements of a list field, drawn at random, in the order
-    /// drawn, joined by commas; all of them where the list is shorter.
+    /// drawn, joined by spaces; all of them where the list is shorter.
     Draw {
         /// The field.
         field: String,

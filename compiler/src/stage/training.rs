@@ -366,16 +366,23 @@ fn batch(reader: &mut Reader, keys: &Keys, accumulate: u64) -> Option<u64> {
     Some(batch)
 }
 
-/// The dim that every input begins with, when its size is known.
-fn leading(model: &Model) -> Option<(String, u64)> {
+/// The dim that every input begins with: the rows of a batch.
+#[must_use]
+pub fn batch_dim(model: &Model) -> Option<String> {
     let mut firsts = model
         .inputs()
         .into_iter()
         .map(|input| super::data::leading(model, input));
     let first = firsts.next()??;
     let same = firsts.all(|other| other.as_ref() == Some(&first));
+    same.then_some(first)
+}
+
+/// The batch dim, when its size is known.
+fn leading(model: &Model) -> Option<(String, u64)> {
+    let first = batch_dim(model)?;
     let size = model.dim(&first)?.size.as_const()?;
-    same.then_some((first, size as u64))
+    Some((first, size as u64))
 }
 
 fn evaluate(reader: &mut Reader, keys: &Keys) -> Option<Vec<String>> {

@@ -36,6 +36,10 @@ pub struct WeightsSpec {
     pub rules: Vec<Rule>,
     /// Names of the checkpoint that are not meant to be read.
     pub ignore: Vec<NamePattern>,
+    /// What begins names in some checkpoints and is missing in others: a model saved as a part of
+    /// another, or by itself.
+    #[serde(default)]
+    pub optional_prefix: Option<String>,
 }
 
 /// One line of a name map.
@@ -125,6 +129,8 @@ impl WeightsSpec {
     pub fn pair(&self, ours: &[&str], theirs: &[&str]) -> Pairing {
         let mut result = Pairing::default();
         let theirs: BTreeSet<&str> = theirs.iter().copied().collect();
+        let prefix = self.optional_prefix.as_deref();
+        let missing = prefix.filter(|it| !theirs.iter().any(|name| name.starts_with(*it)));
         let ours: BTreeSet<&str> = ours.iter().copied().collect();
         let mut read: BTreeSet<String> = BTreeSet::new();
         // One tensor may serve several parameters only as different parts of it.
@@ -147,7 +153,7 @@ impl WeightsSpec {
                 result.fresh.push(path.to_owned());
                 continue;
             };
-            let Some(pair) = pair.among(&theirs) else {
+            let Some(pair) = pair.without(missing).among(&theirs) else {
                 result.unmatched_ours.push(path.to_owned());
                 continue;
             };
@@ -169,10 +175,11 @@ impl WeightsSpec {
             result.pairs.push(pair);
         }
         for name in theirs.iter().filter(|name| !read.contains(**name)) {
-            let ignored = self
-                .ignore
-                .iter()
-                .any(|pattern| pattern.captures(name).is_some());
+            let whole = format!("{}{name}", missing.unwrap_or_default());
+            let ignored = self.ignore.iter().any(|pattern| {
+                let fits = |name: &str| pattern.captures(name).is_some();
+                fits(name) || fits(&whole)
+            });
             let list = if ignored {
                 &mut result.ignored
             } else {
@@ -236,6 +243,16 @@ impl Rule {
 }
 
 impl Pair {
+    /// The pair with foreign names that lack a prefix.
+    fn without(mut self, prefix: Option<&str>) -> Self {
+        for name in self.twins.iter_mut().chain([&mut self.theirs]) {
+            if let Some(rest) = prefix.and_then(|prefix| name.strip_prefix(prefix)) {
+                *name = rest.to_owned();
+            }
+        }
+        self
+    }
+
     /// The pair with those of its names that a checkpoint has; the first of them is read.
     fn among(self, names: &BTreeSet<&str>) -> Option<Self> {
         let all = std::iter::once(self.theirs).chain(self.twins);
@@ -253,6 +270,8 @@ impl Pair {
 pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<WeightsSpec> {
     let keys = Keys::section(view);
     let file = keys.get("file").and_then(|at| reader.text(at, "file"));
+    let prefix = keys.get("optional_prefix");
+    let prefix = prefix.and_then(|at| reader.text(at, "optional_prefix"));
     let mut ignore = Vec::new();
     for at in keys.get("ignore").map_or(Vec::new(), |at| reader.list(at)) {
         ignore.extend(name(reader, at, "ignore"));
@@ -260,7 +279,7 @@ pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<WeightsSpe
     let lines = keys
         .entries
         .iter()
-        .filter(|entry| !matches!(entry.key, "file" | "ignore"));
+        .filter(|entry| !matches!(entry.key, "file" | "ignore" | "optional_prefix"));
     let mut rules = Vec::new();
     for entry in lines {
         let key = StaticValue::Text(entry.key.to_owned());
@@ -281,6 +300,7 @@ pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<WeightsSpe
         file,
         rules,
         ignore,
+        optional_prefix: prefix.map(|text| text.value),
     })
 }
 

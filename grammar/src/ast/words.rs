@@ -91,7 +91,7 @@ impl UnaryOp {
 
 impl BinaryOp {
     /// All of them, loosest first.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Or,
         Self::And,
         Self::Equal,
@@ -100,6 +100,7 @@ impl BinaryOp {
         Self::LessEqual,
         Self::Greater,
         Self::GreaterEqual,
+        Self::In,
         Self::Add,
         Self::Subtract,
         Self::Multiply,
@@ -119,6 +120,7 @@ impl BinaryOp {
             Self::LessEqual => "<=",
             Self::Greater => ">",
             Self::GreaterEqual => ">=",
+            Self::In => "in",
             Self::Add => "+",
             Self::Subtract => "-",
             Self::Multiply => "*",
@@ -138,7 +140,8 @@ impl BinaryOp {
             | Self::Less
             | Self::LessEqual
             | Self::Greater
-            | Self::GreaterEqual => 4,
+            | Self::GreaterEqual
+            | Self::In => 4,
             Self::Add | Self::Subtract => 5,
             Self::Multiply | Self::Divide | Self::Remainder => 6,
         }

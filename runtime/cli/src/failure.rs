@@ -18,7 +18,6 @@ pub(crate) enum Failure {
     /// Our mistake: exit code 101.
     Bug(String),
     /// Ctrl-C, after the state was saved: exit code 130.
-    #[expect(dead_code, reason = "training returns it")]
     Interrupted,
     /// Nobody reads standard output any more (`gatewright … | head`): not an error.
     Closed,

@@ -27,6 +27,11 @@ impl Output {
         }
     }
 
+    /// Whether progress is unwanted.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// One line of progress; `-q` silences it.
     pub(crate) fn progress(&mut self, line: &str) {
         if !self.quiet {
@@ -35,7 +40,6 @@ impl Output {
     }
 
     /// One line for those who asked for details with `-v`.
-    #[expect(dead_code, reason = "the compiling verbs use it")]
     pub(crate) fn detail(&mut self, line: &str) {
         if self.verbose > 0 {
             self.progress(line);

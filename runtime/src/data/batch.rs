@@ -21,7 +21,18 @@ pub enum Column {
     /// `f32[B, size, size, 3]`.
     Image(ImageTransform),
     /// `u32[B, length]`.
-    Text(Caption, Arc<Tokenize>),
+    Text(TextColumn),
+}
+
+/// How records become rows of tokens.
+#[derive(Clone, Debug)]
+pub struct TextColumn {
+    /// Which words.
+    pub caption: Caption,
+    /// Which tokens.
+    pub tokenize: Arc<Tokenize>,
+    /// The name of a second tensor, `u32[B, length]`: 1 for tokens and 0 for padding.
+    pub mask: Option<String>,
 }
 
 /// How batches are drawn.
@@ -105,9 +116,9 @@ impl Batches {
         let mut pictures = BTreeMap::new();
         for (name, column) in &columns {
             let faults = match column {
-                Column::Text(caption, _) => records
+                Column::Text(text) => records
                     .iter()
-                    .map(|it| caption.fixed(&it.fields).err())
+                    .map(|it| text.caption.fixed(&it.fields).err())
                     .collect(),
                 Column::Image(transform) => {
                     transform.verify()?;
@@ -142,6 +153,30 @@ impl Batches {
         &self.records
     }
 
+    /// Rows of a batch.
+    pub fn rows_of_a_batch(&self) -> usize {
+        self.options.batch
+    }
+
+    /// How words become tokens, with the name of the tensor.
+    pub fn text(&self) -> Option<(&str, &TextColumn)> {
+        self.columns.iter().find_map(|(name, column)| match column {
+            Column::Text(text) => Some((name.as_str(), text)),
+            Column::Image(_) => None,
+        })
+    }
+
+    /// The fixed caption of a record, or its key where there are no captions.
+    pub fn caption(&self, record: &Record) -> String {
+        let caption = self
+            .text()
+            .map(|(_, text)| text.caption.fixed(&record.fields));
+        match caption {
+            Some(Ok(caption)) => caption,
+            _ => record.key.clone(),
+        }
+    }
+
     /// One error for each record that was left out.
     pub fn skipped(&self) -> &[DataError] {
         &self.skipped
@@ -171,7 +206,11 @@ impl Batches {
             };
             let tensor = match column {
                 Column::Image(transform) => self.images(name, transform, &rows, random)?,
-                Column::Text(caption, tokenize) => self.texts(caption, tokenize, &rows, random)?,
+                Column::Text(text) => {
+                    let (tokens, mask) = self.texts(text, &rows, random)?;
+                    tensors.extend(text.mask.clone().map(|name| (name, mask)));
+                    tokens
+                }
             };
             tensors.insert(name.clone(), tensor);
         }
@@ -243,27 +282,34 @@ impl Batches {
         })
     }
 
+    /// Tokens and which of them are not padding.
     fn texts(
         &self,
-        caption: &Caption,
-        tokenize: &Tokenize,
+        column: &TextColumn,
         rows: &[usize],
         random: impl Fn(usize) -> Option<Random>,
-    ) -> Result<HostTensor, DataError> {
-        let mut data = Vec::with_capacity(rows.len() * tokenize.length());
+    ) -> Result<(HostTensor, HostTensor), DataError> {
+        let TextColumn {
+            caption, tokenize, ..
+        } = column;
+        let length = tokenize.length();
+        let mut data = Vec::with_capacity(rows.len() * length);
+        let mut mask = Vec::with_capacity(rows.len() * length);
         for (row, index) in rows.iter().enumerate() {
             let record = &self.records[*index];
             let text = match random(row) {
                 Some(mut random) => caption.draw(&record.fields, &mut random),
                 None => caption.fixed(&record.fields),
             };
-            text.and_then(|text| tokenize.append(&text, &mut data))
-                .map_err(|cause| bad_record(record, cause))?;
+            let tokens = text.and_then(|text| tokenize.append(&text, &mut data));
+            let tokens = tokens.map_err(|cause| bad_record(record, cause))?;
+            mask.extend((0..length).map(|place| u32::from(place < tokens)));
         }
-        Ok(HostTensor {
-            shape: vec![rows.len(), tokenize.length()],
+        let tensor = |data| HostTensor {
+            shape: vec![rows.len(), length],
             data: HostData::U32(data),
-        })
+        };
+        Ok((tensor(data), tensor(mask)))
     }
 }
 

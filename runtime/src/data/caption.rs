@@ -1,68 +1,29 @@
 //! Captions from the fields of a record.
 
+use gatewright_compiler::stage::{Part, Template};
 use serde_json::{Map, Value};
 
-use super::error::{DataError, RecordFault};
+use super::error::RecordFault;
 use super::random::Random;
 
 /// A weighted choice of templates over record fields.
 ///
-/// A template is text with places: `{name}` is a field (a list is joined with spaces),
-/// `{short:choose}` one item of a list, `{keywords:sample(1..4)}` one to four different items. A
-/// template whose field is missing or empty in a record is not drawn for it. The result is cleaned:
+/// A template whose field is missing or empty in a record is not drawn for it. The result is cleaned:
 /// lower case, `-` and `_` become spaces, `:` goes, `&` becomes "and".
 #[derive(Clone, Debug, PartialEq)]
 pub struct Caption {
-    templates: Vec<(f32, Vec<Part>)>,
-    /// For the error of a record that fits none.
-    wanted: String,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-enum Part {
-    Text(String),
-    Field(String, Pick),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Pick {
-    All,
-    Choose,
-    Sample(usize, usize),
+    /// What is drawn from in training.
+    templates: Vec<Template>,
+    /// What is taken in evaluation, where it fits.
+    fixed: Template,
 }
 
 impl Caption {
-    /// Reads the templates with their weights, which need not add up to one.
-    ///
-    /// # Errors
-    /// [`DataError::Template`] if there is none, one is malformed, or a weight is not positive.
-    pub fn parse(templates: &[(f32, &str)]) -> Result<Self, DataError> {
-        let wrong = |template: &str, cause: &str| DataError::Template {
-            template: template.to_owned(),
-            cause: cause.to_owned(),
-        };
-        if templates.is_empty() {
-            return Err(wrong("", "there is no template"));
-        }
-        let mut parsed = Vec::new();
-        for (weight, template) in templates {
-            if !weight.is_finite() || *weight <= 0.0 {
-                return Err(wrong(template, "its weight is not a positive number"));
-            }
-            parsed.push((
-                *weight,
-                parse(template).map_err(|cause| wrong(template, &cause))?,
-            ));
-        }
-        let wanted = templates
-            .iter()
-            .map(|it| it.1)
-            .collect::<Vec<_>>()
-            .join(" | ");
-        Ok(Self {
-            templates: parsed,
-            wanted,
-        })
+    /// Draws from `templates` in training and takes `fixed` in evaluation, or the first of
+    /// `templates` that fits where it does not.
+    #[must_use]
+    pub fn new(templates: Vec<Template>, fixed: Template) -> Self {
+        Self { templates, fixed }
     }
 
     /// A randomly drawn caption.
@@ -74,82 +35,59 @@ impl Caption {
         fields: &Map<String, Value>,
         random: &mut Random,
     ) -> Result<String, RecordFault> {
-        let fitting: Vec<_> = self
+        let fitting: Vec<&Template> = self
             .templates
             .iter()
-            .filter(|it| fits(&it.1, fields))
+            .filter(|template| fits(template, fields))
             .collect();
-        let total: f32 = fitting.iter().map(|it| it.0).sum();
-        let mut rest = random.unit() * total;
-        let drawn = fitting.iter().find(|it| {
-            rest -= it.0;
+        let total: f64 = fitting.iter().map(|template| template.share).sum();
+        let mut rest = f64::from(random.unit()) * total;
+        let drawn = fitting.iter().find(|template| {
+            rest -= template.share;
             rest < 0.0
         });
         // Rounding may leave a rest after the last one.
         let drawn = drawn.or(fitting.last()).ok_or_else(|| self.missing())?;
-        Ok(render(&drawn.1, fields, Some(random)))
+        Ok(render(drawn, fields, Some(random)))
     }
 
-    /// The caption for evaluation: the first template that fits, with the first items of lists.
+    /// The caption for evaluation, with the first items of lists.
     ///
     /// # Errors
     /// [`RecordFault::NoCaption`] if no template finds its fields.
     pub fn fixed(&self, fields: &Map<String, Value>) -> Result<String, RecordFault> {
-        let template = self.templates.iter().find(|it| fits(&it.1, fields));
+        let mut all = std::iter::once(&self.fixed).chain(&self.templates);
+        let template = all.find(|template| fits(template, fields));
         template
-            .map(|it| render(&it.1, fields, None))
+            .map(|template| render(template, fields, None))
             .ok_or_else(|| self.missing())
     }
 
     fn missing(&self) -> RecordFault {
-        RecordFault::NoCaption(format!("it fits none of {}", self.wanted))
+        let wanted = |template: &Template| {
+            let fields: Vec<&str> = template.fields().collect();
+            fields.join(" and ")
+        };
+        let wanted: Vec<String> = self.templates.iter().map(wanted).collect();
+        RecordFault::NoCaption(format!("it lacks {}", wanted.join(", or ")))
     }
 }
 
-fn parse(template: &str) -> Result<Vec<Part>, String> {
-    let mut parts = Vec::new();
-    let mut rest = template;
-    while let Some(open) = rest.find('{') {
-        let length = rest[open..].find('}').ok_or("a `{` is not closed")?;
-        parts.push(Part::Text(rest[..open].to_owned()));
-        parts.push(parse_place(&rest[open + 1..open + length])?);
-        rest = &rest[open + length + 1..];
-    }
-    parts.push(Part::Text(rest.to_owned()));
-    parts.retain(|it| *it != Part::Text(String::new()));
-    match parts.is_empty() {
-        true => Err("it is empty".into()),
-        false => Ok(parts),
-    }
+/// A prompt with a class in its place, cleaned as captions are.
+#[must_use]
+pub fn prompt(template: &Template, class: &str) -> String {
+    let parts = template.parts.iter().map(|part| match part {
+        Part::Text(text) => text.as_str(),
+        Part::Class => class,
+        Part::Field(_) | Part::Draw { .. } => "",
+    });
+    clean(&parts.collect::<String>())
 }
 
-fn parse_place(place: &str) -> Result<Part, String> {
-    let (field, how) = place.split_once(':').unwrap_or((place, ""));
-    let pick = match how.trim() {
-        "" => Pick::All,
-        "choose" => Pick::Choose,
-        other => parse_sample(other).ok_or_else(|| format!("`{other}` is not known here"))?,
-    };
-    match field.trim() {
-        "" => Err("a place names no field".into()),
-        field => Ok(Part::Field(field.to_owned(), pick)),
-    }
-}
-
-fn parse_sample(text: &str) -> Option<Pick> {
-    let (low, high) = text
-        .strip_prefix("sample(")?
-        .strip_suffix(')')?
-        .split_once("..")?;
-    let (low, high) = (low.trim().parse().ok()?, high.trim().parse().ok()?);
-    (1 <= low && low <= high).then_some(Pick::Sample(low, high))
-}
-
-fn fits(template: &[Part], fields: &Map<String, Value>) -> bool {
-    template.iter().all(|part| match part {
-        Part::Text(_) => true,
-        Part::Field(field, _) => !items(fields.get(field)).is_empty(),
-    })
+fn fits(template: &Template, fields: &Map<String, Value>) -> bool {
+    template
+        .fields()
+        .all(|field| !items(fields.get(field)).is_empty())
 }
 
 /// The texts of a field that still say something when cleaned.
@@ -163,30 +101,33 @@ fn items(value: Option<&Value>) -> Vec<String> {
     texts.into_iter().filter(|it| !it.is_empty()).collect()
 }
 
-fn render(template: &[Part], fields: &Map<String, Value>, random: Option<&mut Random>) -> String {
+fn render(template: &Template, fields: &Map<String, Value>, random: Option<&mut Random>) -> String {
     let mut random = random;
     let mut caption = String::new();
-    for part in template {
+    for part in &template.parts {
         match part {
             Part::Text(text) => caption += text,
-            Part::Field(field, pick) => {
+            Part::Field(field) => caption += &items(fields.get(field)).join(" "),
+            Part::Draw { field, least, most } => {
                 let items = items(fields.get(field));
-                caption += &picked(items, *pick, random.as_deref_mut()).join(" ");
+                caption += &drawn(items, *least, *most, random.as_deref_mut()).join(" ");
             }
+            Part::Class => {}
         }
     }
     clean(&caption)
 }
 
-fn picked(mut items: Vec<String>, pick: Pick, random: Option<&mut Random>) -> Vec<String> {
-    let (low, high) = match pick {
-        Pick::All => return items,
-        Pick::Choose => (1, 1),
-        Pick::Sample(low, high) => (low, high),
-    };
-    let mut count = high;
+fn drawn(
+    mut items: Vec<String>,
+    least: u32,
+    most: u32,
+    random: Option<&mut Random>,
+) -> Vec<String> {
+    let (least, most) = (least as usize, most as usize);
+    let mut count = most;
     if let Some(random) = random {
-        count = low + random.below(high - low + 1);
+        count = least + random.below(most - least + 1);
         random.shuffle(&mut items);
     }
     items.truncate(count);
@@ -206,6 +147,19 @@ fn clean(text: &str) -> String {
 mod tests {
     use super::*;
 
+    fn template(text: &str, share: f64) -> Template {
+        Template::parse(text, share).unwrap()
+    }
+
+    fn caption(texts: &[(f64, &str)]) -> Caption {
+        let all: Vec<Template> = texts
+            .iter()
+            .map(|(share, text)| template(text, *share))
+            .collect();
+        let fixed = all[0].clone();
+        Caption::new(all, fixed)
+    }
+
     fn fields() -> Map<String, Value> {
         let value = serde_json::json!({
             "name": "Cat Face", "subgroup": "animal-mammal", "short": [":cat_face:", "puss"],
@@ -216,20 +170,19 @@ mod tests {
 
     #[test]
     fn the_fixed_form_is_clean() {
-        let fixed = |template| {
-            Caption::parse(&[(1.0, template)])
-                .unwrap()
-                .fixed(&fields())
-                .unwrap()
-        };
+        let fixed = |text| caption(&[(1.0, text)]).fixed(&fields()).unwrap();
         assert_eq!(fixed("{name}, {subgroup}"), "cat face, animal mammal");
-        assert_eq!(fixed("{short:choose}"), "cat face");
-        assert_eq!(fixed("{keywords:sample(1..4)}"), "a b c d");
+        assert_eq!(fixed("{short:1}"), "cat face");
+        assert_eq!(fixed("{keywords:1..4}"), "a b c d");
+        assert_eq!(
+            prompt(&template("A photo of a {}", 1.0), "Cat_face"),
+            "a photo of a cat face"
+        );
     }
 
     #[test]
     fn draws_differ_and_stay_in_range() {
-        let caption = Caption::parse(&[(0.5, "{name}"), (0.5, "{keywords:sample(2..4)}")]).unwrap();
+        let caption = caption(&[(0.5, "{name}"), (0.5, "{keywords:2..4}")]);
         let mut lengths = std::collections::BTreeSet::new();
         for place in 0..200 {
             let text = caption
@@ -246,30 +199,15 @@ mod tests {
 
     #[test]
     fn templates_without_their_field_are_not_drawn() {
-        let caption = Caption::parse(&[(0.9, "{none}"), (0.1, "{name}")]).unwrap();
+        let both = caption(&[(0.9, "{none}"), (0.1, "{name}")]);
         assert_eq!(
-            caption.draw(&fields(), &mut Random::at(0, &[])).unwrap(),
+            both.draw(&fields(), &mut Random::at(0, &[])).unwrap(),
             "cat face"
         );
-        let caption = Caption::parse(&[(1.0, "{absent}")]).unwrap();
+        assert_eq!(both.fixed(&fields()).unwrap(), "cat face");
         assert!(matches!(
-            caption.fixed(&fields()),
+            caption(&[(1.0, "{absent}")]).fixed(&fields()),
             Err(RecordFault::NoCaption(_))
         ));
-    }
-
-    #[test]
-    fn malformed_templates_are_errors() {
-        for template in [
-            "",
-            "{name",
-            "{}",
-            "{a:pick}",
-            "{a:sample(3..1)}",
-            "{a:sample(0..1)}",
-        ] {
-            assert!(Caption::parse(&[(1.0, template)]).is_err(), "{template}");
-        }
-        assert!(Caption::parse(&[(0.0, "{name}")]).is_err());
     }
 }

@@ -57,14 +57,6 @@ pub enum DataError {
         /// The vocabulary size of the input's declaration.
         vocabulary: u32,
     },
-    /// A caption template is not well formed.
-    #[error("caption template \"{template}\": {cause}")]
-    Template {
-        /// The template.
-        template: String,
-        /// What is wrong with it.
-        cause: String,
-    },
     /// There are too few records, or too few different ones, for a single batch.
     #[error("a batch of {batch} needs {batch} {what}, but there are {count}")]
     TooFew {
@@ -124,9 +116,6 @@ impl DataError {
             Self::Tokenizer { .. } => "give a tokenizer.json of the tokenizers library",
             Self::TokenOutOfRange { .. } => {
                 "declare the input with the tokenizer's vocabulary size, or give the model's tokenizer"
-            }
-            Self::Template { .. } => {
-                "write {field}, {field:choose} or {field:sample(1..4)} between other text"
             }
             Self::TooFew { .. } => "make the batch smaller or add data",
             Self::Option(_) => "correct the option",

@@ -1,5 +1,6 @@
 //! Pictures into rows of numbers.
 
+use gatewright_compiler::stage::Fit;
 use image::imageops::FilterType;
 use image::{DynamicImage, RgbaImage};
 
@@ -16,6 +17,8 @@ use super::random::Random;
 pub struct ImageTransform {
     /// Width and height of the result.
     pub size: usize,
+    /// How a picture of another shape becomes a square.
+    pub fit: Fit,
     /// What is subtracted from red, green and blue.
     pub mean: [f32; 3],
     /// What red, green and blue are divided by afterwards.
@@ -35,6 +38,7 @@ impl Default for ImageTransform {
     fn default() -> Self {
         Self {
             size: 32,
+            fit: Fit::Cover,
             mean: [0.5; 3],
             std: [0.25; 3],
             strength: 0.0,
@@ -56,8 +60,7 @@ impl ImageTransform {
         }
     }
 
-    /// Decodes PNG, JPEG or WebP and brings it to `size * size`: what is longer than wide, or wider
-    /// than long, is cropped around its centre.
+    /// Decodes PNG, JPEG or WebP and brings it to `size * size`.
     ///
     /// # Errors
     /// [`RecordFault::Image`] if the bytes are damaged or of another format.
@@ -70,10 +73,7 @@ impl ImageTransform {
         premultiply(&mut rgba);
         let side = u32::try_from(self.size).map_err(|it| RecordFault::Image(it.to_string()))?;
         if rgba.dimensions() != (side, side) {
-            let whole = DynamicImage::ImageRgba8(rgba);
-            rgba = whole
-                .resize_to_fill(side, side, FilterType::Triangle)
-                .into_rgba8();
+            rgba = squared(DynamicImage::ImageRgba8(rgba), side, self.fit);
         }
         Ok(Picture {
             size: self.size,
@@ -119,6 +119,23 @@ impl Picture {
     /// The memory that it takes.
     pub fn bytes(&self) -> usize {
         self.rgba.len()
+    }
+}
+
+/// A square of this side; what a contained picture leaves free is transparent.
+fn squared(picture: DynamicImage, side: u32, fit: Fit) -> RgbaImage {
+    let filter = FilterType::Triangle;
+    match fit {
+        Fit::Cover => picture.resize_to_fill(side, side, filter).into_rgba8(),
+        Fit::Stretch => picture.resize_exact(side, side, filter).into_rgba8(),
+        Fit::Contain => {
+            let inside = picture.resize(side, side, filter).into_rgba8();
+            let mut square = RgbaImage::new(side, side);
+            let margin = |length: u32| i64::from((side - length) / 2);
+            let (x, y) = (margin(inside.width()), margin(inside.height()));
+            image::imageops::replace(&mut square, &inside, x, y);
+            square
+        }
     }
 }
 

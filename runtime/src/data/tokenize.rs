@@ -61,11 +61,16 @@ impl Tokenize {
         self.length
     }
 
-    /// Appends one row of exactly [`Tokenize::length`] ids.
+    /// The text of a token.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.tokenizer.id_to_token(id)
+    }
+
+    /// Appends one row of exactly [`Tokenize::length`] ids and says how many are not padding.
     ///
     /// # Errors
     /// [`RecordFault::Tokens`] if the text gives no tokens or the tokenizer fails.
-    pub fn append(&self, text: &str, rows: &mut Vec<u32>) -> Result<(), RecordFault> {
+    pub fn append(&self, text: &str, rows: &mut Vec<u32>) -> Result<usize, RecordFault> {
         let encoding = self.tokenizer.encode_fast(text, true);
         let encoding = encoding.map_err(|it| RecordFault::Tokens(it.to_string()))?;
         let ids = encoding.get_ids();
@@ -75,6 +80,6 @@ impl Tokenize {
         let end = rows.len() + self.length;
         rows.extend(ids.iter().take(self.length));
         rows.resize(end, self.pad);
-        Ok(())
+        Ok(ids.len().min(self.length))
     }
 }

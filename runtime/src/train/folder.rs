@@ -3,6 +3,7 @@
 use super::StepRecord;
 use crate::checkpoint::{Checkpoint, Checkpoints, write_atomically};
 use crate::error::{Error, Result};
+use crate::measure::{Evaluation, RouterUse};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -12,6 +13,8 @@ use std::path::{Path, PathBuf};
 const SPEC: &str = "spec.gate";
 const MANIFEST: &str = "manifest.json";
 const METRICS: &str = "metrics.jsonl";
+const EVALUATIONS: &str = "evaluations.jsonl";
+const ROUTING: &str = "routing.json";
 const CHECKPOINTS: &str = "checkpoints";
 
 /// What a run is made of; two runs with equal manifests on equal devices give equal bits.
@@ -72,6 +75,7 @@ impl RunFolder {
         write_atomically(&path.join(SPEC), spec.as_bytes())?;
         write_manifest(path, manifest)?;
         write_atomically(&path.join(METRICS), b"")?;
+        write_atomically(&path.join(EVALUATIONS), b"")?;
         Ok(Self {
             metrics: append(&path.join(METRICS))?,
             path: path.to_path_buf(),
@@ -100,7 +104,9 @@ impl RunFolder {
         let checkpoints = Checkpoints::open(&path.join(CHECKPOINTS), keep_last)?;
         let last = checkpoints.latest()?;
         let checkpoint = last.map(|step| checkpoints.load(step)).transpose()?;
-        truncate_metrics(&path.join(METRICS), last.unwrap_or(0))?;
+        // A record of step n was made before the update n, an evaluation of step n after n updates.
+        truncate(&path.join(METRICS), last.unwrap_or(0))?;
+        truncate(&path.join(EVALUATIONS), last.map_or(0, |last| last + 1))?;
         let folder = Self {
             metrics: append(&path.join(METRICS))?,
             path: path.to_path_buf(),
@@ -142,11 +148,91 @@ impl RunFolder {
     /// [`Error::File`].
     pub fn log(&mut self, record: &StepRecord) -> Result<()> {
         let path = self.path.join(METRICS);
-        let line = serde_json::to_string(record);
-        let line = line.map_err(|error| Error::file("write", &path)(error.into()))?;
-        let written = self.metrics.write_all(format!("{line}\n").as_bytes());
+        let line = json_line(&path, record)?;
+        let written = self.metrics.write_all(line.as_bytes());
         written.map_err(Error::file("write", &path))
     }
+
+    /// Adds what was measured after so many updates.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn log_evaluations(&self, record: &EvaluationRecord) -> Result<()> {
+        let path = self.path.join(EVALUATIONS);
+        let line = json_line(&path, record)?;
+        let mut file = append(&path)?;
+        let written = file.write_all(line.as_bytes());
+        written.map_err(Error::file("write", &path))
+    }
+
+    /// Replaces what is known about the routers.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn write_routing(&self, routing: &[RouterUse]) -> Result<()> {
+        let path = self.path.join(ROUTING);
+        write_atomically(&path, json_line(&path, &routing)?.as_bytes())
+    }
+}
+
+/// What was measured after so many updates.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvaluationRecord {
+    /// Updates done.
+    pub step: u64,
+    /// What was found.
+    pub evaluations: Vec<Evaluation>,
+}
+
+/// Everything a run folder says about its run, for reports.
+#[derive(Clone, Debug, Serialize)]
+pub struct Findings {
+    /// What was run.
+    pub manifest: Manifest,
+    /// Logged steps.
+    pub steps: Vec<StepRecord>,
+    /// Evaluations in order.
+    pub evaluations: Vec<EvaluationRecord>,
+    /// What the routers did at the end.
+    pub routing: Vec<RouterUse>,
+}
+
+impl Findings {
+    /// Reads a run folder.
+    ///
+    /// # Errors
+    /// [`Error::RunFolder`] when there is no run or a file of it is damaged.
+    pub fn read(path: &Path) -> Result<Self> {
+        let routing = fs::read(path.join(ROUTING)).unwrap_or_else(|_| b"[]".to_vec());
+        let damaged = |error: serde_json::Error| Error::RunFolder {
+            path: path.to_path_buf(),
+            reason: format!("has a damaged {ROUTING}: {error}"),
+        };
+        Ok(Self {
+            manifest: RunFolder::manifest(path)?,
+            steps: lines(&path.join(METRICS))?,
+            evaluations: lines(&path.join(EVALUATIONS))?,
+            routing: serde_json::from_slice(&routing).map_err(damaged)?,
+        })
+    }
+}
+
+/// The records of a file with one on each line; a half-written last one is left out.
+fn lines<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+    let text = match fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        text => text.map_err(Error::file("read", path))?,
+    };
+    Ok(text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect())
+}
+
+fn json_line(path: &Path, value: &impl Serialize) -> Result<String> {
+    let line = serde_json::to_string(value);
+    let line = line.map_err(|error| Error::file("write", path)(error.into()))?;
+    Ok(line + "\n")
 }
 
 fn write_manifest(path: &Path, manifest: &Manifest) -> Result<()> {
@@ -162,7 +248,7 @@ fn append(path: &Path) -> Result<File> {
 }
 
 /// Keeps the lines of steps before `step`; a half-written last line goes too.
-fn truncate_metrics(path: &Path, step: u64) -> Result<()> {
+fn truncate(path: &Path, step: u64) -> Result<()> {
     #[derive(Deserialize)]
     struct Line {
         step: u64,

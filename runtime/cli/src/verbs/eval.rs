@@ -1,33 +1,109 @@
 //! `gatewright eval`: a trained run on held-out data.
 
-use crate::arguments::{DeviceChoice, Form, Seed, Spec, pair};
+use crate::arguments::{DeviceChoice, Form, Spec, pair};
 use crate::failure::Failure;
 use crate::output::Output;
-use std::path::PathBuf;
+use crate::project;
+use crate::table;
+use gatewright_runtime::checkpoint::{Checkpoints, read_tensors};
+use gatewright_runtime::data::BadRecords;
+use gatewright_runtime::device::{Choice, Device};
+use gatewright_runtime::measure::{Evaluator, Overrides};
+use gatewright_runtime::once::Tensors;
+use gatewright_runtime::train::{EvaluationRecord, RunFolder};
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Arguments of `eval`.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Example:\n  \
-                        gatewright eval models/limoe/limoe.gate --run runs/first --data pairs=heldout.tar")]
+#[command(after_help = "Examples:\n  \
+                        gatewright eval models/limoe/limoe.gate --preset demo --run runs/first\n  \
+                        gatewright eval models/limoe/limoe.gate --preset demo --run runs/first --data pairs=my_emoji.tar --examples 20")]
 pub(crate) struct Args {
     #[command(flatten)]
     spec: Spec,
-    /// The run folder
-    #[arg(long, value_name = "DIR")]
-    run: PathBuf,
-    /// Read this `data` item from elsewhere (repeatable)
+    /// The run folder; its last checkpoint is measured
+    #[arg(long, value_name = "DIR", required_unless_present = "weights")]
+    run: Option<PathBuf>,
+    /// Measure these parameters (safetensors, by path) instead of a run's
+    #[arg(long, value_name = "FILE", conflicts_with = "run")]
+    weights: Option<PathBuf>,
+    /// The stage whose evaluations are run; the last one unless given
+    #[arg(long, value_name = "NAME")]
+    stage: Option<String>,
+    /// Read every part of this `data` item from elsewhere (repeatable)
     #[arg(long, value_name = "NAME=SOURCE", value_parser = pair)]
     data: Vec<(String, String)>,
+    /// Show so many records with the names that fit them best
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    examples: usize,
+    /// Stop at the first record that lacks something, instead of leaving it out
+    #[arg(long)]
+    strict: bool,
     #[command(flatten)]
     device: DeviceChoice,
-    #[command(flatten)]
-    seed: Seed,
     #[command(flatten)]
     form: Form,
 }
 
-/// Measures and prints every metric.
-pub(crate) fn run(_args: &Args, _out: &mut Output) -> Result<ExitCode, Failure> {
-    super::absent("eval")
+/// Measures and prints every evaluation and metric, beside chance.
+pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
+    let mut project = project::open(&args.spec, out)?;
+    let experiment = project::experiment(&mut project, out)?;
+    let stage = project::stage(&experiment, args.stage.as_deref())?;
+    let (step, parameters) = parameters(args)?;
+    let device = Device::open(&Choice::parse(&args.device.device))?;
+    let data = args.data.iter();
+    let overrides = Overrides {
+        data: data
+            .map(|(name, path)| (name.clone(), PathBuf::from(path)))
+            .collect(),
+        bad: if args.strict {
+            BadRecords::Refuse
+        } else {
+            BadRecords::Skip
+        },
+        examples: args.examples,
+    };
+    let shown = project.warnings.len();
+    let evaluator = Evaluator::new(&mut project, &experiment, stage, &device, &overrides);
+    out.diagnostics(&project.sources, &project.warnings[shown..]);
+    let mut evaluator = evaluator?;
+    if evaluator.is_empty() {
+        let message = "the file states no `eval` and no `metric` with held-out data";
+        return Err(Failure::Message(message.to_owned()));
+    }
+    let record = EvaluationRecord {
+        step,
+        evaluations: evaluator.run(&parameters)?,
+    };
+    let routing = evaluator.routing(&parameters)?;
+    if args.form.json {
+        let document = serde_json::json!({
+            "version": 1, "step": step, "evaluations": record.evaluations, "routing": routing,
+        });
+        writeln!(out, "{document}")?;
+    } else {
+        write!(out, "{}", table::evaluations(std::slice::from_ref(&record)))?;
+        write!(out, "{}", table::routing(&routing))?;
+        write!(out, "{}", table::examples(Some(&record)))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The parameters to measure, and after how many updates.
+fn parameters(args: &Args) -> Result<(u64, Tensors), Failure> {
+    let Some(folder) = &args.run else {
+        let path = args.weights.as_deref().unwrap_or(Path::new(""));
+        return Ok((0, read_tensors(path)?));
+    };
+    // A folder without a run is named as such.
+    RunFolder::manifest(folder)?;
+    let checkpoints = Checkpoints::open(&folder.join("checkpoints"), 1)?;
+    let Some(step) = checkpoints.latest()? else {
+        let message = format!("{} holds no checkpoint yet", folder.display());
+        return Err(Failure::Message(message));
+    };
+    Ok((step, checkpoints.load(step)?.parameters))
 }

@@ -71,7 +71,11 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
         Mode::Eval => lower::Mode::Eval,
     };
     let request = Request {
-        record_routing: args.objective.is_some(),
+        routing: if args.objective.is_some() {
+            lower::Recorded::Everything
+        } else {
+            lower::Recorded::Nothing
+        },
         ..Request::new(what, mode)
     };
     let inputs = read_tensors(&args.inputs)?;

@@ -1,5 +1,6 @@
 use std::path::{Path, PathBuf};
 
+use gatewright_compiler::stage::Template;
 use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
 use serde_json::json;
 use tempfile::TempDir;
@@ -65,11 +66,18 @@ fn columns(folder: &Path) -> BTreeMap<String, Column> {
         strength: 0.5,
         ..ImageTransform::default()
     };
-    let caption = Caption::parse(&[(1.0, "{name}"), (1.0, "{name} {emoji}")]).unwrap();
+    let name = Template::parse("{name}", 1.0).unwrap();
+    let both = Template::parse("{name} {emoji}", 1.0).unwrap();
+    let caption = Caption::new(vec![name.clone(), both], name);
     let tokenize = Tokenize::open(&tokenizer(folder), 3, 0, 40).unwrap();
+    let text = TextColumn {
+        caption,
+        tokenize: Arc::new(tokenize),
+        mask: None,
+    };
     BTreeMap::from([
         ("image".to_owned(), Column::Image(transform)),
-        ("text".to_owned(), Column::Text(caption, Arc::new(tokenize))),
+        ("text".to_owned(), Column::Text(text)),
     ])
 }
 

@@ -1,0 +1,118 @@
+//! What was measured, as text.
+
+use gatewright_runtime::measure::{Evaluation, RouterUse, Score};
+use gatewright_runtime::train::EvaluationRecord;
+use std::fmt::Write;
+
+/// The scores of the first and of the last evaluation beside chance.
+pub(crate) fn evaluations(records: &[EvaluationRecord]) -> String {
+    let (Some(first), Some(last)) = (records.first(), records.last()) else {
+        return String::new();
+    };
+    let before = (records.len() > 1).then_some(first);
+    let mut text = String::new();
+    for evaluation in &last.evaluations {
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "\n{}: {} records of {}, {} names to choose from",
+            evaluation.name, evaluation.records, evaluation.data, evaluation.choices
+        );
+        let heading = before.map_or(String::new(), |record| format!("  step {:>5}", record.step));
+        let _ = writeln!(
+            text,
+            "  {:<26}{:>8}{heading}  step {:>5}",
+            "", "chance", last.step
+        );
+        for score in &evaluation.scores {
+            let old = before.and_then(|record| same(record, evaluation, score));
+            let old = old.map_or(String::new(), |old| format!("{:>12}", percent(old.value)));
+            let name = format!("{} {}", score.measure, score.direction);
+            let _ = writeln!(
+                text,
+                "  {name:<26}{:>8}{old}{:>12}",
+                percent(score.chance),
+                percent(score.value)
+            );
+        }
+    }
+    text
+}
+
+fn same<'a>(
+    record: &'a EvaluationRecord,
+    evaluation: &Evaluation,
+    score: &Score,
+) -> Option<&'a Score> {
+    let same = |it: &&Evaluation| it.name == evaluation.name && it.data == evaluation.data;
+    let other = record.evaluations.iter().find(same)?;
+    let scores = other.scores.iter();
+    let mut scores =
+        scores.filter(|it| it.measure == score.measure && it.direction == score.direction);
+    scores.next()
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
+}
+
+/// A few records with the names that fit best.
+pub(crate) fn examples(record: Option<&EvaluationRecord>) -> String {
+    let evaluation = record.and_then(|record| record.evaluations.first());
+    let Some(evaluation) = evaluation.filter(|it| !it.examples.is_empty()) else {
+        return String::new();
+    };
+    let mut text = format!(
+        "\n{}: the best three names of some pictures\n",
+        evaluation.name
+    );
+    for example in &evaluation.examples {
+        let guesses = example
+            .guesses
+            .iter()
+            .map(|(caption, fit)| format!("{caption} ({fit:.2})"));
+        let mark = match example.place() {
+            Some(0) => "+",
+            Some(_) => "~",
+            None => " ",
+        };
+        let guesses: Vec<String> = guesses.collect();
+        let _ = writeln!(
+            text,
+            "  {mark} {:<24} {}",
+            example.truth,
+            guesses.join(", ")
+        );
+    }
+    text += "\n";
+    text
+}
+
+/// How each router shares the tokens of each stream among its experts.
+pub(crate) fn routing(routers: &[RouterUse]) -> String {
+    let mut text = String::new();
+    for router in routers {
+        let _ = writeln!(
+            text,
+            "\n{}: share of each stream's tokens by expert",
+            router.path
+        );
+        for stream in &router.streams {
+            let total = stream.tokens.iter().sum::<u64>().max(1) as f64;
+            let shares: Vec<String> = stream
+                .tokens
+                .iter()
+                .map(|count| format!("{:>3.0} %", 100.0 * *count as f64 / total))
+                .collect();
+            let _ = writeln!(
+                text,
+                "  {:<8}{}   {} served, {:.1} experts in use",
+                stream.name,
+                shares.join(" "),
+                percent(stream.success),
+                stream.effective_experts
+            );
+        }
+    }
+    text
+}

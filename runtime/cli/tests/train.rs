@@ -1,0 +1,251 @@
+//! The command, as a user runs it: training, evaluation, report, and what interrupts them.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A LIMoE that is small enough for a test, on the real pictures.
+const SMALL: &[&str] = &[
+    "--preset=demo",
+    "--set=B=16",
+    "--set=D=32",
+    "--set=H=2",
+    "--set=E=4",
+    "--set=pretrain.eval_every=100",
+    "--set=pretrain.log_every=1",
+    "--set=pretrain.checkpoint_every=2",
+    "--set=pretrain.steps=60",
+];
+
+fn models() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/limoe")
+}
+
+fn gatewright(verb: &str, spec: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gatewright"));
+    command.arg(verb).arg(spec).args(SMALL);
+    command
+}
+
+fn train(folder: &Path, more: &[&str]) -> Command {
+    let mut command = gatewright("train", &models().join("limoe.gate"));
+    command.arg("--run").arg(folder).args(more);
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Without its output.
+fn quiet(command: &mut Command) -> &mut Command {
+    command.stdout(Stdio::null()).stderr(Stdio::null())
+}
+
+fn succeed(command: &mut Command) -> Output {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    output
+}
+
+/// What a command says when it ends with `code`.
+fn fail(command: &mut Command, code: i32) -> String {
+    let output = command.output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+    said
+}
+
+fn has_device() -> bool {
+    let doctor = Command::new(env!("CARGO_BIN_EXE_gatewright"))
+        .arg("doctor")
+        .output()
+        .unwrap();
+    doctor.status.success()
+}
+
+fn lines(folder: &Path, file: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(folder.join(file)).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn last_checkpoint(folder: &Path) -> (String, Vec<u8>) {
+    let entries = std::fs::read_dir(folder.join("checkpoints")).unwrap();
+    let mut names: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    let last = names.last().unwrap();
+    (
+        last.file_name().unwrap().to_string_lossy().into_owned(),
+        std::fs::read(last).unwrap(),
+    )
+}
+
+/// Waits until the run has logged so many steps.
+fn wait_for(folder: &Path, steps: usize, child: &mut Child) {
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(300) {
+        let logged = std::fs::read_to_string(folder.join("metrics.jsonl")).unwrap_or_default();
+        if logged.lines().count() >= steps {
+            return;
+        }
+        assert!(child.try_wait().unwrap().is_none(), "the run ended early");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("the run does not get on");
+}
+
+#[test]
+fn a_run_learns_and_can_be_looked_at() {
+    if !has_device() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let run = folder.path().join("run");
+    let output = succeed(&mut train(&run, &["--json"]));
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&summary["version"], &summary["steps"]),
+        (&1.into(), &60.into())
+    );
+    let losses: Vec<f64> = lines(&run, "metrics.jsonl")
+        .iter()
+        .map(|record| record["losses"]["loss.contrastive"].as_f64().unwrap())
+        .collect();
+    assert_eq!(losses.len(), 60);
+    let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
+    assert!(mean(&losses[50..]) < mean(&losses[..5]) - 0.3, "{losses:?}");
+    // Before and after, on both held-out parts.
+    let evaluations = lines(&run, "evaluations.jsonl");
+    let steps: Vec<u64> = evaluations
+        .iter()
+        .map(|it| it["step"].as_u64().unwrap())
+        .collect();
+    assert_eq!(steps, [0, 60]);
+    assert_eq!(evaluations[1]["evaluations"].as_array().unwrap().len(), 2);
+    let page = std::fs::read_to_string(run.join("report.html")).unwrap();
+    for words in ["<svg", "new_vendor", "trunk.1.ffn.gate", "data:image/png"] {
+        assert!(page.contains(words), "no {words} in the report");
+    }
+    // The same numbers come out of the checkpoint.
+    let spec = models().join("limoe.gate");
+    let eval = succeed(
+        gatewright("eval", &spec)
+            .arg("--json")
+            .arg("--run")
+            .arg(&run),
+    );
+    let eval: Value = serde_json::from_slice(&eval.stdout).unwrap();
+    assert_eq!(
+        eval["evaluations"][0]["scores"],
+        evaluations[1]["evaluations"][0]["scores"]
+    );
+    let tokens = |stream: usize| {
+        let counts = eval["routing"][0]["streams"][stream]["tokens"]
+            .as_array()
+            .unwrap();
+        counts.iter().map(|it| it.as_u64().unwrap()).sum::<u64>()
+    };
+    assert_eq!((tokens(0), tokens(1)), (254 * 16, 254 * 8));
+    let said = fail(&mut train(&run, &[]), 1);
+    assert!(
+        said.contains("holds a run already") && said.contains("--resume"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_killed_and_an_interrupted_run_go_on_to_the_same_bits() {
+    if !has_device() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let [whole, killed, stopped] =
+        ["whole", "killed", "stopped"].map(|name| folder.path().join(name));
+    let short = ["--steps", "14"];
+    succeed(&mut train(&whole, &short));
+    let mut child = quiet(&mut train(&killed, &short)).spawn().unwrap();
+    wait_for(&killed, 7, &mut child);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    succeed(&mut train(&killed, &["--steps", "14", "--resume"]));
+    assert_eq!(last_checkpoint(&whole), last_checkpoint(&killed));
+    assert_eq!(lines(&killed, "metrics.jsonl").len(), 14);
+
+    let mut child = quiet(&mut train(&stopped, &short)).spawn().unwrap();
+    wait_for(&stopped, 5, &mut child);
+    let signal = Command::new("kill")
+        .arg("-INT")
+        .arg(child.id().to_string())
+        .status();
+    assert!(signal.unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    succeed(&mut train(&stopped, &["--steps", "14", "--resume"]));
+    assert_eq!(last_checkpoint(&whole), last_checkpoint(&stopped));
+
+    let said = fail(&mut train(&stopped, &["--resume", "--seed", "5"]), 1);
+    assert!(
+        said.contains("was started with the seed 0, not 5"),
+        "{said}"
+    );
+    let said = fail(&mut train(&stopped, &["--resume", "--set", "M=64"]), 1);
+    assert!(
+        said.contains("was started with another specification"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_value_that_is_not_finite_stops_with_its_place() {
+    if !has_device() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let spec = std::fs::read_to_string(models().join("limoe.gate")).unwrap();
+    // The logarithm of a negative number, from the second step on.
+    let broken = spec.replace(
+        "loss contrastive = ",
+        "loss broken = log(mean(u) * 0.0 - 1.0)\nloss contrastive = ",
+    );
+    let broken = broken.replace(
+        "contrastive + 0.04 * balance",
+        "contrastive + 0.04 * balance + broken",
+    );
+    let file = folder.path().join("broken.gate");
+    std::fs::write(&file, broken).unwrap();
+    std::os::unix::fs::symlink(models().join("data"), folder.path().join("data")).unwrap();
+    let run = folder.path().join("run");
+    let said = fail(gatewright("train", &file).arg("--run").arg(&run), 1);
+    assert!(
+        said.contains("E0616") && said.contains("at step 0"),
+        "{said}"
+    );
+    let place = said.contains("broken.gate:") && said.contains("log(mean(u) * 0.0 - 1.0)");
+    assert!(place && said.contains("computed here"), "{said}");
+}
+
+#[test]
+fn wrong_data_is_named() {
+    if !has_device() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let run = folder.path().join("run");
+    let said = fail(&mut train(&run, &["--data", "pairs=nowhere.tar"]), 1);
+    assert!(
+        said.contains("nowhere.tar cannot be read") && said.contains("E0619"),
+        "{said}"
+    );
+    let half = folder.path().join("half.tar");
+    std::fs::write(&half, b"no archive at all").unwrap();
+    let data = format!("pairs={}", half.display());
+    let said = fail(&mut train(&run, &["--strict", "--data", &data]), 1);
+    assert!(said.contains("half.tar"), "{said}");
+    assert!(!run.exists(), "nothing is left behind");
+}

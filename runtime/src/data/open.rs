@@ -1,0 +1,208 @@
+//! From what a spec states about data to batches.
+
+use super::batch::{BatchOptions, Batches, Column, TextColumn};
+use super::caption::Caption;
+use super::error::{BadRecords, DataError};
+use super::image::ImageTransform;
+use super::source::{Records, Source};
+use super::tokenize::Tokenize;
+use gatewright_compiler::stage::{self, DataSpec, Given, ImageSpec, Product, TextSpec};
+use gatewright_grammar::source::Spanned;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Which part of a data set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split<'a> {
+    /// What is trained on, drawn and augmented.
+    Training,
+    /// What is trained on, in order and as it is.
+    Trained,
+    /// A held-out part, in order and as it is.
+    HeldOut(&'a str),
+}
+
+/// How a data set is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Loading<'a> {
+    /// Rows of a batch.
+    pub batch: usize,
+    /// Decides every random draw.
+    pub seed: u64,
+    /// What to do with records that lack something.
+    pub bad: BadRecords,
+    /// Read from here instead of what the spec states.
+    pub instead: Option<&'a Path>,
+}
+
+/// Reads a part of a data set. `locate` tells where a path of the spec lies.
+///
+/// # Errors
+/// Files that cannot be read, records that lack something when those are refused, and too few records.
+pub fn open(
+    spec: &DataSpec,
+    split: Split,
+    loading: &Loading,
+    locate: &dyn Fn(&Spanned<String>) -> PathBuf,
+) -> Result<Batches, DataError> {
+    let sources = match loading.instead {
+        Some(path) => vec![Source::open(path)?],
+        None => sources(stated(spec, split)?, locate)?,
+    };
+    let records = Records::read(&sources, loading.bad)?;
+    let mut columns = BTreeMap::new();
+    for given in &spec.gives {
+        match given.product {
+            Product::Image => columns.extend(spec.image.as_ref().map(|image| {
+                let transform = transform(image);
+                (given.input.clone(), Column::Image(transform))
+            })),
+            Product::Text => {
+                if let Some(text) = &spec.text {
+                    let column = text_column(spec, text, given, locate)?;
+                    columns.insert(given.input.clone(), Column::Text(column));
+                }
+            }
+            Product::TextMask => {}
+        }
+    }
+    let training = split == Split::Training;
+    let options = BatchOptions {
+        batch: loading.batch,
+        seed: loading.seed,
+        training,
+        unique: spec.unique.clone().filter(|_| training),
+        bad: loading.bad,
+        ..BatchOptions::default()
+    };
+    Batches::new(records, columns, options)
+}
+
+fn stated<'a>(spec: &'a DataSpec, split: Split) -> Result<&'a stage::Source, DataError> {
+    let Split::HeldOut(name) = split else {
+        return Ok(&spec.source);
+    };
+    let part = spec.heldout.iter().find(|(part, _)| part == name);
+    part.map(|(_, source)| source).ok_or_else(|| {
+        DataError::Option(format!(
+            "data `{}` has no held-out part `{name}`",
+            spec.name
+        ))
+    })
+}
+
+/// The files of a source; a `*` in a shard's name stands for any characters.
+fn sources(
+    source: &stage::Source,
+    locate: &dyn Fn(&Spanned<String>) -> PathBuf,
+) -> Result<Vec<Source>, DataError> {
+    match source {
+        stage::Source::Folder(path) => Ok(vec![Source::Folder(locate(path))]),
+        stage::Source::Jsonl(paths) => Ok(paths
+            .iter()
+            .map(|path| Source::Pairs(locate(path)))
+            .collect()),
+        stage::Source::Shards(paths) => {
+            let mut all = Vec::new();
+            for path in paths {
+                all.extend(matching(&locate(path))?.into_iter().map(Source::Shard));
+            }
+            Ok(all)
+        }
+    }
+}
+
+/// The files that a name with `*` means, in order of their names.
+fn matching(pattern: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let name = pattern
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
+    let Some(name) = name.filter(|name| name.contains('*')) else {
+        return Ok(vec![pattern.to_path_buf()]);
+    };
+    let folder = pattern.parent().unwrap_or(Path::new("."));
+    let unreadable = |cause| DataError::Unreadable {
+        file: pattern.to_path_buf(),
+        cause,
+    };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+        let file = entry.map_err(unreadable)?.file_name();
+        if like(&name, &file.to_string_lossy()) {
+            found.push(folder.join(file));
+        }
+    }
+    found.sort();
+    match found.is_empty() {
+        true => Err(unreadable(std::io::Error::new(
+            std::io::ErrorKind::NotFound,
+            "no file has such a name",
+        ))),
+        false => Ok(found),
+    }
+}
+
+/// Whether a name is the pattern with something in the place of each `*`.
+fn like(pattern: &str, name: &str) -> bool {
+    let Some((start, rest)) = pattern.split_once('*') else {
+        return pattern == name;
+    };
+    let Some(name) = name.strip_prefix(start) else {
+        return false;
+    };
+    let mut ends = name.char_indices().map(|(at, _)| at).chain([name.len()]);
+    ends.any(|at| like(rest, &name[at..]))
+}
+
+fn transform(spec: &ImageSpec) -> ImageTransform {
+    ImageTransform {
+        size: usize::try_from(spec.size).unwrap_or(usize::MAX),
+        fit: spec.resize,
+        mean: spec.mean.map(|value| value as f32),
+        std: spec.std.map(|value| value as f32),
+        strength: spec.augment as f32,
+    }
+}
+
+fn text_column(
+    spec: &DataSpec,
+    text: &TextSpec,
+    given: &Given,
+    locate: &dyn Fn(&Spanned<String>) -> PathBuf,
+) -> Result<TextColumn, DataError> {
+    let mask = spec.gives.iter().find(|it| it.product == Product::TextMask);
+    Ok(TextColumn {
+        caption: Caption::new(text.captions.clone(), text.eval_caption.clone()),
+        tokenize: Arc::new(tokenizer(text, given.below, locate)?),
+        mask: mask.map(|mask| mask.input.clone()),
+    })
+}
+
+/// The tokenizer of a data set, for an input of `below` tokens.
+///
+/// # Errors
+/// As [`Tokenize::open`].
+pub fn tokenizer(
+    text: &TextSpec,
+    below: Option<u64>,
+    locate: &dyn Fn(&Spanned<String>) -> PathBuf,
+) -> Result<Tokenize, DataError> {
+    let word = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    let length = usize::try_from(text.length).unwrap_or(usize::MAX);
+    let vocabulary = below.map_or(u32::MAX, word);
+    Tokenize::open(&locate(&text.tokenizer), length, word(text.pad), vocabulary)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::like;
+
+    #[test]
+    fn a_star_stands_for_any_characters() {
+        assert!(like("train-*.tar", "train-000.tar"));
+        assert!(like("*", "") && like("a*", "a") && like("*b*", "abc"));
+        assert!(!like("train-*.tar", "train-000.tar.gz"));
+        assert!(!like("a", "b"));
+    }
+}

@@ -1,0 +1,359 @@
+//! A stage of a spec, from its data to a run folder.
+//!
+//! ```text
+//! stage -> plan -> executor <- first values
+//! data  -> batches, made ahead of the device
+//! trainer: steps -> metrics.jsonl, checkpoints;  evaluator: parameters -> evaluations.jsonl
+//! ```
+
+mod batches;
+mod plan;
+mod start;
+
+pub use plan::{StagePlan, UNSUPPORTED, bindings, plan};
+
+use crate::checkpoint::Checkpoint;
+use crate::data::BadRecords;
+use crate::device::Device;
+use crate::error::Error;
+use crate::execute::{self, Executor, NonFinitePlace, Slot};
+use crate::measure::{self, Evaluator, RouterUse};
+use crate::once::Failure;
+use crate::project::Project;
+use crate::train::{
+    EvaluationRecord, Manifest, Outcome, RunFolder, StepRecord, TrainOptions, Trainer,
+};
+use batches::Loader;
+use gatewright_compiler::stage::{Experiment, StageSpec};
+use gatewright_grammar::diagnostic::Diagnostic;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+/// Checkpoints that stay besides the best one.
+const KEPT: usize = 3;
+/// Examples of each evaluation.
+const EXAMPLES: usize = 8;
+
+/// How to run a stage.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The run folder.
+    pub folder: PathBuf,
+    /// Files to read instead of what a data item states.
+    pub data: BTreeMap<String, PathBuf>,
+    /// Stop after this many steps.
+    pub steps: Option<u64>,
+    /// Go on from the last checkpoint of the folder.
+    pub resume: bool,
+    /// The run's seed, instead of the stage's.
+    pub seed: Option<u32>,
+    /// What to do with records that lack something.
+    pub bad: BadRecords,
+    /// A run folder whose last parameters are where this stage starts.
+    pub from: Option<PathBuf>,
+}
+
+/// What is known when the first step begins.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// Numbers that train and that do not.
+    pub parameters: u64,
+    /// Records of the training data, and how many were left out.
+    pub records: [usize; 2],
+    /// Step to begin with.
+    pub first_step: u64,
+    /// Step to stop before.
+    pub steps: u64,
+    /// Dispatches of a step.
+    pub dispatches: usize,
+    /// Device memory, bytes.
+    pub bytes: u64,
+}
+
+/// Is told how a run goes on.
+pub trait Observer {
+    /// Something that takes a while begins.
+    fn phase(&mut self, what: &str);
+    /// Training begins.
+    fn opened(&mut self, opening: &Opening);
+    /// A step was logged.
+    fn step(&mut self, record: &StepRecord);
+    /// Everything was measured.
+    fn evaluated(&mut self, record: &EvaluationRecord);
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Whether it was interrupted.
+    pub outcome: Outcome,
+    /// Seconds from the first step to the last.
+    pub training: Duration,
+    /// Seconds from the call to the end of the first step.
+    pub cold_start: Duration,
+    /// Steps done in this call.
+    pub steps: u64,
+    /// The evaluations of this call, in order.
+    pub evaluations: Vec<EvaluationRecord>,
+    /// What the routers did in the last one.
+    pub routing: Vec<RouterUse>,
+}
+
+/// A value that is not finite, with the place that made it.
+#[derive(Debug)]
+pub struct NonFinite {
+    /// What was noticed.
+    pub error: Error,
+    /// What made it, when repeating the steps found it.
+    pub place: Option<NonFinitePlace>,
+}
+
+/// Trains a stage to its end, or until `stop` is set.
+///
+/// # Errors
+/// Mistakes in the spec, data that cannot be used, a folder of another run, and what compiler and
+/// device report.
+pub fn train(
+    project: &mut Project,
+    experiment: &Experiment,
+    stage: &StageSpec,
+    device: &Device,
+    options: &Options,
+    observer: &mut dyn Observer,
+    stop: &AtomicBool,
+) -> Result<Summary, Failure> {
+    let begun = Instant::now();
+    observer.phase("reading data");
+    let mut loader = Loader::open(project, experiment, stage, options)?;
+    observer.phase("compiling");
+    let compiled = plan(project, stage, device.limits())?;
+    let dispatches = compiled
+        .plan
+        .programs
+        .iter()
+        .map(|it| it.commands.len())
+        .sum();
+    let bytes = compiled.plan.arenas.iter().map(|it| it.bytes).sum();
+    let seed = options.seed.or(stage.seed).unwrap_or(0);
+    let manifest = manifest(project, stage, device, seed, &loader);
+    let total = options.steps.unwrap_or(stage.steps).min(stage.steps);
+    let executor = Executor::new(device, compiled.plan, &execute::Options::default())?;
+    start::write(&executor, &compiled.lowered, stage, options, seed)?;
+    let parameters = executor.types(Slot::Parameter);
+    let parameters = parameters
+        .values()
+        .map(|(_, shape)| shape.iter().product::<usize>() as u64);
+    let mut opening = Opening {
+        parameters: parameters.sum(),
+        records: loader.records(),
+        first_step: 0,
+        steps: total,
+        dispatches,
+        bytes,
+    };
+    let train_options = TrainOptions {
+        steps: total,
+        seed,
+        update: compiled.update,
+        log_every: stage.log_every,
+        save_every: stage.checkpoint_every,
+        examples_per_step: stage.batch.unwrap_or(1),
+        spec_hash: manifest
+            .hashes
+            .get("specification")
+            .cloned()
+            .unwrap_or_default(),
+        versions: manifest.versions.clone(),
+    };
+    let mut trainer = Trainer::new(executor, train_options)?;
+    let (mut folder, checkpoint) = match options.resume {
+        true => RunFolder::resume(&options.folder, &manifest, KEPT)?,
+        false => (
+            RunFolder::create(&options.folder, &resolved(project), &manifest, KEPT)?,
+            None,
+        ),
+    };
+    if let Some(checkpoint) = &checkpoint {
+        trainer.restore(checkpoint)?;
+    }
+    opening.first_step = trainer.step();
+    let overrides = measure::Overrides {
+        data: BTreeMap::new(),
+        bad: options.bad,
+        examples: EXAMPLES,
+    };
+    observer.phase("preparing evaluations");
+    let mut evaluator = Evaluator::new(project, experiment, stage, device, &overrides)?;
+    let mut run = Run {
+        trainer: &mut trainer,
+        folder: &mut folder,
+        evaluator: &mut evaluator,
+        observer,
+        evaluations: Vec::new(),
+        routing: Vec::new(),
+    };
+    if run.trainer.step() == 0 {
+        run.evaluate()?;
+    }
+    let summary = run.all(stage, total, &mut loader, &opening, begun, stop);
+    match summary {
+        Err(Failure::Runtime(error @ Error::NonFinite { .. })) => {
+            let place = locate(&mut trainer, &folder, &mut loader)?;
+            Err(Failure::NonFinite(Box::new(NonFinite { error, place })))
+        }
+        summary => summary,
+    }
+}
+
+struct Run<'a> {
+    trainer: &'a mut Trainer,
+    folder: &'a mut RunFolder,
+    evaluator: &'a mut Evaluator,
+    observer: &'a mut dyn Observer,
+    evaluations: Vec<EvaluationRecord>,
+    routing: Vec<RouterUse>,
+}
+
+impl Run<'_> {
+    /// Trains in pieces between two evaluations.
+    fn all(
+        mut self,
+        stage: &StageSpec,
+        total: u64,
+        loader: &mut Loader,
+        opening: &Opening,
+        begun: Instant,
+        stop: &AtomicBool,
+    ) -> Result<Summary, Failure> {
+        self.observer.opened(opening);
+        let first = self.trainer.step();
+        let mut training = Duration::ZERO;
+        let mut cold_start = None;
+        let mut outcome = Outcome::Finished;
+        while self.trainer.step() < total {
+            let next = match stage.eval_every {
+                0 => total,
+                every => ((self.trainer.step() / every + 1) * every).min(total),
+            };
+            self.trainer.stop_before(next);
+            let since = Instant::now();
+            let observer = &mut *self.observer;
+            let mut observe = |record: &StepRecord| {
+                cold_start.get_or_insert_with(|| begun.elapsed());
+                observer.step(record);
+            };
+            outcome = self
+                .trainer
+                .run(loader, Some(self.folder), &mut observe, stop)?;
+            training += since.elapsed();
+            if outcome != Outcome::Finished {
+                break;
+            }
+            self.evaluate()?;
+        }
+        Ok(Summary {
+            outcome,
+            training,
+            cold_start: cold_start.unwrap_or_default(),
+            steps: self.trainer.step() - first,
+            evaluations: self.evaluations,
+            routing: self.routing,
+        })
+    }
+
+    fn evaluate(&mut self) -> Result<(), Failure> {
+        if self.evaluator.is_empty() {
+            return Ok(());
+        }
+        self.observer.phase("evaluating");
+        let parameters = self.trainer.executor_mut().read_all(Slot::Parameter)?;
+        let record = EvaluationRecord {
+            step: self.trainer.step(),
+            evaluations: self.evaluator.run(&parameters)?,
+        };
+        self.folder.log_evaluations(&record)?;
+        self.routing = self.evaluator.routing(&parameters)?;
+        self.folder.write_routing(&self.routing)?;
+        self.observer.evaluated(&record);
+        self.evaluations.push(record);
+        Ok(())
+    }
+}
+
+/// Repeats the steps from the last checkpoint to find what made a value that is not finite.
+fn locate(
+    trainer: &mut Trainer,
+    folder: &RunFolder,
+    loader: &mut Loader,
+) -> Result<Option<NonFinitePlace>, Failure> {
+    let until = trainer.step();
+    match folder.checkpoints().latest()? {
+        Some(step) => {
+            let from: Checkpoint = folder.checkpoints().load(step)?;
+            Ok(trainer.locate_non_finite(&from, loader, until)?)
+        }
+        None => Ok(trainer.executor_mut().first_non_finite("gradients")?),
+    }
+}
+
+fn manifest(
+    project: &Project,
+    stage: &StageSpec,
+    device: &Device,
+    seed: u32,
+    loader: &Loader,
+) -> Manifest {
+    let versions = [
+        ("gatewright", env!("CARGO_PKG_VERSION").to_owned()),
+        ("plan", gatewright_compiler::plan::VERSION.to_string()),
+    ];
+    let hashes = [
+        (
+            "specification",
+            hash(&format!("{}\n{}", stage.name, project.model.to_text())),
+        ),
+        ("data", hash(&loader.inventory())),
+    ];
+    Manifest {
+        versions: versions.map(|(name, text)| (name.to_owned(), text)).into(),
+        adapter: device.name().to_owned(),
+        seed,
+        hashes: hashes.map(|(name, text)| (name.to_owned(), text)).into(),
+        dims: bindings(project, stage),
+    }
+}
+
+/// The specification as it was run: its text, with the overrides as a comment.
+fn resolved(project: &Project) -> String {
+    let overrides = &project.overrides;
+    let preset = overrides
+        .preset
+        .iter()
+        .map(|name| format!("// --preset {name}\n"));
+    let sets = overrides
+        .sets
+        .iter()
+        .map(|(name, value)| format!("// --set {name}={value}\n"));
+    preset.chain(sets).collect::<String>() + &project.text
+}
+
+fn hash(text: &str) -> String {
+    let digest = Sha256::digest(text.as_bytes());
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What an unusable stage is refused with.
+pub(crate) fn refuse(
+    project: &Project,
+    stage: &StageSpec,
+    headline: String,
+    help: &str,
+) -> Failure {
+    let diagnostic = Diagnostic::error(UNSUPPORTED, headline)
+        .at(stage.span, "this stage")
+        .help(help);
+    project.mistakes(vec![diagnostic]).into()
+}

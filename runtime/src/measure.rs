@@ -1,0 +1,73 @@
+//! What a model is worth on data: embeddings of records, compared.
+//!
+//! An `eval` of the spec compares two entries on a part of the data; a `metric` compares two values on
+//! every held-out part. Each gives [`Score`]s beside what guessing would give, and a few [`Example`]s.
+//!
+//! Invariants
+//! - Parameters come from outside; nothing here trains.
+//! - Rows that only fill the last batch are never counted.
+
+mod embed;
+mod evaluator;
+mod retrieval;
+mod routing;
+
+pub use embed::Encoder;
+pub use evaluator::{Evaluator, Overrides};
+pub use retrieval::{Captioned, measure};
+pub use routing::{RouterUse, StreamUse, Token};
+
+use serde::{Deserialize, Serialize};
+
+/// What one evaluation found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// The `eval` or `metric` item.
+    pub name: String,
+    /// The data and its part: `pairs.vendor`.
+    pub data: String,
+    /// Records that were looked at.
+    pub records: usize,
+    /// Different captions or classes to choose from.
+    pub choices: usize,
+    /// The numbers.
+    pub scores: Vec<Score>,
+    /// A few records with the captions that fit them best.
+    pub examples: Vec<Example>,
+}
+
+/// One number.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// `recall@10`, `20-way`.
+    pub measure: String,
+    /// From what to what: `image -> text`.
+    pub direction: String,
+    /// The share that is right, 0 to 1.
+    pub value: f64,
+    /// What guessing gives.
+    pub chance: f64,
+}
+
+/// A record with its best captions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Example {
+    /// The record's key.
+    pub key: String,
+    /// Its own caption.
+    pub truth: String,
+    /// The captions that fit best, best first, with their similarity.
+    pub guesses: Vec<(String, f64)>,
+    /// Its picture as a `data:` address, when it has one.
+    pub picture: Option<String>,
+}
+
+impl Example {
+    /// The place of the right caption among the guesses, from 0.
+    #[must_use]
+    pub fn place(&self) -> Option<usize> {
+        self.guesses
+            .iter()
+            .position(|(caption, _)| *caption == self.truth)
+    }
+}

@@ -1,0 +1,112 @@
+//! Records to rows of numbers through an entry or a value of the spec.
+
+use crate::data::Batches;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::execute::{self, Executor, Slot};
+use crate::once::{self, Failure, Tensors};
+use crate::project::Project;
+use crate::tensor::HostTensor;
+use gatewright_compiler::lower::{Mode, Request, Target};
+use gatewright_compiler::plan::{BufferId, STEP_WORDS};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// An entry or value, compiled for batches of one size.
+#[derive(Debug)]
+pub struct Encoder {
+    name: String,
+    executor: Executor,
+    output: BufferId,
+}
+
+impl Encoder {
+    /// Compiles the first result of `what` in evaluation mode.
+    ///
+    /// # Errors
+    /// Mistakes in the spec, what no plan can be made of, and what the device reports.
+    pub fn new(
+        project: &mut Project,
+        what: Target,
+        bindings: &BTreeMap<String, usize>,
+        device: &Device,
+    ) -> Result<Self, Failure> {
+        let name = match &what {
+            Target::Entry(name) | Target::Objective(name) => name.clone(),
+            Target::Values(names) => names.join(", "),
+            Target::Everything => String::new(),
+        };
+        let request = Request {
+            bindings: bindings.clone(),
+            ..Request::new(what, Mode::Eval)
+        };
+        let lowered = project.lower(&request)?;
+        let result = lowered
+            .graph
+            .outputs()
+            .first()
+            .map(|output| output.name.clone());
+        let result = result.unwrap_or_default();
+        let none = BTreeSet::new();
+        let compiled = once::compiled(&name, &lowered, device.limits(), none, None, None)?;
+        let executor = Executor::new(device, compiled.plan, &execute::Options::default())?;
+        let output = executor.find(Slot::Output, &result)?;
+        Ok(Self {
+            name,
+            executor,
+            output,
+        })
+    }
+
+    /// The inputs that it reads, in order of their names.
+    pub fn inputs(&self) -> impl Iterator<Item = &str> {
+        self.executor.names(Slot::Input)
+    }
+
+    /// Uses these parameters from now on; more than it needs may be given.
+    ///
+    /// # Errors
+    /// A parameter that is missing or of another shape.
+    pub fn load(&self, parameters: &Tensors) -> Result<()> {
+        self.executor.fill(Slot::Parameter, parameters)
+    }
+
+    /// The rows of one batch.
+    ///
+    /// # Errors
+    /// Inputs that do not fit, results that are no rows, and what the device reports.
+    pub fn rows(&mut self, inputs: &BTreeMap<String, HostTensor>) -> Result<Vec<Vec<f32>>> {
+        self.executor.fill(Slot::Input, inputs)?;
+        self.executor.step_words(&[0; STEP_WORDS])?;
+        let found = self.executor.run_and_read(&["forward"], &[self.output])?;
+        let refuse = |reason: &str| Error::Evaluation {
+            name: self.name.clone(),
+            reason: reason.to_owned(),
+        };
+        let Some(tensor) = found.first() else {
+            return Err(refuse("it has no result"));
+        };
+        match (tensor.as_f32(), tensor.shape.as_slice()) {
+            (Some(values), [_, width]) if *width > 0 => {
+                Ok(values.chunks_exact(*width).map(<[f32]>::to_vec).collect())
+            }
+            _ => Err(refuse(
+                "its result is not f32[B, D], one row for each record",
+            )),
+        }
+    }
+
+    /// The rows of every record.
+    ///
+    /// # Errors
+    /// As [`Self::rows`], and what the data reports.
+    pub fn all(&mut self, batches: &Batches) -> Result<Vec<Vec<f32>>> {
+        let mut all = Vec::with_capacity(batches.records().len());
+        for step in 0..batches.per_epoch() {
+            let batch = batches.at(step)?;
+            let mut rows = self.rows(&batch.tensors)?;
+            rows.truncate(batch.indices.len());
+            all.extend(rows);
+        }
+        Ok(all)
+    }
+}

@@ -1,0 +1,24 @@
+//! `report.html` of a run: self-contained, to be opened without a network.
+//!
+//! Everything in it is also in the run folder as JSON: `metrics.jsonl`, `evaluations.jsonl`,
+//! `routing.json`, `manifest.json`.
+
+mod page;
+mod plot;
+
+use crate::checkpoint::write_atomically;
+use crate::error::Result;
+use crate::train::Findings;
+use std::path::{Path, PathBuf};
+
+/// Writes the report of a run folder into it and gives its path.
+///
+/// # Errors
+/// A folder without a run, damaged files, and a disk that refuses.
+pub fn write(folder: &Path) -> Result<PathBuf> {
+    let findings = Findings::read(folder)?;
+    let page = folder.join("report.html");
+    let name = folder.display().to_string();
+    write_atomically(&page, page::page(&name, &findings).as_bytes())?;
+    Ok(page)
+}

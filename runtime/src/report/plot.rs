@@ -1,0 +1,232 @@
+//! Line plots and bars as SVG text.
+
+use plotters::prelude::*;
+use plotters::style::FontStyle;
+
+/// Colours that stay apart for colour-blind readers (Okabe and Ito, 2008), without yellow.
+pub(super) const COLOURS: [(u8, u8, u8); 7] = [
+    (0, 114, 178),
+    (213, 94, 0),
+    (0, 158, 115),
+    (204, 121, 167),
+    (86, 180, 233),
+    (230, 159, 0),
+    (90, 90, 90),
+];
+
+/// The colour of the `index`-th of several things.
+pub(super) fn colour(index: usize) -> RGBColor {
+    let (red, green, blue) = COLOURS[index % COLOURS.len()];
+    RGBColor(red, green, blue)
+}
+
+/// Where the names of the lines have room.
+#[derive(Clone, Copy)]
+pub(super) enum Legend {
+    /// For lines that fall.
+    Above,
+    /// For lines that rise.
+    Below,
+}
+
+impl Legend {
+    fn position(self) -> SeriesLabelPosition {
+        match self {
+            Self::Above => SeriesLabelPosition::UpperRight,
+            Self::Below => SeriesLabelPosition::LowerRight,
+        }
+    }
+}
+
+/// A named line.
+pub(super) struct Line {
+    pub(super) name: String,
+    pub(super) points: Vec<(f64, f64)>,
+}
+
+/// Lines over the steps; none when there are fewer than two points. Values that are not finite
+/// are left out.
+pub(super) fn lines(title: &str, y: &str, legend: Legend, lines: &[Line]) -> Option<String> {
+    let points = || {
+        lines
+            .iter()
+            .flat_map(|line| &line.points)
+            .filter(|(_, y)| y.is_finite())
+    };
+    if points().count() < 2 {
+        return None;
+    }
+    let bounds = |values: &mut dyn Iterator<Item = f64>| {
+        values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+            (low.min(value), high.max(value))
+        })
+    };
+    let (left, right) = bounds(&mut points().map(|(x, _)| *x));
+    let (low, high) = bounds(&mut points().map(|(_, y)| *y));
+    let margin = ((high - low) * 0.05).max(1e-6);
+    let mut text = String::new();
+    draw(
+        &mut text,
+        title,
+        (y, legend),
+        (left..right.max(left + 1.0), low - margin..high + margin),
+        lines,
+    )?;
+    Some(text)
+}
+
+type Range = std::ops::Range<f64>;
+
+/// None where the drawing library refuses.
+fn draw(
+    text: &mut String,
+    title: &str,
+    (y, legend): (&str, Legend),
+    (across, up): (Range, Range),
+    lines: &[Line],
+) -> Option<()> {
+    let area = SVGBackend::with_string(text, (620, 340)).into_drawing_area();
+    area.fill(&WHITE).ok()?;
+    let font = ("sans-serif", 15).into_font();
+    let mut chart = ChartBuilder::on(&area)
+        .caption(title, font.style(FontStyle::Bold))
+        .margin(10)
+        .x_label_area_size(38)
+        .y_label_area_size(52)
+        .build_cartesian_2d(across, up)
+        .ok()?;
+    chart
+        .configure_mesh()
+        .x_desc("step")
+        .y_desc(y)
+        .x_label_formatter(&|step| format!("{step:.0}"))
+        .light_line_style(WHITE)
+        .bold_line_style(RGBColor(230, 230, 230))
+        .axis_desc_style(("sans-serif", 13))
+        .label_style(("sans-serif", 12))
+        .draw()
+        .ok()?;
+    for (index, line) in lines.iter().enumerate() {
+        let style = colour(index).stroke_width(2);
+        let points = line.points.iter().copied().filter(|(_, y)| y.is_finite());
+        chart
+            .draw_series(LineSeries::new(points, style))
+            .ok()?
+            .label(line.name.as_str())
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+    }
+    chart
+        .configure_series_labels()
+        .position(legend.position())
+        .background_style(WHITE.mix(0.85))
+        .border_style(RGBColor(200, 200, 200))
+        .label_font(("sans-serif", 12))
+        .draw()
+        .ok()?;
+    area.present().ok()
+}
+
+/// Bars side by side in groups: for each group a value of every name, 0 to 1.
+pub(super) fn bars(
+    title: &str,
+    y: &str,
+    groups: &[String],
+    series: &[(String, Vec<f64>)],
+) -> Option<String> {
+    let highest = series
+        .iter()
+        .flat_map(|(_, values)| values)
+        .fold(0.0f64, |a, b| a.max(*b));
+    if groups.is_empty() || series.is_empty() {
+        return None;
+    }
+    let mut text = String::new();
+    draw_bars(&mut text, title, y, groups, series, highest.max(1e-6) * 1.3)?;
+    Some(text)
+}
+
+fn draw_bars(
+    text: &mut String,
+    title: &str,
+    y: &str,
+    groups: &[String],
+    series: &[(String, Vec<f64>)],
+    top: f64,
+) -> Option<()> {
+    let area = SVGBackend::with_string(text, (620, 300)).into_drawing_area();
+    area.fill(&WHITE).ok()?;
+    let font = ("sans-serif", 15).into_font();
+    let count = groups.len();
+    let mut chart = ChartBuilder::on(&area)
+        .caption(title, font.style(FontStyle::Bold))
+        .margin(10)
+        .x_label_area_size(34)
+        .y_label_area_size(52)
+        .build_cartesian_2d(-0.5..count as f64 - 0.5, 0.0..top)
+        .ok()?;
+    let name = |at: &f64| {
+        let nearest = at.round();
+        let whole = (at - nearest).abs() < 0.01 && nearest >= 0.0;
+        let group = whole.then(|| groups.get(nearest as usize)).flatten();
+        group.cloned().unwrap_or_default()
+    };
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .x_labels(count.max(2) * 2 + 1)
+        .x_label_formatter(&name)
+        .y_desc(y)
+        .light_line_style(WHITE)
+        .bold_line_style(RGBColor(230, 230, 230))
+        .axis_desc_style(("sans-serif", 13))
+        .label_style(("sans-serif", 12))
+        .draw()
+        .ok()?;
+    let width = 0.8 / series.len() as f64;
+    for (index, (name, values)) in series.iter().enumerate() {
+        let style = colour(index).filled();
+        let rectangles = values.iter().enumerate().map(|(group, value)| {
+            let left = group as f64 - 0.4 + width * index as f64;
+            Rectangle::new([(left, 0.0), (left + width * 0.92, *value)], style)
+        });
+        chart
+            .draw_series(rectangles)
+            .ok()?
+            .label(name.as_str())
+            .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 14, y + 5)], style));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .background_style(WHITE.mix(0.85))
+        .border_style(RGBColor(200, 200, 200))
+        .label_font(("sans-serif", 12))
+        .draw()
+        .ok()?;
+    area.present().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_and_bars_are_whole_pictures() {
+        let line = Line {
+            name: "loss".to_owned(),
+            points: vec![(0.0, 4.8), (10.0, f64::NAN), (20.0, 1.2)],
+        };
+        let text = lines("Loss", "nats", Legend::Above, &[line]).unwrap();
+        assert!(text.starts_with("<svg") && text.trim_end().ends_with("</svg>"));
+        assert!(text.contains("loss") && !text.contains("NaN"));
+        let groups = ["0", "1"].map(str::to_owned);
+        let text = bars(
+            "Experts",
+            "share",
+            &groups,
+            &[("image".to_owned(), vec![0.2, 0.8])],
+        );
+        assert!(text.unwrap().trim_end().ends_with("</svg>"));
+        assert!(lines("Loss", "nats", Legend::Above, &[]).is_none());
+    }
+}
