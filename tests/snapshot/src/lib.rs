@@ -36,6 +36,9 @@ macro_rules! assert_shaders {
     }};
 }
 
+/// The device that every snapshot is for unless its name says another.
+const PORTABLE: &str = "portable";
+
 /// A spec file with what is compiled of it.
 #[derive(Clone, Debug)]
 pub struct Spec {
@@ -77,7 +80,7 @@ impl Spec {
             preset: None,
             sets: Vec::new(),
             target: None,
-            device: "portable".to_owned(),
+            device: PORTABLE.to_owned(),
         }
     }
 
@@ -122,7 +125,7 @@ impl Spec {
     /// A file that cannot be read or has mistakes, or that does not fit the limits.
     pub fn plan(&self) -> Result<Plan, Error> {
         let limits = match self.device.as_str() {
-            "portable" => Limits::portable(),
+            PORTABLE => Limits::portable(),
             "cpu-vulkan" => Limits::cpu_vulkan(),
             other => {
                 let message = format!("`{other}` is neither `portable` nor `cpu-vulkan`");
@@ -163,12 +166,25 @@ impl Spec {
         Ok(compile(&lowered.graph, &options)?.plan)
     }
 
-    /// Snapshots by name: the shaders of each family, and `launches`.
+    /// Snapshots by name: the shaders of each family, and `launches`, after what was compiled:
+    /// `gate_tiny_apply_matmul`.
     ///
     /// # Errors
     /// As [`Spec::plan`].
     pub fn snapshots(&self) -> Result<BTreeMap<String, String>, Error> {
-        Ok(snapshots(&self.plan()?))
+        let stem = self.path.file_stem().unwrap_or_default().to_string_lossy();
+        let mut parts = vec![stem.into_owned()];
+        parts.extend(self.preset.clone());
+        parts.extend(match &self.target {
+            Some(Target::Entry(name) | Target::Objective(name)) => Some(name.clone()),
+            _ => None,
+        });
+        parts.extend((self.device != PORTABLE).then(|| self.device.replace('-', "_")));
+        let prefix = parts.join("_");
+        let named = snapshots(&self.plan()?).into_iter();
+        Ok(named
+            .map(|(name, text)| (format!("{prefix}_{name}"), text))
+            .collect())
     }
 
     fn overrides(&self) -> Result<Vec<(String, String)>, Error> {
