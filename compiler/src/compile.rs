@@ -70,6 +70,10 @@ pub struct Compiled {
     pub graph: Graph,
     /// What each launch computes.
     pub groups: Vec<Group>,
+    /// Values of the graph's dims.
+    pub bindings: Bindings,
+    /// Where the values of each group lie.
+    pub placed: Vec<plan::Placed>,
     /// The artefact.
     pub plan: Plan,
 }
@@ -91,10 +95,12 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Compiled, CompileErro
     let (graph, groups) = fuse_graph(graph, options)?;
     let bindings = bind_dims(&graph, &options.bindings, row_tile(options))?;
     let part = part(&graph, &groups, &bindings);
-    let plan = plan::assemble(&plan_request(options, &[part], 1))?;
+    let (plan, placed) = plan::assemble(&plan_request(options, &[part], 1))?;
     Ok(Compiled {
         graph,
         groups,
+        bindings,
+        placed,
         plan,
     })
 }
@@ -119,7 +125,7 @@ pub fn compile_stage(
     let parts: Vec<plan::Part> = parts
         .map(|(graph, groups, bindings)| part(graph, groups, bindings))
         .collect();
-    let plan = plan::assemble(&plan_request(options, &parts, accumulate))?;
+    let (plan, _) = plan::assemble(&plan_request(options, &parts, accumulate))?;
     Ok(CompiledStage {
         graphs: fused.into_iter().map(|(graph, ..)| graph).collect(),
         plan,

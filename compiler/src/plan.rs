@@ -9,11 +9,12 @@
 
 mod assemble;
 mod memory;
+mod text;
 mod training;
 mod update;
 mod verify;
 
-pub use assemble::{ALIGN_WORDS, Part, PlanError, Request, aligned, assemble};
+pub use assemble::{ALIGN_WORDS, Part, Placed, PlanError, Request, aligned, assemble};
 pub use training::{ACCUMULATE, Objective, Training};
 
 use crate::graph::{DType, Origin, OutputKind};

@@ -46,3 +46,11 @@ fn every_batch() {
         flava.check_nothing_masked(&backend);
     }
 }
+
+#[test]
+fn a_training_run_on_mixed_batches() {
+    let flava = Flava::open();
+    for backend in backends() {
+        flava.check_training(&backend, TOLERANCE);
+    }
+}
