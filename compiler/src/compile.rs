@@ -140,8 +140,9 @@ fn row_tile(options: &Options) -> usize {
 fn part<'a>(graph: &'a Graph, groups: &'a [Group], bindings: &'a Bindings) -> plan::Part<'a> {
     let mut outputs = graph.outputs().iter();
     let objective = outputs.find(|output| output.kind == OutputKind::Objective);
+    let name = objective.map_or("", |output| output.name.as_str());
     plan::Part {
-        name: objective.map_or_else(String::new, |output| output.name.clone()),
+        name: name.strip_prefix("objective.").unwrap_or(name).to_owned(),
         graph,
         groups,
         bindings,

@@ -19,6 +19,8 @@ pub const UNSUPPORTED: Code = crate::codes::UNSUPPORTED_STAGE;
 /// A stage, compiled.
 #[derive(Debug)]
 pub struct StagePlan {
+    /// Its objectives, traced.
+    pub lowered: Vec<Lowered>,
     /// The parameters of all its objectives by path.
     pub parameters: BTreeMap<String, ParameterInfo>,
     /// For each objective a gradient program and an update program.
@@ -95,6 +97,7 @@ pub fn plan(
     drop(facts);
     Ok(StagePlan {
         plan: compiled.plan,
+        lowered: traced,
         parameters,
         optimizer,
         update,
