@@ -323,7 +323,7 @@ fn an_objective_that_reaches_nothing_is_named() {
     let Some(device) = device() else { return };
     let text = spec(
         "data = mix(xs: 0.5 -> left, ys: 0.5 -> right)   steps = 20   batch = 4
-         train = [left_out.*]   optimizer = sgd(lr: 0.1)",
+         train = [a.left_out.*]   optimizer = sgd(lr: 0.1)",
     );
     let mut project = project(&text, None, &[]);
     let experiment = project.experiment().expect("sound sections");
