@@ -76,6 +76,25 @@ impl Report {
     pub fn agrees(&self) -> bool {
         self.results.iter().all(|result| result.agrees)
     }
+
+    /// The result of this name.
+    #[must_use]
+    pub fn result(&self, name: &str) -> Option<&Compared> {
+        self.results.iter().find(|result| result.name == name)
+    }
+
+    /// The largest difference of each kind.
+    #[must_use]
+    pub fn worst(&self) -> BTreeMap<Kind, &Compared> {
+        let mut worst: BTreeMap<Kind, &Compared> = BTreeMap::new();
+        for result in &self.results {
+            let known = worst.entry(result.kind).or_insert(result);
+            if result.difference > known.difference {
+                *known = result;
+            }
+        }
+        worst
+    }
 }
 
 /// Evaluates on the device and on the reference and compares everything that comes out.
@@ -203,26 +222,4 @@ fn relative(pairs: impl Iterator<Item = (f64, f64)>, scale: f64) -> f64 {
         worst = worst.max(off);
     }
     if worst == 0.0 { 0.0 } else { worst / scale }
-}
-
-/// Differences by name, for those who look for one.
-impl Report {
-    /// The result of this name.
-    #[must_use]
-    pub fn result(&self, name: &str) -> Option<&Compared> {
-        self.results.iter().find(|result| result.name == name)
-    }
-
-    /// The largest difference of each kind.
-    #[must_use]
-    pub fn worst(&self) -> BTreeMap<Kind, &Compared> {
-        let mut worst: BTreeMap<Kind, &Compared> = BTreeMap::new();
-        for result in &self.results {
-            let known = worst.entry(result.kind).or_insert(result);
-            if result.difference > known.difference {
-                *known = result;
-            }
-        }
-        worst
-    }
 }

@@ -163,8 +163,12 @@ fn an_entry_reads_its_part_of_a_whole_checkpoint() {
 #[test]
 fn what_cannot_be_is_said() {
     let run = Run::new();
-    let (code, errors) = run.call(&["--entry", "embed_image", "--map", "refrence"]);
-    assert_eq!(code, Some(2), "given twice: {errors}");
+    let params = run.path("params.safetensors");
+    let mut more = vec!["--objective", "pretrain", "--steps", "1"];
+    more.extend(["--params", params.to_str().unwrap(), "--stage", "align"]);
+    let (code, errors) = run.call(&more);
+    assert_eq!(code, Some(1));
+    assert!(errors.contains("--stage (there is pretrain)"), "{errors}");
     let (code, errors) = run.call(&["--objective", "pretrain", "--set", "L=2"]);
     assert_eq!(code, Some(1));
     assert!(errors.contains("E0312"), "{errors}");
