@@ -9,6 +9,7 @@
 
 mod assemble;
 mod memory;
+mod text;
 mod update;
 mod verify;
 

@@ -15,9 +15,6 @@ mod template;
 mod training;
 mod weights;
 
-#[cfg(test)]
-mod tests;
-
 pub use data::{DataSpec, Fit, Given, ImageSpec, Product, Source, TextSpec};
 pub use evaluation::{Classes, EvalSpec, Measure, MetricSpec};
 pub use optimizer::{DecayOn, OptimizerSpec};

@@ -10,7 +10,7 @@ use crate::project::{Mistakes, Project};
 use crate::tensor::{HostData, HostTensor};
 use crate::train::Update;
 use gatewright_compiler::autodiff;
-use gatewright_compiler::compile::{self, CompileError, Compiled};
+use gatewright_compiler::compile::{self, CompileError, Compiled, bind_dims};
 use gatewright_compiler::evaluate::{EvalError, evaluate_values};
 use gatewright_compiler::graph::{DType, Graph, OutputKind, Type};
 use gatewright_compiler::lower::{Lowered, Request};
@@ -133,6 +133,8 @@ pub fn traced(
 /// # Errors
 /// As [`run`], but for a wrong spec.
 pub fn evaluate(lowered: &Lowered, once: &Once, backend: &Backend) -> Result<Results, Failure> {
+    // Says which size is missing in the words of the compiler, whatever evaluates.
+    bind_dims(&lowered.graph, &Bindings::new(), 1)?;
     match backend {
         Backend::Reference => on_reference(lowered, once),
         Backend::Device(device) => on_device(lowered, once, device),

@@ -102,3 +102,19 @@ fn the_first_kernel_that_is_wrong_is_named() {
     let (_, line, _) = place.expect("a place in the file");
     assert!((3..=5).contains(&line), "{}: {line}", first.origin.path);
 }
+
+#[test]
+fn an_unknown_size_is_named() {
+    let Some(device) = device() else { return };
+    let mut open = project("dim B\ninput x: f32[B, 8]\nentry e(x) -> x\n", None, &[]);
+    let inputs = BTreeMap::new();
+    let wanted = Verify {
+        request: Request::new(Target::Entry("e".to_owned()), Mode::Eval),
+        inputs: &inputs,
+        seed: 0,
+        tolerance: 1e-4,
+    };
+    let error = verify(&mut open, &wanted, &device).expect_err("no size for B");
+    let text = error.to_string();
+    assert!(text.contains("give it with --set B=VALUE"), "{text}");
+}

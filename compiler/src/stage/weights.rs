@@ -206,6 +206,23 @@ impl WeightsSpec {
         result
     }
 
+    /// Lines that claim one tensor twice, with any checkpoint.
+    #[must_use]
+    pub fn ambiguous(&self, ours: &[&str]) -> Vec<Diagnostic> {
+        let pairs = |path: &&str| {
+            let rules = self.rules.iter();
+            let pairs = rules.filter_map(|rule| Some(rule.theirs_of(path)?.theirs));
+            pairs.collect::<Vec<_>>()
+        };
+        let theirs: Vec<String> = ours.iter().flat_map(pairs).collect();
+        let theirs: Vec<&str> = theirs.iter().map(String::as_str).collect();
+        let pairing = Pairing {
+            ambiguous: self.pair(ours, &theirs).ambiguous,
+            ..Pairing::default()
+        };
+        self.diagnose(&pairing)
+    }
+
     /// What is wrong with a pairing: names claimed twice and names left over.
     #[must_use]
     pub fn diagnose(&self, pairing: &Pairing) -> Vec<Diagnostic> {
