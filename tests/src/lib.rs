@@ -8,5 +8,6 @@ pub mod limoe;
 pub mod literate;
 pub mod moai;
 pub mod moe_llava;
+pub mod processor;
 pub mod reference;
 pub mod spec;
