@@ -1,5 +1,6 @@
 //! Tests across the crates: what they share.
 
+pub mod backends;
 pub mod decoders;
 pub mod flava;
 pub mod fused;
