@@ -2,7 +2,7 @@
 //! the recorded reference: embeddings, losses, routing decisions and gradients of every case.
 
 use gatewright_compiler::lower::{Mode, Recorded, Request, Target};
-use gatewright_runtime::device::Counters;
+use gatewright_runtime::device::{Choice, Counters, Device};
 use gatewright_runtime::execute::{Executor, Options, Slot};
 use gatewright_runtime::experiment;
 use gatewright_runtime::once::{self, Backend, Once, Results};
