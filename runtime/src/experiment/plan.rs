@@ -21,8 +21,6 @@ pub const UNSUPPORTED: Code = crate::codes::UNSUPPORTED_STAGE;
 pub struct StagePlan {
     /// Its objectives, traced.
     pub lowered: Vec<Lowered>,
-    /// The parameters of all its objectives by path.
-    pub parameters: BTreeMap<String, ParameterInfo>,
     /// For each objective a gradient program and an update program.
     pub plan: Plan,
     /// What trains and how.
@@ -98,7 +96,6 @@ pub fn plan(
     Ok(StagePlan {
         plan: compiled.plan,
         lowered: traced,
-        parameters,
         optimizer,
         update,
     })
