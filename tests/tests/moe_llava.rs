@@ -3,8 +3,8 @@
 
 use gatewright_compiler::autodiff::gradients;
 use gatewright_compiler::evaluate::{evaluate, evaluate_values};
-use gatewright_compiler::graph::ValueId;
-use gatewright_compiler::lower::{Lowered, Mode, Target};
+use gatewright_compiler::graph::{Graph, OutputKind, ValueId};
+use gatewright_compiler::lower::{Lowered, Mode, POSITION, Request, Target, decoding, lower};
 use gatewright_compiler::ops::Op;
 use gatewright_compiler::size::Bindings;
 use gatewright_compiler::tensor::Tensor;
@@ -241,6 +241,84 @@ fn gradients_of_every_trained_tensor() {
             .filter(|name| name.starts_with("grad."))
             .count();
         assert_eq!(compared, all, "{backbone}");
+    }
+}
+
+#[test]
+fn cached_steps_equal_full_recomputation() {
+    for backbone in BACKBONES {
+        // With experts in the second layer, and in none.
+        for sparse_from in ["1", "2"] {
+            steps_equal_full(backbone, sparse_from);
+        }
+    }
+}
+
+/// The second sequence is shorter by thirteen places.
+fn steps_equal_full(backbone: &str, sparse_from: &str) {
+    let text = model_text("moe_llava/moe_llava.gate");
+    let preset = format!("tiny_{backbone}");
+    let sets = [("gate.second", "none"), ("sparse_from", sparse_from)];
+    let (_, model) = bound(&text, Some(&preset), &sets).unwrap_or_else(|e| panic!("{e}"));
+    let request = Request::new(Target::Entry("respond".to_owned()), Mode::Eval);
+    let whole = lower(&model, &request).0.expect("a sound spec");
+    let fixed = ["image".to_owned()].into();
+    let (decoding, diagnostics) = decoding(&model, &request, &fixed);
+    let decoding = decoding.unwrap_or_else(|| panic!("{diagnostics:?}"));
+    decoding.prefill.verify().expect("a sound graph");
+    decoding.step.verify().expect("a sound graph");
+    assert!(
+        !decoding
+            .step
+            .parameters()
+            .keys()
+            .any(|path| path.starts_with("tower."))
+    );
+    let weights = load(&format!("moe_llava/{backbone}_weights.safetensors"));
+    let paths = whole.parameters.keys();
+    // The reference has experts where a dense second layer has this block.
+    let known = |path: &str| path.replace("1.layer.feed", "0.layer.feed");
+    let weights: Tensors = paths
+        .map(|path| (path.clone(), foreign(backbone, &known(path)).read(&weights)))
+        .collect();
+    let given = inputs(backbone);
+    let values = |graph: &Graph, inputs: &Tensors| {
+        evaluate(graph, inputs, &weights, &Bindings::new(), 0, 0).unwrap_or_else(|e| panic!("{e}"))
+    };
+    let all = values(&whole.graph, &given);
+    let mut state = Tensors::new();
+    for step in 0..4 {
+        let last = [16 + step, 3 + step];
+        let mut inputs = given.clone();
+        let seen = |index: usize| f64::from(u8::from(index % 20 <= last[index / 20]));
+        inputs.insert("seen".to_owned(), Tensor::from_fn(vec![2, 20], seen));
+        let position = last.map(|place| place as f64).to_vec();
+        inputs.insert(
+            POSITION.to_owned(),
+            Tensor::new(vec![2], position).expect("two"),
+        );
+        inputs.extend(state.clone());
+        let graph = if step == 0 {
+            &decoding.prefill
+        } else {
+            &decoding.step
+        };
+        let found = values(graph, &inputs);
+        let expected = last.iter().enumerate().flat_map(|(b, place)| {
+            let from = (b * 20 + place) * 96;
+            all["logits"].data[from..from + 96].to_vec()
+        });
+        let expected = Tensor::new(vec![2, 1, 96], expected.collect()).expect("two rows");
+        let off = difference(&found["logits"], &expected);
+        assert!(
+            off <= 1e-9,
+            "{backbone} {sparse_from} step {step} differs by {off:e}"
+        );
+        let kept = graph
+            .outputs()
+            .iter()
+            .filter(|it| matches!(it.kind, OutputKind::State(_)));
+        state.extend(kept.map(|it| (it.name.clone(), found[&it.name].clone())));
     }
 }
 
