@@ -70,6 +70,10 @@ pub struct Compiled {
     pub graph: Graph,
     /// What each launch computes.
     pub groups: Vec<Group>,
+    /// Values of the graph's dims.
+    pub bindings: Bindings,
+    /// Where the values of each group lie.
+    pub placed: Vec<plan::Placed>,
     /// The artefact.
     pub plan: Plan,
 }
@@ -96,10 +100,12 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Compiled, CompileErro
         limits: options.limits,
         optimizer: options.optimizer,
     };
-    let plan = plan::assemble(&request)?;
+    let (plan, placed) = plan::assemble(&request)?;
     Ok(Compiled {
         graph,
         groups,
+        bindings,
+        placed,
         plan,
     })
 }

@@ -116,7 +116,7 @@ pub struct Lowered {
 pub struct ParameterInfo {
     /// The node.
     pub value: ValueId,
-    /// Where it is declared.
+    /// The place in the user's own file that asks for it.
     pub span: Span,
     /// How it starts.
     pub init: Init,
@@ -153,6 +153,11 @@ pub struct RouterInstance {
     pub slot: ValueId,
     /// Whether the assignment is processed, bool[G, S, k].
     pub kept: ValueId,
+}
+
+/// The names of the functions that the language knows without a definition.
+pub fn function_names() -> impl Iterator<Item = &'static str> {
+    builtins::names()
 }
 
 /// Traces what `request` asks for. The result is absent exactly when a diagnostic is an error.

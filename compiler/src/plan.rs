@@ -9,10 +9,11 @@
 
 mod assemble;
 mod memory;
+mod text;
 mod update;
 mod verify;
 
-pub use assemble::{ALIGN_WORDS, PlanError, Request, aligned, assemble};
+pub use assemble::{ALIGN_WORDS, Placed, PlanError, Request, aligned, assemble};
 
 use crate::graph::{DType, Origin, OutputKind};
 use serde::{Deserialize, Serialize};

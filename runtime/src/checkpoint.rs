@@ -9,14 +9,11 @@ mod axes;
 mod differences;
 mod foreign;
 mod keep;
-mod names;
-mod patterns;
 mod tensors;
 
 pub use differences::{Differences, differences};
 pub use foreign::{Imported, export, import};
 pub use keep::Checkpoints;
-pub use names::{Fold, Mapped, NameMap, Rule};
 pub use tensors::{read_tensors, write_atomically, write_tensors};
 
 use crate::error::{Error, Result};

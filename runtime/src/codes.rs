@@ -16,6 +16,17 @@ macro_rules! pages {
 }
 
 pages! {
+    /// What: the file cannot be read.
+    ///
+    /// Why: the message holds the operating system's reason.
+    ///
+    /// Example:
+    /// ```sh
+    /// gatewright check modell.gate
+    /// ```
+    /// Fix: check the path and the rights; `-` reads standard input.
+    UNREADABLE = "E0600", "the file cannot be read";
+
     /// What: no Vulkan or Metal driver answers on this machine.
     ///
     /// Why: models run as compute shaders, and those need a driver. A graphics card is not needed:
@@ -168,10 +179,8 @@ pages! {
     /// Why: both sides of a rule must name the same placeholders, or one side could not be computed
     /// from the other.
     ///
-    /// Example:
-    /// ```gate
-    /// weights hf { trunk.{i}.norm.scale = "layers.{j}.ln.weight" }
-    /// ```
+    /// Example: `"trunk.{i}.norm.scale" = "layers.{j}.ln.weight"`.
+    ///
     /// Fix: use one name: `"layers.{i}.ln.weight"`.
     NAME_MAP = "E0615", "a weight map rule is wrong";
 

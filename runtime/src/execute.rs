@@ -13,6 +13,7 @@ mod host;
 mod names;
 mod prepare;
 mod profile;
+mod walk;
 
 pub use finite::NonFinitePlace;
 pub(crate) use host::{tensor_text, type_text};

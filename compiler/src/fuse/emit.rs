@@ -561,7 +561,11 @@ pub(super) fn common_space(context: &Context, members: &[ValueId], start: &Space
     let columns = start.columns();
     let mut sizes = start.sizes.clone();
     for member in members {
-        let operands = context.graph.operands(*member);
+        // A value that is moved is read through a view over the shape it is moved to.
+        let operands = match context.graph.node(*member).op {
+            Op::Transpose(_) | Op::Broadcast(_) | Op::Slice(_) => Vec::new(),
+            _ => context.graph.operands(*member),
+        };
         for value in std::iter::once(*member).chain(operands) {
             let shape = context.shape(value);
             let count: usize = shape.iter().product();

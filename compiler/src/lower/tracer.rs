@@ -107,7 +107,17 @@ impl<'a> Tracer<'a> {
     }
 
     /// Reports an error and unwinds.
-    pub(crate) fn fail<T>(&mut self, diagnostic: Diagnostic) -> Traced<T> {
+    pub(crate) fn fail<T>(&mut self, mut diagnostic: Diagnostic) -> Traced<T> {
+        // A mistake that shows inside the library was made where the library was called.
+        if let (Some(site), Some(primary)) = (self.site, &diagnostic.primary)
+            && primary.span.file != site.file
+            && !diagnostic
+                .secondary
+                .iter()
+                .any(|it| it.span.file == site.file)
+        {
+            diagnostic = diagnostic.also(site, "on the way from here");
+        }
         self.diagnostics.push(diagnostic);
         Err(Reported)
     }

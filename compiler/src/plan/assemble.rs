@@ -34,6 +34,17 @@ pub struct Request<'a> {
     pub optimizer: Option<&'a Optimizer>,
 }
 
+/// Where the values of a group lie, for those who look at them while a plan runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Its last command in the program: then all its results are written.
+    pub command: usize,
+    /// The buffers of its inputs, as listed there.
+    pub inputs: Vec<BufferId>,
+    /// The buffers of its outputs.
+    pub outputs: Vec<BufferId>,
+}
+
 /// What cannot be planned.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {message}")]
@@ -54,13 +65,16 @@ pub(super) struct Assembly<'a> {
     of: BTreeMap<ValueId, BufferId>,
     /// Buffers to place by lifetime.
     floating: Vec<BufferId>,
+    /// Per group, in order.
+    placed: Vec<Placed>,
 }
 
-/// Makes the plan of a graph, and of its update when there is an optimiser.
+/// Makes the plan of a graph, and of its update when there is an optimiser; and says where the values
+/// of each group lie.
 ///
 /// # Errors
 /// A group that no skeleton covers or a limit that is exceeded.
-pub fn assemble(request: &Request) -> Result<Plan, PlanError> {
+pub fn assemble(request: &Request) -> Result<(Plan, Vec<Placed>), PlanError> {
     let mut assembly = Assembly::new(request);
     assembly.given_buffers()?;
     assembly.result_buffers()?;
@@ -77,7 +91,7 @@ pub fn assemble(request: &Request) -> Result<Plan, PlanError> {
         });
     }
     assembly.place_floating();
-    Ok(assembly.plan)
+    Ok((assembly.plan, assembly.placed))
 }
 
 /// Rounds words up to the alignment.
@@ -175,6 +189,7 @@ impl<'a> Assembly<'a> {
             origins: BTreeMap::new(),
             of: BTreeMap::new(),
             floating: Vec::new(),
+            placed: Vec::new(),
         }
     }
 
@@ -340,6 +355,11 @@ impl<'a> Assembly<'a> {
             let bindings = bindings.collect();
             commands.push(self.dispatch(launch, bindings, origins.clone()));
         }
+        self.placed.push(Placed {
+            command: commands.len().saturating_sub(1),
+            inputs,
+            outputs,
+        });
         Ok(())
     }
 

@@ -87,12 +87,7 @@ pub fn plan(
         &optimizer.trained,
         &reached,
     ));
-    let update = Update {
-        rule: stage.optimizer.rule.clone(),
-        schedule: stage.optimizer.schedule,
-        decay: stage.optimizer.decay,
-        total: stage.steps,
-    };
+    let update = Update::of(stage);
     drop(facts);
     Ok(StagePlan {
         plan: compiled.plan,

@@ -3,6 +3,7 @@
 use crate::reference::Scalars;
 use gatewright_compiler::optimizer::{Decay, Rule, Schedule};
 use gatewright_compiler::plan::{STEP_WORDS, StepWord};
+use gatewright_compiler::stage::StageSpec;
 use serde::{Deserialize, Serialize};
 
 /// What the host tells the update kernel in every step.
@@ -19,6 +20,17 @@ pub struct Update {
 }
 
 impl Update {
+    /// The scalars of a stage, run to its end.
+    #[must_use]
+    pub fn of(stage: &StageSpec) -> Self {
+        Self {
+            rule: stage.optimizer.rule.clone(),
+            schedule: stage.optimizer.schedule.clone(),
+            decay: stage.optimizer.decay,
+            total: stage.steps,
+        }
+    }
+
     /// The scalars of a step, which counts from 0.
     #[must_use]
     pub fn scalars(&self, step: u64) -> Scalars {
