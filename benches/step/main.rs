@@ -7,7 +7,8 @@
 //! The time of a dispatch is what the software driver's threads worked for it, which other programs on
 //! the machine do not change; on other devices it is the time between two timestamps. The least of all
 //! runs counts. With `--kernels` every kernel is written to that folder, or read from there when it is
-//! there already: a place to try out changes of its text.
+//! there already: a place to try out changes of its text. With `--cold` the first run of every kernel
+//! is measured too, in which drivers compile it; `MESA_SHADER_CACHE_DISABLE=true` keeps Mesa from remembering.
 
 #![allow(clippy::print_stdout, reason = "a report on the terminal")]
 
@@ -25,6 +26,7 @@ use gatewright_runtime::execute::{self, Executor, ProfileRow, Slot};
 use gatewright_runtime::initialise::initialise;
 use gatewright_runtime::project::{Overrides, Project};
 use gatewright_runtime::tensor::{HostData, HostTensor};
+use gatewright_tests::processor::driver_nanoseconds;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -44,6 +46,7 @@ struct Arguments {
     rows: usize,
     gpu: bool,
     kernels: Option<PathBuf>,
+    cold: bool,
 }
 
 impl Arguments {
@@ -57,6 +60,7 @@ impl Arguments {
             rows: 40,
             gpu: false,
             kernels: None,
+            cold: false,
         };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
@@ -73,6 +77,7 @@ impl Arguments {
                 "--runs" => arguments.runs = value()?.parse::<usize>()?.max(1),
                 "--rows" => arguments.rows = value()?.parse()?,
                 "--profile" => arguments.gpu = value()? == "gpu",
+                "--cold" => arguments.cold = true,
                 "--kernels" => arguments.kernels = Some(value()?.into()),
                 other => return Err(format!("what is {other}?").into()),
             }
@@ -109,6 +114,9 @@ fn main() -> Result<()> {
     println!("executor in {:.2} s", start.elapsed().as_secs_f64());
     fill(&mut executor, &lowered)?;
     executor.step_words(&step_words(0))?;
+    if arguments.cold {
+        compile_times(&mut executor, &singles)?;
+    }
     let start = (Instant::now(), processor_seconds()?);
     executor.run_and_read(&STEP, &[])?;
     device.finish()?;
@@ -176,6 +184,39 @@ fn one_by_one(plan: &mut Plan) -> Vec<String> {
     singles
 }
 
+/// Time of the first run of every kernel, most of which the driver spends compiling it.
+fn compile_times(executor: &mut Executor, singles: &[String]) -> Result<()> {
+    let device = executor.device().clone();
+    let mut times: BTreeMap<u32, (f64, String)> = BTreeMap::new();
+    for name in singles {
+        let plan = executor.plan();
+        let command = plan.program(name).and_then(|it| it.commands.first());
+        let Some(Command::Dispatch(dispatch)) = command else {
+            continue;
+        };
+        let kernel = dispatch.kernel;
+        let text = &plan.kernels[kernel as usize];
+        let label = format!("{} | {} bytes of text", text.name, text.wgsl.len());
+        let before = driver_nanoseconds().unwrap_or_default();
+        executor.run(&[name])?;
+        device.finish()?;
+        let time = driver_nanoseconds().unwrap_or_default() - before;
+        times.entry(kernel).or_insert((time, label));
+    }
+    let mut times: Vec<(f64, String)> = times.into_values().collect();
+    times.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let all: f64 = times.iter().map(|(time, _)| time).sum();
+    println!(
+        "first runs of {} kernels: {:.2} s of the driver",
+        times.len(),
+        all * 1e-9
+    );
+    for (time, label) in times.iter().take(30) {
+        println!("{:>9.1} ms  {label}", time * 1e-6);
+    }
+    Ok(())
+}
+
 /// Replaces the times of all rows by what the driver's threads work for each alone.
 fn alone(
     executor: &mut Executor,
@@ -195,21 +236,6 @@ fn alone(
         }
     }
     Ok(())
-}
-
-/// Nanoseconds that all threads but the first have worked: those of a software driver. Nothing where
-/// the system does not tell or the driver has no such threads.
-fn driver_nanoseconds() -> Option<f64> {
-    let first = std::process::id().to_string();
-    let tasks = std::fs::read_dir("/proc/self/task").ok()?.flatten();
-    let others = tasks.filter(|task| task.file_name().to_str() != Some(&first));
-    let mut sum = None;
-    for task in others {
-        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
-        let time = text.split_whitespace().next()?.parse::<f64>().ok()?;
-        sum = Some(sum.unwrap_or(0.0) + time);
-    }
-    sum
 }
 
 fn compiled(

@@ -52,6 +52,8 @@ pub struct Options {
     pub seed: Option<u32>,
     /// What to do with records that lack something.
     pub bad: BadRecords,
+    /// Foreign checkpoints by the name of their `weights` item, instead of the files these state.
+    pub weights: BTreeMap<String, PathBuf>,
     /// A run folder whose last parameters are where this stage starts.
     pub from: Option<PathBuf>,
 }
@@ -141,7 +143,15 @@ pub fn train(
     let manifest = manifest(project, stage, device, seed, &loader);
     let total = options.steps.unwrap_or(stage.steps).min(stage.steps);
     let executor = Executor::new(device, compiled.plan, &execute::Options::default())?;
-    start::write(&executor, &compiled.lowered, stage, options, seed)?;
+    start::write(
+        &executor,
+        &compiled.lowered,
+        project,
+        experiment,
+        stage,
+        options,
+        seed,
+    )?;
     let parameters = executor.types(Slot::Parameter);
     let parameters = parameters
         .values()

@@ -1,5 +1,6 @@
 //! Tests across the crates: what they share.
 
+pub mod backends;
 pub mod decoders;
 pub mod flava;
 pub mod fused;
@@ -9,5 +10,6 @@ pub mod limoe;
 pub mod literate;
 pub mod moai;
 pub mod moe_llava;
+pub mod processor;
 pub mod reference;
 pub mod spec;

@@ -1,37 +1,19 @@
 //! LIMoE through compiled kernels on the adapter at hand, under both families of kernels, against
 //! the recorded reference: embeddings, losses, routing decisions and gradients of every case.
 
-#![allow(
-    clippy::print_stderr,
-    reason = "a test says when it is skipped for want of an adapter"
-)]
-
 use gatewright_compiler::lower::{Mode, Recorded, Request, Target};
-use gatewright_compiler::plan::Profile;
 use gatewright_runtime::device::{Choice, Counters, Device};
 use gatewright_runtime::execute::{Executor, Options, Slot};
 use gatewright_runtime::experiment;
 use gatewright_runtime::once::{self, Backend, Once, Results};
 use gatewright_runtime::verify::{drawn_inputs, initial_parameters};
+use gatewright_tests::backends::backends;
 use gatewright_tests::limoe::{Case, embeddings, objective};
 use gatewright_tests::reference::{from_host, to_host};
 use gatewright_tests::spec::{model_text, project};
 
 /// Everything is computed in f32.
 const TOLERANCE: f64 = 1e-5;
-
-/// The device at hand under every family of kernels that it runs.
-fn backends() -> Vec<Backend> {
-    let Ok(device) = Device::open(&Choice::Auto) else {
-        eprintln!("skipped: no adapter");
-        return Vec::new();
-    };
-    let profiles = [Profile::CpuVulkan, Profile::Gpu].into_iter();
-    profiles
-        .filter_map(|profile| device.with_profile(profile))
-        .map(Backend::Device)
-        .collect()
-}
 
 fn run(case: &mut Case, what: Target, gradients: bool, backend: &Backend) -> Results {
     let request = Request {

@@ -565,6 +565,18 @@ impl Frame<'_> {
         arithmetic(self.epilogue.program)
     }
 
+    /// Loads of the epilogue that every row makes.
+    fn epilogue_loads(&self) -> usize {
+        let moves = |input: &usize| !self.epilogue.still.get(*input).is_some_and(|it| *it);
+        let loads = self.epilogue.program.instrs.iter().filter(|it| match it {
+            Instr::Load { input } => moves(input),
+            Instr::LoadRow { .. } | Instr::LoadAt { .. } => true,
+            _ => false,
+        });
+        let looks_up = self.dispatched.as_ref().is_some_and(|it| it.looks_up());
+        loads.count() + usize::from(looks_up)
+    }
+
     /// The four columns from `column` (in elements), or one when sums are scalars, as the epilogue
     /// takes them.
     fn parts(&self, b: &mut Builder, column: &Expr, wide: bool) -> Result<Vec<Part>, String> {

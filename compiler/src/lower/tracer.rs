@@ -16,7 +16,7 @@ const MAX_NODES: usize = 1_000_000;
 /// Calls and repetitions of one trace.
 const MAX_STEPS: usize = 1_000_000;
 /// Nested calls and expressions; bounds the native stack.
-const MAX_DEPTH: usize = 128;
+const MAX_DEPTH: usize = 64;
 
 /// What is special while the body of an expert is traced.
 #[derive(Clone, Debug)]

@@ -58,11 +58,15 @@ impl Dispatched<'_> {
         self.expert.clone()
     }
 
+    /// Whether the epilogue asks for the assignment of a row.
+    pub(super) fn looks_up(&self) -> bool {
+        let addressed = |it: &(RowAddress, Operand)| it.0 == RowAddress::Assignment;
+        self.gathered || self.inputs.iter().any(addressed)
+    }
+
     /// Looks up what the epilogue needs of a row.
     pub(super) fn row(&self, b: &mut Builder, row: &Expr, column: &Expr) -> Row<'_> {
-        let addressed = |it: &(RowAddress, Operand)| it.0 == RowAddress::Assignment;
-        let asked = self.gathered || self.inputs.iter().any(addressed);
-        let source = asked.then(|| {
+        let source = self.looks_up().then(|| {
             let source = b.copy("assignment", self.plan.at(row));
             let used = b.copy("is_used", source.differs(NONE));
             (source, used)

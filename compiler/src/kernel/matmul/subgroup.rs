@@ -23,8 +23,10 @@
 use super::{Access, Frame, Panel, Tiling};
 use crate::kernel::ir::{Builder, Builtin, Expr, Ty};
 
-/// Statements of an epilogue that may be repeated for all rows of a tile.
+/// Computing statements and loads of an epilogue that may be repeated for all rows of a tile. Drivers
+/// take 5 ms and more to compile one load.
 const STRAIGHT_EPILOGUE: usize = 4;
+const STRAIGHT_LOADS: usize = 1;
 
 pub(super) fn body(b: &mut Builder, frame: &Frame<'_>, tiling: Tiling) -> Result<(), String> {
     let wide = tiling.columns == 32;
@@ -77,7 +79,9 @@ pub(super) fn body(b: &mut Builder, frame: &Frame<'_>, tiling: Tiling) -> Result
             b.store(*array, first + &column, total);
         });
     }
-    if frame.epilogue_size() <= STRAIGHT_EPILOGUE && frame.epilogue.vec4 == wide {
+    let short =
+        frame.epilogue_size() <= STRAIGHT_EPILOGUE && frame.epilogue_loads() <= STRAIGHT_LOADS;
+    if short && frame.epilogue.vec4 == wide {
         for (i, sum) in sums.iter().enumerate() {
             let row = b.bind("row_of_tile", &row + i as u32);
             frame.finish(b, &row, &parts, sum)?;
