@@ -10,6 +10,7 @@ mod attend;
 mod axes;
 mod block;
 pub(crate) mod builtins;
+mod decode;
 mod einsum;
 mod elementwise;
 mod experts;
@@ -26,6 +27,8 @@ mod router;
 mod tracer;
 mod value;
 mod windows;
+
+pub use decode::{Decoding, POSITION, decoding};
 
 use crate::graph::{Graph, ValueId};
 use crate::model::Model;

@@ -101,6 +101,15 @@ impl Recorded {
         import(&self.names, &shapes, &self.weights).unwrap_or_else(|error| panic!("{error}"))
     }
 
+    /// The recorded weights by parameter path.
+    ///
+    /// # Panics
+    /// When the flow has mistakes or a weight is missing.
+    pub fn imported(&mut self, what: &Target) -> Tensors {
+        let lowered = self.lower(what, Mode::Eval);
+        from_host(&self.parameters(&lowered).parameters)
+    }
+
     /// Every tensor of the file has its place, every parameter its tensor, and what is exported is what
     /// was imported.
     ///

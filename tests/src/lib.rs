@@ -4,6 +4,7 @@ pub mod backends;
 pub mod decoders;
 pub mod flava;
 pub mod fused;
+pub mod generate;
 pub mod gpu_harness;
 pub mod limoe;
 pub mod literate;

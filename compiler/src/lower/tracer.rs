@@ -42,6 +42,8 @@ pub(crate) struct Tracer<'a> {
     pub(crate) loss_order: Vec<String>,
     pub(crate) routers: Vec<RouterInstance>,
     pub(crate) expert: Option<ExpertContext>,
+    /// Present while a program that generates is traced.
+    pub(super) decoding: Option<super::decode::Trace>,
     /// Where nodes come from.
     pub(crate) origin: Origin,
     /// The call that led from the user's file into the library.
@@ -73,6 +75,7 @@ impl<'a> Tracer<'a> {
             loss_order: Vec::new(),
             routers: Vec::new(),
             expert: None,
+            decoding: None,
             origin: Origin::default(),
             site: None,
             steps: 0,

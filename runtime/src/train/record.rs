@@ -49,7 +49,7 @@ pub(super) fn scalars(executor: &Executor, objective: &Objective) -> Vec<Scalar>
                 OutputKind::Objective => 0,
                 OutputKind::Loss => 1,
                 OutputKind::Metric => 2,
-                OutputKind::Value | OutputKind::Gradient(_) => return None,
+                OutputKind::Value | OutputKind::Gradient(_) | OutputKind::State(_) => return None,
             };
             let scalar = Scalar {
                 name: name.clone(),
