@@ -56,7 +56,6 @@ pub(crate) mod no_match;
 pub(crate) mod out_of_range;
 pub(crate) mod short_run;
 pub(crate) mod train_and_freeze;
-pub mod training;
 pub(crate) mod trains_nothing;
 pub(crate) mod uneven_batch;
 pub(crate) mod unreached;
@@ -92,4 +91,18 @@ pub const EXPLANATIONS: &[Explanation] = &[
     no_value::PAGE,
     unknown_stream::PAGE,
     unknown_request::PAGE,
+    out_of_range::PAGE,
+    no_match::PAGE,
+    train_and_freeze::PAGE,
+    trains_nothing::PAGE,
+    short_run::PAGE,
+    uneven_batch::PAGE,
+    input_not_given::PAGE,
+    gives_other::PAGE,
+    bad_template::PAGE,
+    bad_name_map::PAGE,
+    ambiguous_weights::PAGE,
+    left_over_weights::PAGE,
+    unreached::PAGE,
+    bad_measure::PAGE,
 ];

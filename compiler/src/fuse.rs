@@ -16,6 +16,7 @@ mod build;
 mod cluster;
 mod dispatch;
 mod emit;
+pub mod meaning;
 mod prepare;
 mod sources;
 mod text;

@@ -204,6 +204,8 @@ pub enum OutputKind {
     Metric,
     /// d objective / d parameter of this path.
     Gradient(String),
+    /// What the input of this name holds when the next step of a generation runs.
+    State(String),
 }
 
 /// A named result of the graph.

@@ -101,6 +101,25 @@ pub struct Lowered {
     pub scratch: Vec<usize>,
 }
 
+impl Lowered {
+    /// Appends launches whose input i is input `inputs[i]` here and whose outputs start at `output`.
+    fn follow(&mut self, next: Lowered, inputs: &[usize], output: usize) {
+        let scratch = self.scratch.len();
+        for mut launch in next.launches {
+            for slot in &mut launch.bindings {
+                *slot = match *slot {
+                    Slot::Input(index) => Slot::Input(inputs[index]),
+                    Slot::Output(index) => Slot::Output(output + index),
+                    Slot::Scratch(index) => Slot::Scratch(scratch + index),
+                    Slot::Step => Slot::Step,
+                };
+            }
+            self.launches.push(launch);
+        }
+        self.scratch.extend(next.scratch);
+    }
+}
+
 /// Picks the skeleton for a spec and builds its kernels.
 ///
 /// # Errors
@@ -162,6 +181,7 @@ pub fn lower(spec: &KernelSpec, limits: &Limits) -> Result<Lowered, String> {
             inputs,
             program,
             outputs,
+            column_sums,
         } => matmul::Matmul {
             batch,
             m: *m,
@@ -172,6 +192,7 @@ pub fn lower(spec: &KernelSpec, limits: &Limits) -> Result<Lowered, String> {
             inputs,
             program,
             outputs,
+            column_sums: column_sums.as_ref(),
         }
         .lower(limits),
         KernelSpec::Attention { .. } => Err("attention is not written yet".to_owned()),
@@ -233,7 +254,8 @@ pub fn lower(spec: &KernelSpec, limits: &Limits) -> Result<Lowered, String> {
             m,
             n,
             gather_a,
-        } => matmul::grouped::lower_outer(layout, [*m, *n], *gather_a, limits),
+            sums,
+        } => matmul::grouped::lower_outer(layout, [*m, *n], *gather_a, *sums, limits),
         KernelSpec::ExpertSum { layout, n } => expert_sum::lower(layout, *n, limits),
         KernelSpec::ScatterAdd { count, width, size } => {
             scatter::lower(*count, *width, *size, limits)

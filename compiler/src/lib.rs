@@ -7,6 +7,7 @@ pub mod check;
 pub mod compile;
 pub mod cost;
 pub mod evaluate;
+pub mod examine;
 pub mod fuse;
 pub mod graph;
 pub mod init;

@@ -10,6 +10,7 @@ mod attend;
 mod axes;
 mod block;
 pub(crate) mod builtins;
+mod decode;
 mod einsum;
 mod elementwise;
 mod experts;
@@ -29,6 +30,8 @@ mod soft;
 mod tracer;
 mod value;
 mod windows;
+
+pub use decode::{Decoding, POSITION, decoding};
 
 use crate::graph::{Graph, ValueId};
 use crate::model::Model;
@@ -144,7 +147,7 @@ pub struct Lowered {
 pub struct ParameterInfo {
     /// The node.
     pub value: ValueId,
-    /// Where it is declared.
+    /// The place in the user's own file that asks for it.
     pub span: Span,
     /// How it starts.
     pub init: Init,
@@ -197,6 +200,11 @@ pub struct RouterInstance {
     pub slot: ValueId,
     /// Whether the assignment is processed, bool[G, S, k].
     pub kept: ValueId,
+}
+
+/// The names of the functions that the language knows without a definition.
+pub fn function_names() -> impl Iterator<Item = &'static str> {
+    builtins::names()
 }
 
 /// Traces what `request` asks for. The result is absent exactly when a diagnostic is an error.

@@ -12,7 +12,7 @@ mod number;
 mod overrides;
 mod resolve;
 mod sections;
-mod standard;
+pub mod standard;
 mod text;
 mod value;
 

@@ -291,6 +291,7 @@ register! {
     gather_last::GatherLast,
     scatter_last::ScatterLast,
     rows_where::RowsWhere,
+    write_row::WriteRow,
     top_k::TopK,
     dispatch::Dispatch,
     dispatch_slot::DispatchSlot,

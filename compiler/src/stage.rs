@@ -15,9 +15,6 @@ mod template;
 mod training;
 mod weights;
 
-#[cfg(test)]
-mod tests;
-
 pub use data::{DataSpec, Fit, Given, ImageSpec, Product, Source, TextSpec};
 pub use evaluation::{Classes, EvalSpec, Measure, MetricSpec};
 pub use optimizer::{DecayOn, OptimizerSpec};
@@ -25,7 +22,7 @@ pub use pattern::Pattern;
 pub use select::{ParameterFacts, unreached};
 pub use template::{Part, Template};
 pub use training::{DataShare, Initialise, StageSpec, Trains, batch_dim};
-pub use weights::{NamePattern, Pair, Pairing, Rule, Transform, WeightsSpec};
+pub use weights::{NamePattern, Pair, Pairing, Rule, Stack, Transform, WeightsSpec};
 
 use crate::check;
 use crate::model::Model;

@@ -167,7 +167,7 @@ pages! {
     ///
     /// Example:
     /// ```gate
-    /// use "layers\gate"
+    /// eval words { prompts = ["a\photo of a {}"] }
     /// ```
     /// Fix: the escapes are `\"`, `\\`, `\n`, `\r`, `\t` and `\u{1F600}`.
     BAD_ESCAPE = "E0112", "an unknown escape in a text";

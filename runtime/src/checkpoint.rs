@@ -9,14 +9,11 @@ mod axes;
 mod differences;
 mod foreign;
 mod keep;
-mod names;
-mod patterns;
 mod tensors;
 
 pub use differences::{Differences, differences};
 pub use foreign::{Imported, export, import};
 pub use keep::Checkpoints;
-pub use names::{Fold, Mapped, NameMap, Rule};
 pub use tensors::{read_tensors, write_atomically, write_tensors};
 
 use crate::error::{Error, Result};
@@ -39,6 +36,9 @@ pub struct Metadata {
     pub spec_hash: String,
     /// Versions of everything that wrote it, by name.
     pub versions: BTreeMap<String, String>,
+    /// Updates towards each of several objectives, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub updates: BTreeMap<String, u64>,
     /// What decides which checkpoint is best; lower is better.
     pub score: Option<f64>,
 }

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! stage -> plan -> executor <- first values
-//! data  -> batches, made ahead of the device
+//! data  -> batches, made ahead of the device; of several sources, a step has one, drawn by its weight
 //! trainer: steps -> metrics.jsonl, checkpoints;  evaluator: parameters -> evaluations.jsonl
 //! ```
 
 mod batches;
+mod draws;
 mod plan;
 mod start;
 
@@ -52,6 +53,8 @@ pub struct Options {
     pub seed: Option<u32>,
     /// What to do with records that lack something.
     pub bad: BadRecords,
+    /// Foreign checkpoints by the name of their `weights` item, instead of the files these state.
+    pub weights: BTreeMap<String, PathBuf>,
     /// A run folder whose last parameters are where this stage starts.
     pub from: Option<PathBuf>,
 }
@@ -141,7 +144,15 @@ pub fn train(
     let manifest = manifest(project, stage, device, seed, &loader);
     let total = options.steps.unwrap_or(stage.steps).min(stage.steps);
     let executor = Executor::new(device, compiled.plan, &execute::Options::default())?;
-    start::write(&executor, &compiled.lowered, stage, options, seed)?;
+    start::write(
+        &executor,
+        &compiled.lowered,
+        project,
+        experiment,
+        stage,
+        options,
+        seed,
+    )?;
     let parameters = executor.types(Slot::Parameter);
     let parameters = parameters
         .values()
@@ -295,7 +306,7 @@ fn locate(
             let from: Checkpoint = folder.checkpoints().load(step)?;
             Ok(trainer.locate_non_finite(&from, loader, until)?)
         }
-        None => Ok(trainer.executor_mut().first_non_finite("gradients")?),
+        None => Ok(trainer.non_finite_place()?),
     }
 }
 

@@ -15,3 +15,5 @@ pub mod reference;
 pub mod report;
 pub mod tensor;
 pub mod train;
+pub mod verify;
+pub mod weights;

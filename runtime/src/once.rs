@@ -10,7 +10,7 @@ use crate::project::{Mistakes, Project};
 use crate::tensor::{HostData, HostTensor};
 use crate::train::Update;
 use gatewright_compiler::autodiff;
-use gatewright_compiler::compile::{self, CompileError, Compiled};
+use gatewright_compiler::compile::{self, CompileError, Compiled, bind_dims};
 use gatewright_compiler::evaluate::{EvalError, evaluate_values};
 use gatewright_compiler::graph::{DType, Graph, OutputKind, Type};
 use gatewright_compiler::lower::{Lowered, Request};
@@ -106,15 +106,38 @@ pub struct Results {
 /// # Errors
 /// A wrong spec, missing or misshapen tensors, and what compiler and device report.
 pub fn run(project: &mut Project, once: &Once, backend: &Backend) -> Result<Results, Failure> {
-    let mut request = once.request.clone();
+    let (lowered, _) = traced(project, &once.request, once.inputs)?;
+    evaluate(&lowered, once, backend)
+}
+
+/// A traced graph with the values of symbolic dims that are known.
+pub type Traced = (Lowered, BTreeMap<String, usize>);
+
+/// Traces a request with the sizes that its inputs tell.
+///
+/// # Errors
+/// A wrong spec.
+pub fn traced(
+    project: &mut Project,
+    request: &Request,
+    inputs: &Tensors,
+) -> Result<Traced, Box<Mistakes>> {
+    let mut request = request.clone();
     let lowered = project.lower(&request)?;
-    request
-        .bindings
-        .extend(sizes_of(&lowered.graph, once.inputs));
-    let lowered = project.lower(&request)?;
+    request.bindings.extend(sizes_of(&lowered.graph, inputs));
+    Ok((project.lower(&request)?, request.bindings))
+}
+
+/// Evaluates a graph that is traced already.
+///
+/// # Errors
+/// As [`run`], but for a wrong spec.
+pub fn evaluate(lowered: &Lowered, once: &Once, backend: &Backend) -> Result<Results, Failure> {
+    // Says which size is missing in the words of the compiler, whatever evaluates.
+    bind_dims(&lowered.graph, &Bindings::new(), 1)?;
     match backend {
-        Backend::Reference => on_reference(&lowered, once),
-        Backend::Device(device) => on_device(&lowered, once, device),
+        Backend::Reference => on_reference(lowered, once),
+        Backend::Device(device) => on_device(lowered, once, device),
     }
 }
 
@@ -174,13 +197,22 @@ pub fn compiled(
     compile::compile(&lowered.graph, &options)
 }
 
-fn on_device(lowered: &Lowered, once: &Once, device: &Device) -> Result<Results, Failure> {
+/// Compiles what an evaluation needs.
+pub(crate) fn compiled_for(
+    lowered: &Lowered,
+    once: &Once,
+    limits: &Limits,
+) -> Result<Compiled, CompileError> {
     let wanted = once.gradients || once.steps.is_some();
     let paths = wanted.then(|| lowered.parameters.keys().cloned().collect());
     let replay = given_draws(&lowered.graph, once.inputs);
     let optimizer = once.steps.as_ref().map(|steps| steps.optimizer);
-    let name = "run";
-    let compiled = compiled(name, lowered, device.limits(), replay, paths, optimizer)?;
+    compiled("run", lowered, limits, replay, paths, optimizer)
+}
+
+fn on_device(lowered: &Lowered, once: &Once, device: &Device) -> Result<Results, Failure> {
+    let wanted = once.gradients || once.steps.is_some();
+    let compiled = compiled_for(lowered, once, device.limits())?;
     let options = execute::Options::default();
     let mut executor = Executor::new(device, compiled.plan, &options)?;
     executor.fill(Slot::Parameter, once.parameters)?;
@@ -282,7 +314,7 @@ fn on_reference(lowered: &Lowered, once: &Once) -> Result<Results, Failure> {
     Ok(results)
 }
 
-fn floats(tensors: &Tensors) -> BTreeMap<String, Tensor> {
+pub(crate) fn floats(tensors: &Tensors) -> BTreeMap<String, Tensor> {
     let convert = |tensor: &HostTensor| {
         let data = match &tensor.data {
             HostData::F32(values) => values.iter().map(|value| f64::from(*value)).collect(),

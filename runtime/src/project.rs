@@ -1,9 +1,10 @@
 //! A spec file on disk, bound: what every verb starts from.
 
+use crate::codes::UNREADABLE;
 use gatewright_compiler::lower::{self, Lowered, Mode, Request, Route};
 use gatewright_compiler::model::{BindOptions, Model, bind};
 use gatewright_compiler::stage::{self, Experiment};
-use gatewright_grammar::diagnostic::{Code, Diagnostic, Severity};
+use gatewright_grammar::diagnostic::{Diagnostic, Severity};
 use gatewright_grammar::source::{Sources, Spanned};
 use std::path::{Component, Path, PathBuf};
 
@@ -43,9 +44,6 @@ pub struct Mistakes {
     /// At least one error.
     pub diagnostics: Vec<Diagnostic>,
 }
-
-/// The file cannot be read.
-pub const UNREADABLE: Code = Code("E0600");
 
 impl Project {
     /// Reads and binds a file with what it imports.

@@ -9,8 +9,7 @@
 use gatewright_compiler::graph::DType;
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_runtime::checkpoint::{
-    Checkpoint, Checkpoints, Fold, Metadata, NameMap, Rule, differences, read_tensors,
-    write_tensors,
+    Checkpoint, Checkpoints, Metadata, differences, read_tensors, write_tensors,
 };
 use gatewright_runtime::error::Error;
 use gatewright_runtime::tensor::HostTensor;
@@ -36,6 +35,7 @@ fn checkpoint(step: u64, score: Option<f64>) -> Checkpoint {
             seed: 7,
             spec_hash: "abc".to_owned(),
             versions: BTreeMap::from([("gatewright".to_owned(), "0.1.0".to_owned())]),
+            updates: BTreeMap::new(),
             score,
         },
         parameters: BTreeMap::from([
@@ -225,150 +225,9 @@ fn the_last_few_and_the_best_are_kept() {
     assert_eq!(checkpoints.load(5).unwrap(), checkpoint(5, Some(2.0)));
 }
 
-fn rule(ours: &str, theirs: &str, transpose: bool) -> Rule {
-    Rule {
-        ours: ours.to_owned(),
-        theirs: theirs.to_owned(),
-        transpose,
-        fold: Fold::One,
-    }
-}
-
-fn map() -> NameMap {
-    let rules = vec![
-        rule("trunk.{i}.norm.scale", "layers.{i}.ln1.weight", false),
-        rule("trunk.{i}.{w}.kernel", "layers.{i}.mlp_{w}.weight", true),
-        rule("table", "embed.weight", false),
-    ];
-    NameMap::new(rules, vec!["{part}.position_ids".to_owned()]).unwrap()
-}
-
-#[test]
-fn names_map_in_both_directions() {
-    let map = map();
-    let matrix = floats([2, 3], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
-    let theirs = BTreeMap::from([
-        ("layers.0.mlp_fc1.weight".to_owned(), matrix),
-        ("embed.weight".to_owned(), floats([1], vec![9.0])),
-        ("text.position_ids".to_owned(), integers([1], vec![0])),
-        ("text.extra".to_owned(), integers([1], vec![0])),
-        ("layers.1.2.ln1.weight".to_owned(), integers([1], vec![0])),
-        ("layers..ln1.weight".to_owned(), integers([1], vec![0])),
-        ("layers.11.ln1.weight".to_owned(), integers([1], vec![0])),
-    ]);
-    let mapped = map.import(theirs.clone()).unwrap();
-    let left = ["layers..ln1.weight", "layers.1.2.ln1.weight", "text.extra"];
-    assert_eq!(mapped.unmatched, left);
-    assert!(mapped.tensors.contains_key("trunk.11.norm.scale"));
-    let kernel = floats([3, 2], vec![1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
-    assert_eq!(mapped.tensors["trunk.0.fc1.kernel"], kernel);
-    let back = map
-        .export(mapped.tensors.clone())
-        .unwrap()
-        .complete("ours")
-        .unwrap();
-    assert_eq!(
-        back["layers.0.mlp_fc1.weight"],
-        theirs["layers.0.mlp_fc1.weight"]
-    );
-    let error = mapped.complete("the tensors of the file").unwrap_err();
-    let text = error.to_string();
-    assert!(text.starts_with("the tensors of the file do not fit: unexpected: layers..ln1"));
-}
-
-#[test]
-fn wrong_rules_are_errors() {
-    let reason = |rule: Rule| NameMap::new(vec![rule], vec![]).unwrap_err().to_string();
-    assert!(reason(rule("a.{i}", "b.{j}", false)).contains("differ"));
-    assert!(reason(rule("a.{i}", "b.{i", false)).contains("does not close"));
-    assert!(reason(rule("a.{i}.{i}", "b.{i}", false)).contains("twice"));
-    let both = NameMap::new(vec![rule("a", "b", false), rule("a", "c", false)], vec![]).unwrap();
-    let one = floats([1], vec![0.0]);
-    let tensors = BTreeMap::from([("b".to_owned(), one.clone()), ("c".to_owned(), one.clone())]);
-    assert!(
-        both.import(tensors)
-            .unwrap_err()
-            .to_string()
-            .contains("both become `a`")
-    );
-    let error = map().import(BTreeMap::from([("layers.0.mlp_x.weight".to_owned(), one)]));
-    assert!(
-        error
-            .unwrap_err()
-            .to_string()
-            .contains("fewer than two axes")
-    );
-}
-
 fn numbered(shape: &[usize], start: usize) -> HostTensor {
     let count = shape.iter().product::<usize>();
     floats(shape, (start..start + count).map(|n| n as f32).collect())
-}
-
-#[test]
-fn experts_stack_and_fused_projections_split() {
-    let experts = Rule {
-        fold: Fold::Stack {
-            placeholder: "e".to_owned(),
-        },
-        ..rule(
-            "trunk.{i}.experts.w1",
-            "layers.{i}.experts.{e}.w1.weight",
-            true,
-        )
-    };
-    let fused = Rule {
-        fold: Fold::Split {
-            placeholder: "part".to_owned(),
-            values: ["q", "k", "v"].map(str::to_owned).to_vec(),
-        },
-        ..rule("trunk.{i}.attention.{part}", "layers.{i}.qkv.weight", false)
-    };
-    let map = NameMap::new(vec![experts, fused], vec![]).unwrap();
-    let mut theirs: BTreeMap<String, HostTensor> = (0..11)
-        .map(|e| {
-            (
-                format!("layers.0.experts.{e}.w1.weight"),
-                numbered(&[2, 3], 6 * e),
-            )
-        })
-        .collect();
-    theirs.insert("layers.0.qkv.weight".to_owned(), numbered(&[6, 2], 0));
-    let ours = map
-        .import(theirs.clone())
-        .unwrap()
-        .complete("theirs")
-        .unwrap();
-    let names: Vec<&str> = ours.keys().map(String::as_str).collect();
-    let parts = [
-        "trunk.0.attention.k",
-        "trunk.0.attention.q",
-        "trunk.0.attention.v",
-    ];
-    assert_eq!(names[..3], parts);
-    assert_eq!(ours["trunk.0.attention.k"], numbered(&[2, 2], 4));
-    let stacked = &ours["trunk.0.experts.w1"];
-    assert_eq!(stacked.shape, [11, 3, 2]);
-    assert_eq!(
-        stacked.as_f32().unwrap()[60..66],
-        [60.0, 63.0, 61.0, 64.0, 62.0, 65.0]
-    );
-    let back = map.export(ours.clone()).unwrap().complete("ours").unwrap();
-    assert_eq!(back, theirs);
-
-    theirs.remove("layers.0.experts.4.w1.weight");
-    let error = map.import(theirs).unwrap_err().to_string();
-    assert!(
-        error.contains("`trunk.0.experts.w1` has 10 of 11 pieces"),
-        "{error}"
-    );
-    let mut ours = ours;
-    ours.remove("trunk.0.attention.v");
-    let error = map.export(ours).unwrap_err().to_string();
-    assert!(
-        error.contains("`layers.0.qkv.weight` has 2 of 3 pieces"),
-        "{error}"
-    );
 }
 
 #[test]

@@ -2,9 +2,9 @@
 
 use gatewright_compiler::compile::{Options, bind_dims, fuse_graph};
 use gatewright_compiler::evaluate::evaluate;
-use gatewright_compiler::fuse::Group;
+use gatewright_compiler::fuse::{Group, meaning};
 use gatewright_compiler::graph::{Graph, ValueId};
-use gatewright_compiler::kernel::interpret::{Draws, run};
+use gatewright_compiler::kernel::interpret::Draws;
 use gatewright_compiler::kernel::row_tile;
 use gatewright_compiler::kernel::spec::KernelSpec;
 use gatewright_compiler::plan::Limits;
@@ -99,7 +99,7 @@ pub fn assert_same(
     );
     let expected = expected.unwrap_or_else(|error| panic!("{error}"));
     let bindings = bind_dims(graph, &Bindings::new(), row_tile(limits)).expect("bound dims");
-    let mut values: BTreeMap<ValueId, Vec<f64>> = BTreeMap::new();
+    let mut values = meaning::Values::new();
     for (name, id) in graph.inputs() {
         values.insert(id, inputs[&name].data.clone());
     }
@@ -107,7 +107,8 @@ pub fn assert_same(
         values.insert(id, parameters[&path].data.clone());
     }
     for group in groups {
-        interpret(graph, group, &bindings, draws, &mut values);
+        meaning::interpret(graph, group, &bindings, draws, &mut values)
+            .unwrap_or_else(|error| panic!("{error} in {:?}", group.spec));
     }
     for output in graph.outputs() {
         let mut value = output.value;
@@ -124,31 +125,5 @@ pub fn assert_same(
                 output.name
             );
         }
-    }
-}
-
-fn interpret(
-    graph: &Graph,
-    group: &Group,
-    bindings: &Bindings,
-    draws: Draws,
-    values: &mut BTreeMap<ValueId, Vec<f64>>,
-) {
-    let missing = |id: &ValueId| panic!("{id} {:?} is not computed yet", graph.node(*id).op);
-    let inputs: Vec<&[f64]> = group
-        .inputs
-        .iter()
-        .map(|id| values.get(id).unwrap_or_else(|| missing(id)).as_slice())
-        .collect();
-    let blank = |id: &ValueId| vec![f64::NAN; shape(graph, *id, bindings).iter().product()];
-    let mut outputs: Vec<Vec<f64>> = group
-        .outputs
-        .iter()
-        .map(|id| values.get(id).cloned().unwrap_or_else(|| blank(id)))
-        .collect();
-    run(&group.spec, &inputs, &mut outputs, draws)
-        .unwrap_or_else(|error| panic!("{error} in {:?}", group.spec));
-    for (id, output) in group.outputs.iter().zip(outputs) {
-        values.insert(*id, output);
     }
 }

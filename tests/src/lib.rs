@@ -1,9 +1,15 @@
 //! Tests across the crates: what they share.
 
+pub mod backends;
+pub mod decoders;
 pub mod flava;
 pub mod fused;
+pub mod generate;
 pub mod gpu_harness;
 pub mod limoe;
 pub mod literate;
+pub mod moai;
+pub mod moe_llava;
+pub mod processor;
 pub mod reference;
 pub mod spec;

@@ -1,12 +1,11 @@
 //! LIMoE's recorded reference: its cases, and how results are held against it.
 
 use crate::reference::{Tensors, difference, load};
-use crate::spec::{bound, model_text, render};
+use crate::spec::{model_text, project, render};
 use gatewright_compiler::lower::Target;
-use gatewright_compiler::model::Model;
 use gatewright_compiler::stage::{WeightsSpec, experiment};
 use gatewright_compiler::tensor::Tensor;
-use gatewright_grammar::source::Sources;
+use gatewright_runtime::project::Project;
 
 /// One case of the reference.
 #[derive(Debug)]
@@ -101,10 +100,8 @@ pub fn embeddings() -> Target {
 pub struct Case {
     /// Which one.
     pub setting: &'static Setting,
-    /// The sources of the model.
-    pub sources: Sources,
     /// The tiny preset with the settings of the case.
-    pub model: Model,
+    pub project: Project,
     /// Inputs by name and noise by path.
     pub inputs: Tensors,
     names: WeightsSpec,
@@ -121,11 +118,11 @@ impl Case {
     pub fn new(name: &str) -> Self {
         let setting = SETTINGS.iter().find(|setting| setting.name == name);
         let setting = setting.unwrap_or_else(|| panic!("there is no case {name}"));
-        let (sources, model) =
-            bound(&text(), Some("tiny"), setting.sets).unwrap_or_else(|e| panic!("{e}"));
-        model.verify().expect("a sound model");
-        let (experiment, problems) = experiment(&model);
-        let experiment = experiment.unwrap_or_else(|| panic!("{}", render(&sources, &problems)));
+        let project = project(&text(), Some("tiny"), setting.sets);
+        project.model.verify().expect("a sound model");
+        let (experiment, problems) = experiment(&project.model);
+        let experiment =
+            experiment.unwrap_or_else(|| panic!("{}", render(&project.sources, &problems)));
         let names = experiment.weights("reference").cloned();
         let recorded = load("limoe/inputs.safetensors");
         let mut inputs = Tensors::new();
@@ -139,8 +136,7 @@ impl Case {
         }
         Self {
             setting,
-            sources,
-            model,
+            project,
             inputs,
             names: names.expect("the map of the reference"),
             weights: load("limoe/weights.safetensors"),

@@ -4,6 +4,7 @@ use gatewright_compiler::lower::{Lowered, Mode, Recorded, Request, Target, lower
 use gatewright_compiler::model::{BindOptions, Model, bind};
 use gatewright_grammar::diagnostic::{Diagnostic, Severity};
 use gatewright_grammar::source::Sources;
+use gatewright_runtime::project::{Overrides, Project};
 use std::path::Path;
 
 /// The text of a model under `models/`.
@@ -67,6 +68,23 @@ pub fn bound(
     match model {
         Some(model) => Ok((sources, model)),
         None => Err(render(&sources, &diagnostics)),
+    }
+}
+
+/// A bound text as the runtime has it.
+///
+/// # Panics
+/// When it does not bind.
+#[must_use]
+pub fn project(text: &str, preset: Option<&str>, sets: &[(&str, &str)]) -> Project {
+    let (sources, model) = bound(text, preset, sets).unwrap_or_else(|error| panic!("{error}"));
+    Project {
+        sources,
+        model,
+        path: "test.gate".into(),
+        text: text.to_owned(),
+        overrides: Overrides::default(),
+        warnings: Vec::new(),
     }
 }
 

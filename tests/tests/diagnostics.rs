@@ -140,6 +140,6 @@ fn unknown_requests_say_what_there_is() {
     let (_, diagnostics) = lower(&model, &request);
     assert_eq!(
         render(&sources, &diagnostics),
-        "E0227: there is no entry `embedd` [] (it defines embed)\n"
+        "E0227: there is no entry `embedd` [] (it defines embed) (did you mean `embed`?)\n"
     );
 }

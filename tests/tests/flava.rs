@@ -59,6 +59,25 @@ fn the_released_model_has_its_parameters() {
 }
 
 #[test]
+fn images_of_another_size_take_the_same_positions() {
+    let sets = [("S", "48")];
+    let other = shapes(&project("tiny", &sets));
+    assert_eq!(other, shapes(&project("tiny", &[])));
+    let request = Request::new(Target::Entry("embed_image".to_owned()), Mode::Eval);
+    let lowered = project("tiny", &sets)
+        .lower(&request)
+        .expect("a sound flow");
+    let rows = lowered.graph.output("image_rows").expect("the rows").value;
+    let sizes = lowered
+        .graph
+        .ty(rows)
+        .shape
+        .iter()
+        .map(|size| size.as_const());
+    assert_eq!(sizes.collect::<Vec<_>>(), [Some(4), Some(37), Some(32)]);
+}
+
+#[test]
 fn weights_come_by_either_name_and_nothing_is_left_over() {
     let project = project("tiny", &[]);
     let (names, shapes) = (names(&project), shapes(&project));

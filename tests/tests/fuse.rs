@@ -426,3 +426,41 @@ fn embeddings_and_integers() {
         check(net, &limits, 20);
     }
 }
+
+/// Views of more axes than a kernel iterates: moved, padded, joined, reduced.
+#[test]
+fn views_of_many_axes() {
+    for limits in limits() {
+        let mut net = Net::default();
+        let x = net.param("x", &[2, 3, 2, 3, 2, 3]);
+        let order = vec![5, 3, 1, 4, 2, 0];
+        let x = net.add(Transpose { order }, &[x]);
+        let x = net.add(Exp {}, &[x]);
+        let order = vec![1, 0, 3, 2, 5, 4];
+        let y = net.add(Transpose { order }, &[x]);
+        let (before, after) = (Size::from(1), Size::from(0));
+        let pad = Pad {
+            axis: 2,
+            before,
+            after,
+        };
+        let y = net.add(pad, &[y]);
+        let z = net.add(
+            Transpose {
+                order: (0..6).rev().collect(),
+            },
+            &[x],
+        );
+        let p = net.param("p", &[2, 2, 2, 3, 3, 3]);
+        let z = net.add(Concat { axis: 1 }, &[z, p]);
+        let (y, z) = (net.add(Mul {}, &[y, y]), net.add(Mul {}, &[z, z]));
+        let y = net.add(Sum { axes: vec![1, 4] }, &[y]);
+        let axes = (0..4).collect();
+        let y = net.add(Sum { axes }, &[y]);
+        let axes = (0..6).collect();
+        let z = net.add(Sum { axes }, &[z]);
+        let both = net.add(Mul {}, &[y, z]);
+        net.objective(both);
+        check(net, &limits, 60);
+    }
+}

@@ -116,11 +116,14 @@ fn operands(spec: &KernelSpec) -> [Vec<(DType, usize)>; 2] {
             b,
             inputs,
             outputs,
+            column_sums,
             ..
         } => {
             let mut all = vec![(DType::F32, a.elements), (DType::F32, b.elements)];
             all.extend(inputs.iter().map(describe));
-            [all, stores(outputs)]
+            let mut written: Vec<_> = stores(outputs);
+            written.extend(column_sums.iter().map(describe));
+            [all, written]
         }
         KernelSpec::RowsWhere { count, most } => {
             [vec![(DType::Bool, *count)], vec![(DType::U32, *most)]]
@@ -460,10 +463,14 @@ fn row_kernels_match() {
         layer_norm(&[5], 64),
         layer_norm(&[3, 7], 100),
         layer_norm(&[9], 37),
+        layer_norm(&[7], 128),
+        layer_norm(&[5], 160),
         layer_norm(&[70], 3),
         layer_norm(&[4], 1),
         layer_norm(&[2, 2, 2], 8),
         softmax(11, 24),
+        softmax(70, 16),
+        softmax(9, 32),
         softmax(3, 1000),
         softmax(13, 7),
     ]);
@@ -599,6 +606,7 @@ fn matmul(
         inputs,
         program: p.0,
         outputs,
+        column_sums: None,
     }
 }
 
@@ -626,6 +634,50 @@ fn ragged_matmuls_match() {
         matmul(&[], [33, 5, 3], [false, false], 1, false),
     ]);
     check(&specs);
+}
+
+/// a b with the sums of b over k.
+fn with_sums(sizes: [usize; 3], transposed_a: bool) -> KernelSpec {
+    let mut spec = matmul(&[], sizes, [transposed_a, false], 0, false);
+    if let KernelSpec::Matmul { column_sums, .. } = &mut spec {
+        *column_sums = Some(f32s(sizes[2], &[1]));
+    }
+    spec
+}
+
+/// a b written as `[n / 4, m, 4]`, as a transposition of its result would have it.
+fn moved([m, k, n]: [usize; 3]) -> KernelSpec {
+    let mut spec = matmul(&[], [m, k, n], [false, false], 0, false);
+    if let KernelSpec::Matmul {
+        batch,
+        a,
+        b,
+        n: columns,
+        inputs,
+        outputs,
+        ..
+    } = &mut spec
+    {
+        (*batch, *columns) = (vec![n / 4], 4);
+        (a.batch_strides, b.batch_strides) = (vec![0], vec![4]);
+        inputs[0].view.strides = vec![4, 0, 1];
+        outputs[0].operand.view.strides = vec![4 * m, 4, 1];
+    }
+    spec
+}
+
+#[test]
+fn sums_beside_matmuls_and_moved_results_match() {
+    check(&[
+        with_sums([40, 100, 64], true),
+        with_sums([128, 37, 36], true),
+        with_sums([8, 64, 32], false),
+        with_sums([33, 50, 5], true),
+        with_sums([1, 1, 1], false),
+        with_sums([16, 1100, 32], true),
+        moved([37, 19, 32]),
+        moved([32, 16, 128]),
+    ]);
 }
 
 #[test]

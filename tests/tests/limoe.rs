@@ -14,8 +14,8 @@ use gatewright_tests::spec::{bound, lowered, model_text};
 const TOLERANCE: f64 = 1e-5;
 
 fn traced(case: &Case, what: Target, mode: Mode) -> (Lowered, String) {
-    let (lowered, warnings) =
-        lowered(&case.sources, &case.model, what, mode).unwrap_or_else(|e| panic!("{e}"));
+    let (lowered, warnings) = lowered(&case.project.sources, &case.project.model, what, mode)
+        .unwrap_or_else(|e| panic!("{e}"));
     lowered.graph.verify().expect("a sound graph");
     (lowered, warnings)
 }

@@ -1,44 +1,21 @@
 //! LIMoE through compiled kernels on the adapter at hand, under both families of kernels, against
 //! the recorded reference: embeddings, losses, routing decisions and gradients of every case.
 
-#![allow(
-    clippy::print_stderr,
-    reason = "a test says when it is skipped for want of an adapter"
-)]
-
 use gatewright_compiler::lower::{Mode, Recorded, Request, Target};
-use gatewright_compiler::plan::Profile;
-use gatewright_runtime::device::{Choice, Device};
+use gatewright_runtime::device::{Choice, Counters, Device};
+use gatewright_runtime::execute::{Executor, Options, Slot};
+use gatewright_runtime::experiment;
 use gatewright_runtime::once::{self, Backend, Once, Results};
-use gatewright_runtime::project::{Overrides, Project};
+use gatewright_runtime::verify::{drawn_inputs, initial_parameters};
+use gatewright_tests::backends::backends;
 use gatewright_tests::limoe::{Case, embeddings, objective};
 use gatewright_tests::reference::{from_host, to_host};
+use gatewright_tests::spec::{model_text, project};
 
 /// Everything is computed in f32.
 const TOLERANCE: f64 = 1e-5;
 
-/// The device at hand under every family of kernels that it runs.
-fn backends() -> Vec<Backend> {
-    let Ok(device) = Device::open(&Choice::Auto) else {
-        eprintln!("skipped: no adapter");
-        return Vec::new();
-    };
-    let profiles = [Profile::CpuVulkan, Profile::Gpu].into_iter();
-    profiles
-        .filter_map(|profile| device.with_profile(profile))
-        .map(Backend::Device)
-        .collect()
-}
-
-fn run(case: &Case, what: Target, gradients: bool, backend: &Backend) -> Results {
-    let mut project = Project {
-        overrides: Overrides::default(),
-        sources: case.sources.clone(),
-        model: case.model.clone(),
-        path: "test.gate".into(),
-        text: String::new(),
-        warnings: Vec::new(),
-    };
+fn run(case: &mut Case, what: Target, gradients: bool, backend: &Backend) -> Results {
     let request = Request {
         routing: if gradients {
             Recorded::Everything
@@ -47,7 +24,7 @@ fn run(case: &Case, what: Target, gradients: bool, backend: &Backend) -> Results
         },
         ..Request::new(what, Mode::Train)
     };
-    let lowered = project.lower(&request).expect("a sound flow");
+    let lowered = case.project.lower(&request).expect("a sound flow");
     let parameters = to_host(&case.parameters(lowered.parameters.keys()), &lowered.graph);
     let inputs = to_host(&case.inputs, &lowered.graph);
     let once = Once {
@@ -58,18 +35,18 @@ fn run(case: &Case, what: Target, gradients: bool, backend: &Backend) -> Results
         steps: None,
         seed: 0,
     };
-    once::run(&mut project, &once, backend).unwrap_or_else(|error| panic!("{error}"))
+    once::run(&mut case.project, &once, backend).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn agrees(name: &str) {
-    let case = Case::new(name);
+    let mut case = Case::new(name);
     for backend in backends() {
-        let results = run(&case, objective(), true, &backend);
+        let results = run(&mut case, objective(), true, &backend);
         case.check(&from_host(&results.outputs), TOLERANCE);
         if case.setting.gradients {
             case.check_gradients(&from_host(&results.gradients), TOLERANCE);
         }
-        let results = run(&case, embeddings(), false, &backend);
+        let results = run(&mut case, embeddings(), false, &backend);
         case.check_embeddings(&from_host(&results.outputs), TOLERANCE);
     }
 }
@@ -102,4 +79,43 @@ fn one_group() {
 #[test]
 fn two_choices() {
     agrees("top2");
+}
+
+#[test]
+fn a_training_step_is_one_submission_and_creates_nothing() {
+    let Ok(device) = Device::open(&Choice::Auto) else {
+        eprintln!("skipped: no adapter");
+        return;
+    };
+    let mut limoe = project(&model_text("limoe/limoe.gate"), Some("tiny"), &[]);
+    let experiment = limoe.experiment().expect("sound sections");
+    let stage = experiment.stage(Some("pretrain")).expect("the stage");
+    let planned = experiment::plan(&mut limoe, stage, device.limits());
+    let planned = planned.unwrap_or_else(|error| panic!("{error}"));
+    let inputs = drawn_inputs(&planned.lowered[0].graph, 0);
+    let parameters = initial_parameters(&planned.lowered[0], 0);
+    let executor = Executor::new(&device, planned.plan, &Options::default());
+    let mut executor = executor.unwrap_or_else(|error| panic!("{error}"));
+    executor
+        .fill(Slot::Parameter, &parameters)
+        .expect("parameters");
+    let loss = executor
+        .find(Slot::Output, "loss.contrastive")
+        .expect("the loss");
+    let mut step = |number: u64| {
+        executor.fill(Slot::Input, &inputs).expect("inputs");
+        let words = planned.update.words(0, number);
+        executor.step_words(&words).expect("scalars");
+        let read = executor.run_and_read(&["gradients", "update"], &[loss]);
+        let loss = read.expect("a step")[0].as_f32().expect("a number")[0];
+        (executor.counters(), loss)
+    };
+    let (first, before) = step(0);
+    for number in 1..4 {
+        let (now, after) = step(number);
+        assert_eq!(now.submissions, first.submissions + number);
+        let created = |it: Counters| (it.buffers, it.pipelines, it.bind_groups);
+        assert_eq!(created(now), created(first));
+        assert!(after < before, "{after} after {before}");
+    }
 }

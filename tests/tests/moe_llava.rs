@@ -1,286 +1,64 @@
-//! MoE-LLaVA against recorded references of three backbones: features, logits, losses, routing and
-//! gradients; and the sizes of the released models.
+//! MoE-LLaVA against recorded references of three backbones on the f64 evaluator; the sizes of the
+//! released models; a layer by itself; and experts that begin as copies.
 
-use gatewright_compiler::autodiff::gradients;
-use gatewright_compiler::evaluate::{evaluate, evaluate_values};
-use gatewright_compiler::graph::ValueId;
+use gatewright_compiler::evaluate::evaluate;
 use gatewright_compiler::lower::{Lowered, Mode, Target};
-use gatewright_compiler::ops::Op;
+use gatewright_compiler::random::{Stream, stream};
 use gatewright_compiler::size::Bindings;
+use gatewright_compiler::stage::{Initialise, experiment};
 use gatewright_compiler::tensor::Tensor;
-use gatewright_tests::reference::{Tensors, difference, load};
+use gatewright_runtime::once::Backend;
+use gatewright_tests::decoders::{count, same};
+use gatewright_tests::moe_llava::{BACKBONES, check_logits, check_objective, recorded};
+use gatewright_tests::reference::{Tensors, load};
 use gatewright_tests::spec::{bound, lowered, model_text};
 
 /// Everything is computed in f64; the reference computes in f32.
 const TOLERANCE: f64 = 1e-5;
-const GATE: &str = "language.1.layer.ffn.gate";
-const BACKBONES: [&str; 3] = ["stablelm", "qwen", "phi"];
-
-const IMAGE: f64 = -200.0;
-const IGNORED: f64 = -100.0;
-
-/// The inputs of the spec: the rows of an image stand where its marker stood.
-fn inputs(backbone: &str) -> Tensors {
-    let recorded = load(&format!("moe_llava/{backbone}_inputs.safetensors"));
-    let (ids, labels) = (&recorded["input_ids"], &recorded["labels"]);
-    let [batch, tokens] = ids.shape[..] else {
-        panic!("two axes")
-    };
-    let (rows, places) = (9, 20);
-    let mut given: [Vec<f64>; 4] = Default::default();
-    for b in 0..batch {
-        let mut line: Vec<[f64; 4]> = Vec::new();
-        for t in 0..tokens {
-            let at = b * tokens + t;
-            let label = labels.data[at];
-            let counts = f64::from(u8::from(label != IGNORED));
-            if recorded["attention_mask"].data[at] == 0.0 {
-                continue;
-            } else if ids.data[at] == IMAGE {
-                line.extend((0..rows).map(|row| [(tokens + row) as f64, 1.0, 0.0, 0.0]));
-            } else {
-                line.push([t as f64, 1.0, label * counts, counts]);
-            }
-        }
-        line.resize(places, [0.0; 4]);
-        for (column, values) in given.iter_mut().enumerate() {
-            values.extend(line.iter().map(|place| place[column]));
-        }
-    }
-    let mut inputs = Tensors::new();
-    for (name, data) in ["place", "seen", "label", "answer"].iter().zip(given) {
-        let tensor = Tensor::new(vec![batch, places], data).expect("whole lines");
-        inputs.insert((*name).to_owned(), tensor);
-    }
-    let text = ids.data.iter().map(|id| id.max(0.0)).collect();
-    let text = Tensor::new(ids.shape.clone(), text).expect("the same shape");
-    inputs.insert("text".to_owned(), text);
-    inputs.insert("image".to_owned(), channels_last(&recorded["pixel_values"]));
-    let noise = recorded["second_choice_gumbel"].clone();
-    inputs.insert(
-        format!("{GATE}.second"),
-        Tensor::new(vec![1, 40, 4], noise.data).expect("one group"),
-    );
-    inputs
-}
-
-fn channels_last(x: &Tensor) -> Tensor {
-    let [b, c, y, z] = x.shape[..] else {
-        panic!("four axes")
-    };
-    let shape = vec![b, y, z, c];
-    Tensor::from_fn(shape, |index| {
-        let (channel, pixel) = (index % c, index / c);
-        x.data[(pixel / (y * z) * c + channel) * y * z + pixel % (y * z)]
-    })
-}
-
-struct Case {
-    lowered: Lowered,
-    inputs: Tensors,
-    parameters: Tensors,
-    backbone: &'static str,
-}
-
-fn case(backbone: &'static str, what: Target, mode: Mode, second: &str) -> Case {
-    let text = model_text("moe_llava/moe_llava.gate")
-        + "entry probe(image, text, place, seen) -> (features, rows, spliced, logits)\n";
-    let preset = format!("tiny_{backbone}");
-    let sets = [("gate.second", second)];
-    let (sources, model) = bound(&text, Some(&preset), &sets).unwrap_or_else(|e| panic!("{e}"));
-    let (lowered, warnings) =
-        lowered(&sources, &model, what, mode).unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(warnings, "");
-    lowered.graph.verify().expect("a sound graph");
-    let weights = load(&format!("moe_llava/{backbone}_weights.safetensors"));
-    let paths = lowered.parameters.keys();
-    let parameters = paths
-        .map(|path| (path.clone(), foreign(backbone, path).read(&weights)))
-        .collect();
-    Case {
-        lowered,
-        inputs: inputs(backbone),
-        parameters,
-        backbone,
-    }
-}
-
-impl Case {
-    fn values(&self) -> Tensors {
-        let (graph, none) = (&self.lowered.graph, Bindings::new());
-        evaluate(graph, &self.inputs, &self.parameters, &none, 0, 0)
-            .unwrap_or_else(|error| panic!("{error}"))
-    }
-
-    fn expected(&self) -> Tensors {
-        load(&format!("moe_llava/{}_expected.safetensors", self.backbone))
-    }
-
-    fn check_routing(&self, found: &Tensors, expected: &Tensors, case: &str) {
-        for (own, name, tolerance) in [
-            ("logits", "router_logits", TOLERANCE),
-            ("probs", "router_probs", TOLERANCE),
-            ("expert", "expert_index", 0.0),
-            ("slot", "queue_position", 0.0),
-            ("kept", "kept", 0.0),
-            ("weight", "combine_weight", TOLERANCE),
-        ] {
-            let found = &found[&format!("{GATE}.{own}")];
-            same(found, expected, &format!("{case}.{name}"), tolerance);
-        }
-    }
-}
-
-fn same(found: &Tensor, expected: &Tensors, name: &str, tolerance: f64) {
-    let off = difference(found, &expected[name]);
-    assert!(off <= tolerance, "{name} differs by {off:e}");
-}
 
 #[test]
 fn features_logits_and_routing() {
     for backbone in BACKBONES {
-        for (name, mode, second) in [
-            ("train", Mode::Train, "none"),
-            ("gumbel", Mode::Train, "gumbel"),
-            ("eval", Mode::Eval, "none"),
-        ] {
-            let case = case(backbone, Target::Entry("probe".to_owned()), mode, second);
-            let (found, expected) = (case.values(), case.expected());
-            same(&found["features"], &expected, "vision_features", TOLERANCE);
-            same(&found["rows"], &expected, "projected", TOLERANCE);
-            same(&found["spliced"], &expected, "inputs_embeds", TOLERANCE);
-            case.check_routing(&found, &expected, name);
-            same(
-                &found["logits"],
-                &expected,
-                &format!("{name}.logits"),
-                TOLERANCE,
-            );
-        }
+        check_logits(backbone, &Backend::Reference, TOLERANCE);
     }
 }
 
 #[test]
-fn losses() {
+fn losses_and_gradients() {
     for backbone in BACKBONES {
-        for (name, mode, second) in [
-            ("train", Mode::Train, "none"),
-            ("gumbel", Mode::Train, "gumbel"),
-            ("eval", Mode::Eval, "none"),
-        ] {
-            let what = Target::Objective("sparse".to_owned());
-            let case = case(backbone, what, mode, second);
-            let (found, expected) = (case.values(), case.expected());
-            if name == "gumbel" {
-                same(
-                    &found["objective.sparse"],
-                    &expected,
-                    "gumbel.total",
-                    TOLERANCE,
-                );
-                continue;
-            }
-            for (own, recorded) in [("sparse_answer", "ce"), ("balance", "aux_sum")] {
-                let found = &found[&format!("loss.{own}")];
-                same(found, &expected, &format!("{name}.{recorded}"), TOLERANCE);
-            }
-        }
+        check_objective(backbone, &Backend::Reference, TOLERANCE);
     }
 }
 
 #[test]
-fn gradients_of_every_trained_tensor() {
+fn released_names() {
     for backbone in BACKBONES {
         let what = Target::Objective("sparse".to_owned());
-        let case = case(backbone, what, Mode::Train, "none");
-        let graph = &case.lowered.graph;
-        let objective = graph.output("objective.sparse").expect("the objective");
-        let trained = case.lowered.parameters.iter();
-        let mut wrt: Vec<(ValueId, Foreign)> = trained
-            .filter(|(path, _)| !path.starts_with("tower."))
-            .map(|(path, info)| (info.value, foreign(backbone, path)))
-            .collect();
-        let spliced = |id: &ValueId| {
-            let node = graph.node(*id);
-            node.origin.path == "spliced" && matches!(node.op, Op::Select(_))
-        };
-        let spliced = graph.ids().find(spliced).expect("the spliced rows");
-        wrt.push((spliced, Foreign::same("inputs_embeds")));
-        let router = &case.lowered.routers[0];
-        wrt.push((router.logits, Foreign::same("router_logits")));
-        let ids: Vec<ValueId> = wrt.iter().map(|(id, _)| *id).collect();
-        let (graph, of) = gradients(graph, objective.value, &ids).unwrap_or_else(|e| panic!("{e}"));
-        let wanted: Vec<ValueId> = of.values().copied().collect();
-        let (inputs, none) = (&case.inputs, Bindings::new());
-        let found = evaluate_values(&graph, &wanted, inputs, &case.parameters, &none, 0, 0)
-            .unwrap_or_else(|error| panic!("{error}"));
-        let expected = case.expected();
-        let mut compared = 0;
-        for (id, foreign) in &wrt {
-            let gradient = &found[&of[id]];
-            for (name, piece) in foreign.write(gradient) {
-                let recorded = &expected[&format!("grad.{name}")];
-                // Of large gradients the reference keeps every fifth element.
-                let step = if recorded.data.len() < piece.data.len() {
-                    5
-                } else {
-                    1
-                };
-                let data: Vec<f64> = piece.data.iter().step_by(step).copied().collect();
-                let piece = Tensor::new(vec![data.len()], data).expect("a line");
-                let off = difference(&piece, recorded);
-                assert!(
-                    off <= 2.0 * TOLERANCE,
-                    "{backbone}: d {name} differs by {off:e}"
-                );
-                compared += 1;
-            }
-        }
-        let all = expected
-            .keys()
-            .filter(|name| name.starts_with("grad."))
-            .count();
-        assert_eq!(compared, all, "{backbone}");
+        recorded(backbone, "gumbel").check_names(&what);
     }
 }
 
-/// Elements of the parameters whose paths begin with one of `prefixes`.
-fn count(lowered: &Lowered, prefixes: &[&str]) -> usize {
-    let counted = lowered
-        .parameters
-        .iter()
-        .filter(|(path, _)| prefixes.iter().any(|prefix| path.starts_with(prefix)));
-    counted
-        .map(|(_, info)| {
-            let shape = &lowered.graph.ty(info.value).shape;
-            shape
-                .iter()
-                .map(|size| size.as_const().expect("a known size"))
-                .product::<usize>()
-        })
-        .sum()
+fn objective(preset: Option<&str>, name: &str, mode: Mode) -> Lowered {
+    let text = model_text("moe_llava/moe_llava.gate");
+    let (sources, model) = bound(&text, preset, &[]).unwrap_or_else(|e| panic!("{e}"));
+    let what = Target::Objective(name.to_owned());
+    let (lowered, _) = lowered(&sources, &model, what, mode).unwrap_or_else(|e| panic!("{e}"));
+    lowered
 }
 
 #[test]
 fn released_sizes() {
-    let text = model_text("moe_llava/moe_llava.gate");
     // Billions of the decoder with its embedding and head: dense, with four experts.
     for (preset, dense, sparse, connector) in [
         (None, "1.6445", "2.8903", 6_295_552),
         (Some("qwen"), "1.8368", "3.0543", 6_295_552),
         (Some("phi"), "2.7796", "5.2970", 9_180_160),
     ] {
-        let (sources, model) = bound(&text, preset, &[]).unwrap_or_else(|e| panic!("{e}"));
-        for (objective, expected) in [("dense", dense), ("sparse", sparse)] {
-            let what = Target::Objective(objective.to_owned());
-            let (lowered, _) =
-                lowered(&sources, &model, what, Mode::Train).unwrap_or_else(|e| panic!("{e}"));
+        for (name, expected) in [("dense", dense), ("sparse", sparse)] {
+            let lowered = objective(preset, name, Mode::Train);
             let decoder = count(&lowered, &["language.", "words.", "head."]);
-            assert_eq!(
-                format!("{:.4}", decoder as f64 / 1e9),
-                expected,
-                "{preset:?} {objective}"
-            );
+            let billions = format!("{:.4}", decoder as f64 / 1e9);
+            assert_eq!(billions, expected, "{preset:?} {name}");
             assert_eq!(count(&lowered, &["connector."]), connector);
             // The last of its 24 layers and the norm behind it are never computed.
             let layer = 4 * (1024 * 1024 + 1024) + 2 * 1024 * 4096 + 4096 + 1024 + 4 * 1024;
@@ -290,169 +68,202 @@ fn released_sizes() {
     }
 }
 
-/// Where a parameter lies in a checkpoint of the reference.
-struct Foreign {
-    /// One name, or one per expert.
-    names: Vec<String>,
-    change: Change,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Change {
-    None,
-    Transpose,
-    /// `[out, channel, y, x]` as `[y x channel, out]`.
-    Patch,
-}
-
-impl Foreign {
-    fn same(name: impl Into<String>) -> Self {
-        Self {
-            names: vec![name.into()],
-            change: Change::None,
-        }
-    }
-
-    fn read(&self, tensors: &Tensors) -> Tensor {
-        let pieces = self.names.iter().map(|name| {
-            let tensor = tensors.get(name).unwrap_or_else(|| panic!("no {name}"));
-            match self.change {
-                Change::None => tensor.clone(),
-                Change::Transpose => transposed(tensor),
-                Change::Patch => {
-                    let [out, c, y, x] = tensor.shape[..] else {
-                        panic!("four axes")
-                    };
-                    Tensor::from_fn(vec![y * x * c, out], |index| {
-                        let (row, column) = (index / out, index % out);
-                        tensor.data[(column * c + row % c) * y * x + row / c]
-                    })
-                }
-            }
-        });
-        let pieces: Vec<Tensor> = pieces.collect();
-        let mut shape = pieces[0].shape.clone();
-        if pieces.len() > 1 {
-            shape.insert(0, pieces.len());
-        }
-        let data = pieces.into_iter().flat_map(|piece| piece.data).collect();
-        Tensor::new(shape, data).expect("equal pieces")
-    }
-
-    fn write(&self, ours: &Tensor) -> Vec<(String, Tensor)> {
-        let count = self.names.len();
-        let shape = if count > 1 {
-            ours.shape[1..].to_vec()
-        } else {
-            ours.shape.clone()
+/// Random values of the inputs and parameters of a graph.
+fn random(lowered: &Lowered) -> (Tensors, Tensors) {
+    let graph = &lowered.graph;
+    let draw = |name: &String, id| {
+        let shape = graph
+            .ty(id)
+            .shape
+            .iter()
+            .map(|size| size.as_const().expect("known"));
+        let numbers = Stream::draws(1, stream(name), 0);
+        Tensor::from_fn(shape.collect(), |element| {
+            0.3 * numbers.normal(element as u64)
+        })
+    };
+    let parameters = graph.parameters();
+    let parameters = parameters
+        .iter()
+        .map(|(path, id)| (path.clone(), draw(path, *id)));
+    let inputs = graph.inputs();
+    let inputs = inputs.iter().map(|(name, id)| {
+        let drawn = draw(name, *id);
+        let value = |(index, x): (usize, &f64)| match name.as_str() {
+            "image" => *x,
+            "seen" | "answer" => f64::from(u8::from(*x < 0.5)),
+            "place" => (index % 7) as f64,
+            _ => (index * 5 % 90) as f64,
         };
-        let pieces = ours.data.chunks(ours.data.len() / count);
-        let named = self.names.iter().zip(pieces).map(|(name, data)| {
-            let piece = Tensor::new(shape.clone(), data.to_vec()).expect("equal pieces");
-            let piece = match self.change {
-                Change::Transpose => transposed(&piece),
-                _ => piece,
-            };
-            (name.clone(), piece)
-        });
-        named.collect()
+        let data = drawn.data.iter().enumerate().map(value).collect();
+        (
+            name.clone(),
+            Tensor::new(drawn.shape, data).expect("the same shape"),
+        )
+    });
+    (inputs.collect(), parameters.collect())
+}
+
+#[test]
+fn copied_experts_are_the_dense_model() {
+    let text = model_text("moe_llava/moe_llava.gate");
+    let (_, model) = bound(&text, None, &[]).unwrap_or_else(|e| panic!("{e}"));
+    let (experiment, _) = experiment(&model);
+    let experiment = experiment.expect("a sound spec");
+    let stage = experiment.stage(Some("specialise")).expect("the stage");
+    let [Initialise::Copy { from, to }] = stage.init.as_slice() else {
+        panic!("{:?}", stage.init)
+    };
+    for preset in ["tiny_stablelm", "tiny_qwen", "tiny_phi"] {
+        let dense = objective(Some(preset), "dense", Mode::Eval);
+        let sparse = objective(Some(preset), "sparse", Mode::Eval);
+        let (inputs, values) = random(&dense);
+        let (_, mut copied) = random(&sparse);
+        for (path, tensor) in &mut copied {
+            if to.matches(path) {
+                let source = path.replace(".ffn.expert.", ".feed.");
+                assert!(from.matches(&source), "{source}");
+                let data = values[&source].data.repeat(tensor.shape[0]);
+                *tensor = Tensor::new(tensor.shape.clone(), data).expect("copies");
+            } else if let Some(own) = values.get(path) {
+                tensor.clone_from(own);
+            }
+        }
+        // Nothing is dropped in evaluation, whatever the router does.
+        let run = |lowered: &Lowered, parameters: &Tensors, name: &str| {
+            let found = evaluate(&lowered.graph, &inputs, parameters, &Bindings::new(), 3, 0)
+                .unwrap_or_else(|error| panic!("{error}"));
+            found[name].clone()
+        };
+        let expected = run(&dense, &values, "loss.dense_answer");
+        let found = run(&sparse, &copied, "loss.sparse_answer");
+        same(preset, &found, &expected, 1e-12);
     }
 }
 
-fn transposed(x: &Tensor) -> Tensor {
-    let [rows, columns] = x.shape[..] else {
-        panic!("two axes")
-    };
-    Tensor::from_fn(vec![columns, rows], |index| {
-        x.data[index % rows * columns + index / rows]
-    })
+/// A layer with experts by itself, and one beside a dense block, with recorded weights.
+const LAYERS: &str = "
+input x: f32[1, 16, 64]
+router one {
+    experts = 4   scores = linear(4, bias: none) -> softmax   choose = top_k(1)
+    capacity = 1.0   priority = random
 }
+experts drawn { router = one   expert = swiglu(hidden: 96) }
+router two {
+    experts = 4   scores = linear(4, bias: none) -> softmax
+    choose = top_k(2, renormalise: after_drop)   capacity = 2.0
+}
+experts sparse { router = two   expert = swiglu(hidden: 96) }
+block weighed(w: f32[B, N, C], a: f32[B, N, D], b: f32[B, N, D]) {
+    let (p, q) = w -> split(2, axis: C)
+    sum(p, over: C) * a + sum(q, over: C) * b
+}
+block beside(x: f32[B, N, D]) {
+    weighed(x -> linear(2) as coefficient -> softmax, x -> sparse, x -> swiglu(hidden: 96))
+}
+let top1 = x -> drawn
+let both = x -> beside
+loss drawn_balance  = first_choice_balance(one) + 0.0 * mean(top1)
+loss beside_balance = first_choice_balance(two) + 0.0 * mean(both)
+objective all = drawn_balance + beside_balance
+entry layers(x) -> (top1, both)
+";
 
-/// The place of a parameter in the released files.
-fn foreign(backbone: &str, path: &str) -> Foreign {
-    let parts: Vec<&str> = path.split('.').collect();
-    let kernel = |name: String| Foreign {
-        names: vec![format!("{name}.weight")],
-        change: Change::Transpose,
+#[test]
+fn layers_by_themselves() {
+    let (sources, model) = bound(LAYERS, None, &[]).unwrap_or_else(|e| panic!("{e}"));
+    let expected = load("moe_llava/router.safetensors");
+    let grouped = |x: &Tensor| {
+        let mut shape = vec![1];
+        shape.extend(&x.shape);
+        Tensor::new(shape, x.data.clone()).expect("one group")
     };
-    let linear = |name: String| match parts[parts.len() - 1] {
-        "kernel" => kernel(name),
-        other => Foreign::same(format!("{name}.{other}")),
+    let inputs = Tensors::from([
+        ("x".to_owned(), grouped(&expected["x"])),
+        (
+            "top1.drawn.one.order".to_owned(),
+            grouped(&expected["rts_uniform"]),
+        ),
+    ]);
+    let transposed = |name: &str| {
+        let x = &expected[name];
+        let (rows, columns) = (x.shape[0], x.shape[1]);
+        Tensor::from_fn(vec![columns, rows], |at| {
+            x.data[at % rows * columns + at / rows]
+        })
     };
-    let norm = |name: String| match parts[parts.len() - 1] {
-        "scale" => Foreign::same(format!("{name}.weight")),
-        other => Foreign::same(format!("{name}.{other}")),
-    };
-    let qwen = backbone == "qwen";
-    let root = if qwen { "transformer" } else { "model" };
-    let tower = format!("{root}.image_tower.image_tower.vision_model");
-    match parts[..] {
-        ["tower", "patch", _] => Foreign {
-            names: vec![format!("{tower}.embeddings.patch_embedding.weight")],
-            change: Change::Patch,
-        },
-        ["tower", "class_row", _] => Foreign::same(format!("{tower}.embeddings.class_embedding")),
-        ["tower", "positions", _] => {
-            Foreign::same(format!("{tower}.embeddings.position_embedding.weight"))
+    let weight = |path: &str, shape: Vec<usize>| {
+        let part = path.rsplit('.').nth(1).expect("a name");
+        if path.starts_with("top1.drawn.one.") {
+            return transposed("wg");
+        } else if path.starts_with("top1") {
+            // What the drawn experts compute is not recorded.
+            return Tensor::full(shape, 0.0);
         }
-        ["tower", "norm", _] => norm(format!("{tower}.pre_layrnorm")),
-        ["tower", i, part, ..] => {
-            let layer = format!("{tower}.encoder.layers.{i}");
-            match part {
-                "norm" => norm(format!("{layer}.layer_norm1")),
-                "norm_2" => norm(format!("{layer}.layer_norm2")),
-                "mlp" => linear(format!("{layer}.mlp.{}", parts[3])),
-                _ if parts[3] == "o" => linear(format!("{layer}.self_attn.out_proj")),
-                _ => linear(format!("{layer}.self_attn.{}_proj", parts[3])),
+        let own = "residual.weights";
+        match path {
+            "both.beside.coefficient.bias" => expected[&format!("{own}.coefficient.bias")].clone(),
+            "both.beside.coefficient.kernel" => transposed(&format!("{own}.coefficient.weight")),
+            "both.beside.sparse.two.linear.kernel" => {
+                transposed(&format!("{own}.deepspeed_moe.gate.wg.weight"))
             }
-        }
-        ["connector", layer, _] => {
-            let index = if layer == "fc1" { 0 } else { 2 };
-            linear(format!("{root}.mm_projector.image_spatial_proj.{index}"))
-        }
-        ["words", ..] => {
-            let name = if qwen { "wte" } else { "embed_tokens" };
-            Foreign::same(format!("{root}.{name}.weight"))
-        }
-        ["head", ..] => kernel("lm_head".to_owned()),
-        ["language", "normalise", ..] => match backbone {
-            "qwen" => norm("transformer.ln_f".to_owned()),
-            "phi" => norm("model.final_layernorm".to_owned()),
-            _ => norm("model.norm".to_owned()),
-        },
-        ["language", i, "layer", part, ..] => {
-            let layer = format!("{root}.{}.{i}", if qwen { "h" } else { "layers" });
-            let feed = |name: &str| match (backbone, name) {
-                ("qwen", "gate") => "w2".to_owned(),
-                ("qwen", "up") => "w1".to_owned(),
-                ("qwen", _) => "c_proj".to_owned(),
-                ("phi", name) => name.to_owned(),
-                (_, name) => format!("{name}_proj"),
-            };
-            match (part, qwen) {
-                ("normalise", true) => norm(format!("{layer}.ln_1")),
-                ("normalise", false) => norm(format!("{layer}.input_layernorm")),
-                ("normalise_2", true) => norm(format!("{layer}.ln_2")),
-                ("normalise_2", false) => norm(format!("{layer}.post_attention_layernorm")),
-                ("attend", true) if parts[5] == "o" => linear(format!("{layer}.attn.c_proj")),
-                ("attend", true) => linear(format!("{layer}.attn.c_attn")),
-                ("attend", false) if parts[5] == "o" => {
-                    let name = if backbone == "phi" { "dense" } else { "o_proj" };
-                    linear(format!("{layer}.self_attn.{name}"))
-                }
-                ("attend", false) => linear(format!("{layer}.self_attn.{}_proj", parts[6])),
-                ("feed", _) => linear(format!("{layer}.mlp.{}", feed(parts[5]))),
-                _ if parts[4] == "gate" => kernel(format!("{layer}.mlp.deepspeed_moe.gate.wg")),
-                _ => {
-                    let experts = format!("{layer}.mlp.deepspeed_moe.experts.deepspeed_experts");
-                    let one = |e: usize| linear(format!("{experts}.{e}.{}", feed(parts[6])));
-                    Foreign {
-                        names: (0..4).flat_map(|e| one(e).names).collect(),
-                        change: one(0).change,
-                    }
-                }
+            path if path.contains(".expert.") => {
+                let one = |e| {
+                    let experts = format!("{own}.deepspeed_moe.experts.deepspeed_experts.{e}");
+                    transposed(&format!("{experts}.{part}_proj.weight")).data
+                };
+                Tensor::new(shape, (0..4).flat_map(one).collect()).expect("four experts")
             }
+            _ => transposed(&format!("{own}.mlp.{part}_proj.weight")),
         }
-        _ => panic!("{path} has no foreign name"),
+    };
+    for what in [
+        Target::Entry("layers".to_owned()),
+        Target::Objective("all".to_owned()),
+    ] {
+        let is_entry = matches!(what, Target::Entry(_));
+        let (lowered, _) =
+            lowered(&sources, &model, what, Mode::Train).unwrap_or_else(|e| panic!("{e}"));
+        let graph = &lowered.graph;
+        let parameters = graph.parameters().into_iter().map(|(path, id)| {
+            let shape = graph
+                .ty(id)
+                .shape
+                .iter()
+                .map(|size| size.as_const().expect("known"));
+            let tensor = weight(&path, shape.collect());
+            (path, tensor)
+        });
+        let found = evaluate(
+            graph,
+            &inputs,
+            &parameters.collect(),
+            &Bindings::new(),
+            0,
+            0,
+        )
+        .unwrap_or_else(|error| panic!("{error}"));
+        if !is_entry {
+            for (own, theirs) in [("drawn", "top1.aux"), ("beside", "residual.aux")] {
+                let found = &found[&format!("loss.{own}_balance")];
+                same(theirs, found, &expected[theirs], TOLERANCE);
+            }
+            continue;
+        }
+        same(
+            "residual.y",
+            &found["both"],
+            &expected["residual.y"],
+            TOLERANCE,
+        );
+        // Which slot a token takes does not matter: ours follow the draw, the reference's the tokens.
+        let router = |name: &str| &found[&format!("top1.drawn.one.{name}")];
+        same("probs", router("probs"), &expected["top1.probs"], TOLERANCE);
+        same("experts", router("expert"), &expected["top1.e"], 0.0);
+        same("kept", router("kept"), &expected["top1.keep"], 0.0);
+        let weights = router("weight").data.iter().zip(&router("kept").data);
+        let weights: Vec<f64> = weights.map(|(weight, kept)| weight * kept).collect();
+        let weights = Tensor::new(vec![16], weights).expect("one per token");
+        same("weights", &weights, &expected["top1.w"], TOLERANCE);
     }
 }

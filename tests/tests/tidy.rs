@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 use gatewright_grammar::codes::Explanation;
+use gatewright_grammar::source::FileId;
 use std::path::{Path, PathBuf};
 
 /// A file longer than this has two purposes.
@@ -168,4 +169,19 @@ fn every_op_says_what_it_is() {
         .map(|(name, _)| name)
         .collect();
     assert_none("an op opens with its doc and is registered", &silent);
+}
+
+#[test]
+fn every_spec_file_is_in_canonical_form() {
+    let mut offences = Vec::new();
+    for folder in ["models", "compiler/src/std"] {
+        for (name, text) in files(folder, &[".gate"]) {
+            let (tree, diagnostics) = gatewright_grammar::parse(FileId(0), &text);
+            assert!(diagnostics.is_empty(), "{name}: {diagnostics:?}");
+            if gatewright_grammar::format(&tree, &text) != text {
+                offences.push(name);
+            }
+        }
+    }
+    assert_none("`gatewright fmt` changes nothing", &offences);
 }

@@ -10,8 +10,12 @@ page! {
     ///
     /// Example:
     /// ```gate
+    /// dim B
+    /// input x: f32[B, 4]
+    /// encoder trunk(x: f32[B, K]) -> f32[B, K] { linear(K) }
+    /// let y = x -> trunk
     /// weights w {
-    ///     "trunk.*"    = "encoder.*"
+    ///     "trunk.*"          = "encoder.*"
     ///     "trunk.{i}.kernel" = transpose("encoder.{i}.weight")
     /// }
     /// ```

@@ -13,7 +13,9 @@ page! {
     /// ```gate
     /// weights w { "trunk.{i}.kernel" = "layers.{j}.weight" }
     /// ```
-    /// Fix: use the same placeholders on both sides, and `*` only at the end of both.
+    /// Fix: use the same placeholders on both sides, and `*` only at the end of both. The tensors of
+    /// several experts are one parameter: `stacked("experts.{e}.weight", of: 8)` counts them with a
+    /// placeholder of its own.
     "E0310", "a name pattern cannot be read both ways"
 }
 

@@ -12,7 +12,7 @@ page! {
     /// ```gate
     /// dim B
     /// input image: f32[B, 8, 8, 3]
-    /// input mask: bool[B]
+    /// input mask: f32[B]
     /// objective o = mean(mask)
     /// data d { source = folder("pictures")   image { size = 8 } }
     /// stage s { objective = o   data = d   steps = 1   optimizer = sgd(lr: 0.1) }

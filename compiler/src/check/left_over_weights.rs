@@ -11,6 +11,10 @@ page! {
     ///
     /// Example:
     /// ```gate
+    /// dim B
+    /// input x: f32[B, 4]
+    /// encoder trunk(x: f32[B, K]) -> f32[B, K] { linear(K) }
+    /// let y = x -> trunk -> linear(2)
     /// weights w { "trunk.*" = "encoder.*" }
     /// ```
     /// Fix: add a line for them, or say that they are not meant: `"head.*" = none` for ours,

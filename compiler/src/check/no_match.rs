@@ -10,7 +10,10 @@ page! {
     ///
     /// Example:
     /// ```gate
-    /// objective o = 1
+    /// dim B
+    /// input x: f32[B, 4]
+    /// let y = x -> linear(4)
+    /// objective o = mean(y)
     /// stage s { objective = o   steps = 1   optimizer = sgd(lr: 0.1)   freeze = [trunc.*] }
     /// ```
     /// Fix: write a path as it stands in checkpoints and reports; the help shows the nearest one.

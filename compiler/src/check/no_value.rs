@@ -10,9 +10,9 @@ page! {
     ///
     /// Example:
     /// ```gate
-    /// dim B
-    /// input x: f32[B, 4]
-    /// let y = norm
+    /// dim B, C = 4
+    /// input x: f32[B, C]
+    /// let y = rearrange([B C] -> [C B])
     /// ```
     /// Fix: begin with a value: `x -> …`.
     "E0225", "nothing flows here"

@@ -11,7 +11,10 @@ page! {
     ///
     /// Example:
     /// ```gate
-    /// objective o = 1
+    /// dim B
+    /// input x: f32[B, 4]
+    /// let y = x -> linear(4)
+    /// objective o = mean(y)
     /// stage s { objective = o   steps = 0   optimizer = sgd(lr: 0.1) }
     /// ```
     /// Fix: write a number inside the range that the label states.

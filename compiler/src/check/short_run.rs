@@ -10,7 +10,10 @@ page! {
     ///
     /// Example:
     /// ```gate
-    /// objective o = 1
+    /// dim B
+    /// input x: f32[B, 4]
+    /// let y = x -> linear(4)
+    /// objective o = mean(y)
     /// stage s { objective = o   steps = 10   optimizer = sgd(lr: linear(peak: 0.1, warmup: 20)) }
     /// ```
     /// Fix: train longer, or shorten the warm-up.

@@ -10,8 +10,11 @@ page! {
     ///
     /// Example:
     /// ```gate
-    /// objective o = 1
-    /// stage s { objective = o   steps = 1   optimizer = sgd(lr: 0.1)   train = [a.*]   freeze = [b.*] }
+    /// dim B
+    /// input x: f32[B, 4]
+    /// let y = x -> linear(4)
+    /// objective o = mean(y)
+    /// stage s { objective = o   steps = 1   optimizer = sgd(lr: 0.1)   train = [y.*]   freeze = [y.linear.bias] }
     /// ```
     /// Fix: keep the shorter one; everything else is the opposite.
     "E0303", "a stage says both `train` and `freeze`"

@@ -10,8 +10,11 @@ page! {
     ///
     /// Example:
     /// ```gate
-    /// objective o = 1
-    /// stage s { objective = o   steps = 1   optimizer = sgd(lr: 0.1) }
+    /// dim B
+    /// input x: f32[B, 4]
+    /// let y = x -> linear(4)
+    /// objective o = mean(y)
+    /// stage s { objective = o   steps = 1   optimizer = sgd(lr: 0.1)   freeze = [y.*] }
     /// ```
     /// Fix: freeze less, or minimise an objective that depends on parameters.
     "E0304", "a stage trains nothing"

@@ -12,7 +12,10 @@ page! {
     ///
     /// Example:
     /// ```gate
-    /// objective o = 1
+    /// dim B
+    /// input x: f32[B, 4]
+    /// let y = x -> linear(4)
+    /// objective o = mean(y)
     /// stage s { objective = o   steps = 1   optimizer = sgd(lr: 0.1)   batch = 10   accumulate = 4 }
     /// ```
     /// Fix: make `batch` a multiple of `accumulate`, and the leading dim their quotient, or leave

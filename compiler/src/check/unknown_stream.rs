@@ -21,7 +21,11 @@ page! {
 
 /// There is no stream `name` among `known`.
 pub(crate) fn report(span: Span, name: &str, known: &[&str]) -> Diagnostic {
-    Diagnostic::error(PAGE.code, format!("there is no stream `{name}`"))
+    let diagnostic = Diagnostic::error(PAGE.code, format!("there is no stream `{name}`"))
         .at(span, "not a stream here")
-        .note(format!("the streams are {}", known.join(", ")))
+        .note(format!("the streams are {}", known.join(", ")));
+    match super::unknown_name::nearest(name, known.iter().copied()) {
+        Some(near) => diagnostic.help(format!("did you mean `{near}`?")),
+        None => diagnostic,
+    }
 }

@@ -10,7 +10,11 @@ page! {
     ///
     /// Example:
     /// ```gate
-    /// objective o = 1
+    /// dim B
+    /// input x: f32[B, 4]
+    /// let y = x -> linear(4)
+    /// let z = stop_gradient(y) -> linear(2)
+    /// objective o = mean(z)
     /// stage s { objective = o   steps = 1   optimizer = sgd(lr: 0.1) }
     /// ```
     /// Fix: use the block's result in a loss, remove `stop_gradient`, or freeze it in the stage.

@@ -8,10 +8,14 @@ use super::{Context, FuseError, Group};
 use crate::graph::{DType, ValueId};
 use crate::kernel::spec::{Instr, KernelSpec, Matrix, Operand, Reduce, Store, View};
 use crate::ops::Op;
+use crate::plan::Profile;
 use crate::tensor::row_major_strides;
 
 /// Most scalar instructions of one kernel: compile time grows faster than length.
 const MOST_INSTRUCTIONS: usize = 200;
+
+/// Most axes that a pointwise kernel iterates.
+const MOST_AXES: usize = 4;
 
 /// What shape of loop nest a group is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +32,10 @@ pub(super) enum Kind {
     Grouped,
     /// One operand of a concat.
     ConcatPart(usize),
+    /// An outer product of dispatched rows with the sums of its right rows.
+    Outer,
+    /// Sums of dispatched rows.
+    ExpertSum,
     /// Logits, softmax and top-k of a router.
     Route,
     /// A kernel of its own.
@@ -37,7 +45,20 @@ pub(super) enum Kind {
 impl Kind {
     /// Whether a node of this kind may join an existing group.
     pub(super) fn joins(self) -> bool {
-        matches!(self, Kind::Pointwise | Kind::Row(_) | Kind::Column(_))
+        matches!(
+            self,
+            Kind::Pointwise | Kind::Row(_) | Kind::Column(_) | Kind::ExpertSum
+        )
+    }
+
+    /// Whether it is summed over what a contraction may sum over too.
+    pub(super) fn is_sum(self) -> bool {
+        matches!(self, Kind::Column([1, ..]) | Kind::ExpertSum)
+    }
+
+    /// Whether it may sum its right operand beside its product.
+    pub(super) fn takes_sums(self) -> bool {
+        matches!(self, Kind::Matmul | Kind::Outer)
     }
 
     pub(super) fn is_column(self) -> bool {
@@ -51,6 +72,7 @@ impl Kind {
             (Kind::Row(_) | Kind::Matmul | Kind::Grouped, Kind::Pointwise) => Some(self),
             (Kind::Row(a), Kind::Row(b)) if a == b => Some(self),
             (Kind::Column(a), Kind::Column(b)) if a == b => Some(self),
+            (Kind::Matmul, Kind::Column([1, ..])) | (Kind::Outer, Kind::ExpertSum) => Some(self),
             _ => None,
         }
     }
@@ -70,11 +92,11 @@ pub(super) fn kind_of(context: &Context, id: ValueId) -> Result<Kind, FuseError>
         Op::TopK(_)
         | Op::Dispatch(_)
         | Op::DispatchSlot(_)
-        | Op::GroupedOuter(_)
-        | Op::ExpertSum(_)
         | Op::ScatterAdd(_)
         | Op::RowsWhere(_)
         | Op::Attention(_) => Kind::Single,
+        Op::GroupedOuter(_) => Kind::Outer,
+        Op::ExpertSum(_) => Kind::ExpertSum,
         Op::Concat(_) => Kind::ConcatPart(0),
         _ => Kind::Pointwise,
     })
@@ -113,7 +135,8 @@ pub(super) fn spec(context: &Context, cluster: &Cluster) -> Result<Group, FuseEr
         Kind::Grouped => grouped(context, &cluster.members)?,
         Kind::ConcatPart(part) => concat_part(context, cluster.members[0], part)?,
         Kind::Route => route(context, &cluster.members)?,
-        Kind::Single => single(context, cluster.members[0])?,
+        Kind::Outer => outer(context, &cluster.members)?,
+        Kind::ExpertSum | Kind::Single => single(context, cluster.members[0])?,
     };
     let first = cluster.members[0];
     let bindings = group.inputs.len() + group.outputs.len();
@@ -203,6 +226,20 @@ fn emit_merged<'a, 'b>(
     emit_all(context, members, Space { sizes, row_axes })
 }
 
+/// Emits one member over one axis, its operands at places computed by division.
+fn emit_divided<'a, 'b>(
+    context: &'a Context<'b>,
+    members: &'a [ValueId],
+    elements: usize,
+) -> Result<Emit<'a, 'b>, FuseError> {
+    let mut emit = Emit::new(context, Space::flat(vec![elements]), members);
+    emit.divided = true;
+    for member in members {
+        emit.member(*member)?;
+    }
+    Ok(emit)
+}
+
 /// Stores of all members that leave the group.
 fn stores(
     context: &Context,
@@ -212,7 +249,9 @@ fn stores(
     let mut stores = Vec::new();
     let mut values = Vec::new();
     for member in members {
-        if !context.leaves(*member, members) {
+        // Moved results and sums beside a contraction have no value here and stores of their own.
+        let unknown = !emit.values.contains_key(member);
+        if unknown || !context.leaves(*member, members) {
             continue;
         }
         let elements = context.elements(*member);
@@ -270,7 +309,10 @@ fn pointwise(context: &Context, members: &[ValueId]) -> Result<Group, FuseError>
     {
         return Err(member_error(context, members, "mixes sizes"));
     }
-    let emit = emit_merged(context, members, &Space::flat(vec![elements]), 4)?;
+    let emit = match emit_merged(context, members, &Space::flat(vec![elements]), MOST_AXES) {
+        Err(_) if members.len() == 1 => emit_divided(context, members, elements)?,
+        emit => emit?,
+    };
     let (outputs, values) = stores(context, &emit, members)?;
     let (inputs, bases) = operands_of(&emit);
     let space = emit.space.sizes.clone();
@@ -416,8 +458,23 @@ fn matmul(context: &Context, members: &[ValueId]) -> Result<Group, FuseError> {
     let mut emit = Emit::new(context, Space::flat(sizes), members);
     let accumulator = emit.program.push(Instr::Accumulator, DType::F32);
     emit.values.insert(id, accumulator);
-    epilogue(context, &mut emit, members)?;
-    let (outputs, values) = stores(context, &emit, members)?;
+    let is_sum = |id: &ValueId| matches!(context.graph.node(*id).op, Op::Sum(_));
+    let (sums, members_of_result): (Vec<ValueId>, Vec<ValueId>) =
+        members.iter().copied().partition(is_sum);
+    let moved = epilogue(context, &mut emit, &members_of_result)?;
+    let (mut outputs, mut values) = stores(context, &emit, members)?;
+    for member in moved {
+        let store = moved_store(context, &emit, member)
+            .ok_or_else(|| context.error(member, "cannot be stored by its contraction"))?;
+        outputs.push(store);
+        values.push(member);
+    }
+    let column_sums = match sums.as_slice() {
+        [] => None,
+        [sum] if !op.transpose_b => Some(column_sums(context, *sum, operands[1], [k, n])?),
+        _ => return Err(member_error(context, members, "sums no right operand")),
+    };
+    values.extend(&sums);
     let (inputs, bases) = operands_of(&emit);
     let mut all = vec![
         context.source(operands[0]).base,
@@ -435,6 +492,7 @@ fn matmul(context: &Context, members: &[ValueId]) -> Result<Group, FuseError> {
         inputs,
         program,
         outputs,
+        column_sums,
     };
     Ok(Group {
         spec,
@@ -444,13 +502,76 @@ fn matmul(context: &Context, members: &[ValueId]) -> Result<Group, FuseError> {
     })
 }
 
-fn epilogue(context: &Context, emit: &mut Emit, members: &[ValueId]) -> Result<(), FuseError> {
+/// Where the sums over rows of a contraction's right operand go.
+fn column_sums(
+    context: &Context,
+    sum: ValueId,
+    right: ValueId,
+    [k, n]: [usize; 2],
+) -> Result<Operand, FuseError> {
+    let summed = context.source(context.graph.operands(sum)[0]);
+    let right = context.source(right);
+    let whole = |view: &super::view::Strided| view.is_identity() && view.elements() == k * n;
+    let fits = context.limits.profile == Profile::CpuVulkan
+        && matches!(context.graph.node(sum).op, Op::Sum(_))
+        && kind_of(context, sum)? == Kind::Column([1, k, n])
+        && summed.base == right.base
+        && context.elements(right.base) == k * n
+        && whole(&summed.view)
+        && whole(&right.view)
+        && right.view.shape.last() == Some(&n);
+    if !fits {
+        return Err(context.error(sum, "does not sum the right operand of the contraction"));
+    }
+    Ok(Operand {
+        dtype: DType::F32,
+        elements: n,
+        view: View {
+            offset: 0,
+            strides: vec![1],
+        },
+    })
+}
+
+/// A member that moves the group's result without computing: where its elements lie.
+fn moved_store(context: &Context, emit: &Emit, member: ValueId) -> Option<Store> {
+    let operand = *context.graph.operands(member).first()?;
+    let source = context.source(operand);
+    let value = *emit.values.get(&source.base)?;
+    let view = match &context.graph.node(member).op {
+        Op::Transpose(op) => source.view.transpose(&op.order),
+        Op::Reshape(_) => source.view.clone(),
+        _ => return None,
+    };
+    let strides = view.inverse()?.reshape(&emit.space.sizes)?.strides;
+    if strides.last() != Some(&1) || context.elements(source.base) != view.elements() {
+        return None;
+    }
+    let operand = Operand {
+        dtype: context.graph.ty(member).dtype,
+        elements: view.elements(),
+        view: View { offset: 0, strides },
+    };
+    Some(Store { value, operand })
+}
+
+/// Emits what follows the contraction; gives the members that only move its result.
+fn epilogue(
+    context: &Context,
+    emit: &mut Emit,
+    members: &[ValueId],
+) -> Result<Vec<ValueId>, FuseError> {
     let elements = emit.space.elements();
+    let mut moved = Vec::new();
     for member in &members[1..] {
         if context.elements(*member) != elements {
             return Err(context.error(*member, "does not fit the contraction's result"));
         }
-        emit.member(*member)?;
+        match emit.member(*member) {
+            Ok(_) => {}
+            Err(_) if moved_store(context, emit, *member).is_some() => moved.push(*member),
+            Err(error) => return Err(error),
+        }
     }
     if emit.program.instrs.len() > MOST_INSTRUCTIONS {
         return Err(member_error(
@@ -459,7 +580,7 @@ fn epilogue(context: &Context, emit: &mut Emit, members: &[ValueId]) -> Result<(
             "would make too long a kernel",
         ));
     }
-    Ok(())
+    Ok(moved)
 }
 
 /// Batch axes merged to at most two, with the strides of both operands.
@@ -520,7 +641,9 @@ fn grouped(context: &Context, members: &[ValueId]) -> Result<Group, FuseError> {
     emit.grouped = true;
     let accumulator = emit.program.push(Instr::Accumulator, DType::F32);
     emit.values.insert(id, accumulator);
-    epilogue(context, &mut emit, members)?;
+    if let Some(moved) = epilogue(context, &mut emit, members)?.first() {
+        return Err(context.error(*moved, "moves rows of a grouped contraction"));
+    }
     let (outputs, values) = stores(context, &emit, members)?;
     let inputs = emit
         .addresses
@@ -574,16 +697,19 @@ fn concat_part(context: &Context, id: ValueId, part: usize) -> Result<Group, Fus
         .iter()
         .map(|earlier| context.shape(*earlier)[op.axis])
         .sum();
-    let whole = row_major_strides(context.shape(id));
+    let mut whole = row_major_strides(context.shape(id));
+    let offset = before * whole[op.axis];
     let members = [id];
-    let sizes = context.shape(operand).to_vec();
-    if sizes.len() > 4 {
-        return Err(context.error(id, "has more than four axes"));
+    let mut sizes = context.shape(operand).to_vec();
+    let many = sizes.len() > MOST_AXES;
+    if many {
+        // Where the part goes takes two axes at most.
+        sizes = coalesce(&sizes, &[], &mut [&mut whole]);
     }
     let mut emit = Emit::new(context, Space::flat(sizes.clone()), &members);
+    emit.divided = many;
     let value = emit.operand(operand)?;
     emit.values.insert(id, value);
-    let offset = before * whole[op.axis];
     let outputs = vec![store(
         context,
         &emit,
@@ -712,11 +838,44 @@ fn route(context: &Context, members: &[ValueId]) -> Result<Group, FuseError> {
     })
 }
 
+/// An outer product of dispatched rows, and the sums per expert of its right rows.
+fn outer(context: &Context, members: &[ValueId]) -> Result<Group, FuseError> {
+    let (id, sums) = match members {
+        [id] => (*id, None),
+        [id, sum] => (*id, Some(*sum)),
+        _ => return Err(member_error(context, members, "sums twice")),
+    };
+    let operands = context.graph.operands(id);
+    let base = |value: ValueId| context.source(value).base;
+    if let Some(sum) = sums {
+        let summed = context.graph.operands(sum);
+        let same = base(summed[0]) == base(operands[1]) && base(summed[1]) == base(operands[2]);
+        if !same || context.limits.profile != Profile::CpuVulkan {
+            return Err(context.error(sum, "does not sum the right rows of the outer product"));
+        }
+    }
+    let (rows, gather_a) = rows_of(context, operands[0]);
+    let width = |value: ValueId| context.shape(value)[1];
+    let spec = KernelSpec::GroupedOuter {
+        layout: layout(context, operands[2])?,
+        m: width(operands[0]),
+        n: width(operands[1]),
+        gather_a,
+        sums: sums.is_some(),
+    };
+    Ok(Group {
+        spec,
+        inputs: vec![rows, base(operands[1]), base(operands[2])],
+        outputs: members.to_vec(),
+        members: members.to_vec(),
+    })
+}
+
 fn single(context: &Context, id: ValueId) -> Result<Group, FuseError> {
     let operands = context.graph.operands(id);
     let base = |slot: usize| context.source(operands[slot]).base;
     let shape = |slot: usize| context.shape(operands[slot]);
-    let mut inputs: Vec<ValueId> = (0..operands.len()).map(base).collect();
+    let inputs: Vec<ValueId> = (0..operands.len()).map(base).collect();
     let spec = match &context.graph.node(id).op {
         Op::TopK(op) => {
             let experts = shape(0).last().copied().unwrap_or(1);
@@ -744,17 +903,6 @@ fn single(context: &Context, id: ValueId) -> Result<Group, FuseError> {
                 groups,
                 tokens,
                 routing: op.routing.clone(),
-            }
-        }
-        Op::GroupedOuter(_) => {
-            let (rows, gather_a) = rows_of(context, operands[0]);
-            inputs[0] = rows;
-            let [m, n] = [shape(0)[1], shape(1)[1]];
-            KernelSpec::GroupedOuter {
-                layout: layout(context, operands[2])?,
-                m,
-                n,
-                gather_a,
             }
         }
         Op::ExpertSum(_) => KernelSpec::ExpertSum {

@@ -77,8 +77,39 @@ impl State<'_, '_> {
             members: vec![id],
         };
         build::spec(self.context, &alone)?;
-        self.start(kind, alone.members);
+        let started = self.start(kind, alone.members);
+        if kind.takes_sums() {
+            self.absorb_sums(started, id);
+        }
         Ok(())
+    }
+
+    /// Sums over the right operand of a contraction are added up beside it.
+    fn absorb_sums(&mut self, target: usize, id: ValueId) {
+        let Some(right) = self.context.graph.operands(id).get(1).copied() else {
+            return;
+        };
+        let base = self.context.source(right).base;
+        let readers = self.context.readers[base.0 as usize].clone();
+        for reader in readers {
+            let Some(other) = self.of.get(&reader).copied() else {
+                continue;
+            };
+            let (Some(to), Some(from)) = (&self.clusters[target], &self.clusters[other]) else {
+                continue;
+            };
+            let alone = from.kind.is_sum() && from.members.len() == 1;
+            if other == target || !alone || self.reaches(other, target) {
+                continue;
+            }
+            let mut union = to.clone();
+            union.members.extend(&from.members);
+            if build::spec(self.context, &union).is_ok() {
+                self.of.insert(reader, target);
+                self.clusters[other] = None;
+                self.clusters[target] = Some(union);
+            }
+        }
     }
 
     /// An elementwise value read by one column reduction only is computed inside that reduction.
@@ -101,7 +132,7 @@ impl State<'_, '_> {
             .iter()
             .filter_map(|base| self.of.get(base).copied())
             .collect();
-        if let Kind::Column(_) = kind {
+        if kind.is_column() || kind.is_sum() {
             let siblings = reads
                 .iter()
                 .flat_map(|base| &self.context.readers[base.0 as usize]);
@@ -115,7 +146,8 @@ impl State<'_, '_> {
     fn try_join(&mut self, candidate: usize, id: ValueId, kind: Kind) -> Option<usize> {
         let cluster = self.clusters.get(candidate)?.as_ref()?;
         let joined_kind = cluster.kind.with(kind)?;
-        if kind.is_column() && !cluster.kind.is_column() && !self.only_read_by(cluster, id) {
+        let prologue = kind.is_column() && !cluster.kind.is_column() && !cluster.kind.takes_sums();
+        if prologue && !self.only_read_by(cluster, id) {
             return None;
         }
         let outside = self.context.reads(id);

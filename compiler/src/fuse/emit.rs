@@ -7,6 +7,7 @@ use crate::kernel::spec::{
     Binary, Instr, InstrId, Operand, Program, Reduce, RowAddress, Unary, View,
 };
 use crate::ops::{LogicOperator, Op, Relation};
+use crate::tensor::row_major_strides;
 use std::collections::BTreeMap;
 
 /// The iteration space of a group.
@@ -70,6 +71,9 @@ pub(super) struct Emit<'a, 'b> {
     pub(super) grouped: bool,
     /// How each input is addressed, for grouped epilogues.
     pub(super) addresses: Vec<RowAddress>,
+    /// Views that do not fit the space are read at places computed by division from the element's
+    /// number: for views of more axes than a kernel iterates.
+    pub(super) divided: bool,
 }
 
 impl<'a, 'b> Emit<'a, 'b> {
@@ -85,6 +89,7 @@ impl<'a, 'b> Emit<'a, 'b> {
             along_last: false,
             grouped: false,
             addresses: Vec::new(),
+            divided: false,
         }
     }
 
@@ -124,10 +129,15 @@ impl<'a, 'b> Emit<'a, 'b> {
         if self.members.contains(&base) {
             return self.inside(o, base, view);
         }
-        let strides = self.strides_over_space(o, view)?;
         if let Op::Iota(_) = self.context.graph.node(base).op {
-            return Ok(self.index_value(&strides, view.offset));
+            return self.index_of_view(o, view);
         }
+        if self.divided && view.reshape(&self.space.sizes).is_none() && !self.context.inlined(base)
+        {
+            let index = self.index_of_view(o, view)?;
+            return Ok(self.load_at(base, 0, index));
+        }
+        let strides = self.strides_over_space(o, view)?;
         if self.context.inlined(base) {
             return super::dispatch::inline(self, o, base, &strides, view.offset);
         }
@@ -239,8 +249,7 @@ impl<'a, 'b> Emit<'a, 'b> {
         let mut view = Strided::contiguous(shape);
         view.strides.fill(0);
         view.strides[axis] = 1;
-        let strides = self.strides_over_space(member, &view)?;
-        Ok(self.index_value(&strides, 0))
+        self.index_of_view(member, &view)
     }
 
     /// Row-major index of the current element without its last `skip` axes, as u32.
@@ -254,8 +263,7 @@ impl<'a, 'b> Emit<'a, 'b> {
         let mut view = Strided::contiguous(&shape[..kept]);
         view.shape = shape.to_vec();
         view.strides.resize(shape.len(), 0);
-        let strides = self.strides_over_space(member, &view)?;
-        Ok(self.index_value(&strides, 0))
+        self.index_of_view(member, &view)
     }
 
     /// `offset + sum(index * stride)` of a view over a member's own shape, as u32.
@@ -264,8 +272,32 @@ impl<'a, 'b> Emit<'a, 'b> {
         id: ValueId,
         view: &Strided,
     ) -> Result<InstrId, FuseError> {
+        if self.divided && view.elements() == self.space.elements() {
+            return Ok(self.index_by_division(view));
+        }
         let strides = self.strides_over_space(id, view)?;
         Ok(self.index_value(&strides, view.offset))
+    }
+
+    /// As [`Self::index_of_view`] over any space, whatever the axes of the view.
+    fn index_by_division(&mut self, view: &Strided) -> InstrId {
+        let strides = row_major_strides(&self.space.sizes);
+        let mut rest = self.index_value(&strides, 0);
+        let mut sum = self.word(view.offset);
+        for (size, stride) in view.shape.iter().zip(&view.strides).rev() {
+            if *size == 1 {
+                continue;
+            }
+            let size = self.word(*size);
+            if *stride != 0 {
+                let index = self.binary(Binary::Remainder, rest, size, DType::U32);
+                let step = self.word(*stride);
+                let term = self.binary(Binary::Multiply, index, step, DType::U32);
+                sum = self.binary(Binary::Add, sum, term, DType::U32);
+            }
+            rest = self.binary(Binary::Divide, rest, size, DType::U32);
+        }
+        sum
     }
 
     /// `base[index]` of a dense value outside the group.
@@ -529,7 +561,11 @@ pub(super) fn common_space(context: &Context, members: &[ValueId], start: &Space
     let columns = start.columns();
     let mut sizes = start.sizes.clone();
     for member in members {
-        let operands = context.graph.operands(*member);
+        // A value that is moved is read through a view over the shape it is moved to.
+        let operands = match context.graph.node(*member).op {
+            Op::Transpose(_) | Op::Broadcast(_) | Op::Slice(_) => Vec::new(),
+            _ => context.graph.operands(*member),
+        };
         for value in std::iter::once(*member).chain(operands) {
             let shape = context.shape(value);
             let count: usize = shape.iter().product();

@@ -7,6 +7,7 @@
 //! - An index or a constant that a routing kernel reads becomes a computed one.
 //! - `pad(a) + pad(b)` whose zeros cover each other becomes `concat(a, b)`.
 
+use super::view::Strided;
 use crate::graph::{Graph, Origin, ValueId};
 use crate::ops::{Concat, Max, Maximum, Op, OpError, Pad, Reshape, Sum};
 use crate::size::{Bindings, Size};
@@ -94,7 +95,8 @@ impl Rebuild<'_> {
         if real.len() < axes.len() {
             return self.reduce_without_ones(value, axes, &real, bindings, op);
         }
-        let mut runs = match self.is_scattered(value) {
+        // The axes of a view need not lie behind each other: they are reduced one by one.
+        let mut runs = match !self.view(value, bindings).is_identity() {
             true => axes.iter().map(|axis| vec![*axis]).collect(),
             false => neighbours(axes),
         };
@@ -111,21 +113,21 @@ impl Rebuild<'_> {
         Ok(value)
     }
 
-    /// Whether a value is a view whose axes need not lie behind each other: such axes are reduced
-    /// one by one.
-    fn is_scattered(&self, value: ValueId) -> bool {
-        let mut value = value;
-        loop {
-            match self.graph.node(value).op {
-                Op::Slice(_) | Op::Transpose(_) | Op::Broadcast(_) | Op::Unfold(_) => return true,
-                Op::Reshape(_) | Op::StopGradient(_) => {}
-                _ => return false,
-            }
-            match self.graph.operands(value).first() {
-                Some(operand) => value = *operand,
-                None => return false,
-            }
-        }
+    /// Where a value lies in the dense value it is a view of, as the fuser will read it.
+    fn view(&self, value: ValueId, bindings: &Bindings) -> Strided {
+        let bind = |size: &Size| size.bind(bindings).unwrap_or(2);
+        let shape: Vec<usize> = self.graph.ty(value).shape.iter().map(bind).collect();
+        let operands = self.graph.operands(value);
+        let inner = || operands.first().map(|it| self.view(*it, bindings));
+        let view = match &self.graph.node(value).op {
+            Op::Reshape(_) => inner().and_then(|it| it.reshape(&shape)),
+            Op::Transpose(op) => inner().map(|it| it.transpose(&op.order)),
+            Op::Broadcast(op) => inner().map(|it| it.broadcast(&shape, &op.axes)),
+            Op::Slice(op) => inner().map(|it| it.slice(op.axis, bind(&op.start), bind(&op.length))),
+            Op::StopGradient(_) => inner(),
+            _ => None,
+        };
+        view.unwrap_or_else(|| Strided::contiguous(&shape))
     }
 
     fn reduce_without_ones(

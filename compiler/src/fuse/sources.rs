@@ -8,6 +8,7 @@ use super::build::{Kind, reduction_kind};
 use super::view::Strided;
 use crate::graph::ValueId;
 use crate::ops::Op;
+use crate::plan::Profile;
 
 /// A value as a view of a computed (or given) one.
 #[derive(Clone, Debug)]
@@ -21,6 +22,7 @@ pub(crate) struct Source {
 /// Fills `context.sources`.
 pub(super) fn resolve(context: &mut Context) {
     for id in context.graph.ids() {
+        store_before_reshape(context, id);
         let source = view_of(context, id);
         context.sources.push(source);
     }
@@ -29,6 +31,20 @@ pub(super) fn resolve(context: &mut Context) {
     copy_outputs(context);
     store_inline_values(context);
     find_readers(context);
+}
+
+/// A view that a reshape cannot continue is stored itself, so that all reshapes of it are views of
+/// one copy.
+fn store_before_reshape(context: &mut Context, id: ValueId) {
+    let Op::Reshape(_) = context.graph.node(id).op else {
+        return;
+    };
+    let operand = context.graph.operands(id)[0];
+    let source = context.source(operand);
+    if source.base != operand && source.view.reshape(context.shape(id)).is_none() {
+        context.sources[operand.0 as usize] = own(context, operand);
+        rebase_users(context, operand);
+    }
 }
 
 /// Inline values that a named result or a contraction needs are stored.
@@ -52,6 +68,8 @@ fn store_inline_values(context: &mut Context) {
 fn needs_memory(context: &Context, user: ValueId, slot: usize, base: ValueId) -> bool {
     let gathers = matches!(context.graph.node(base).op, Op::GatherRows(_));
     match context.graph.node(user).op {
+        // A processor would look every summed row up once per tile; one copy is cheaper.
+        Op::GroupedOuter(_) if context.limits.profile == Profile::CpuVulkan => true,
         Op::GroupedMatmul(_) | Op::GroupedOuter(_) => !(slot == 0 && gathers),
         Op::Matmul(_)
         | Op::Attention(_)
@@ -205,7 +223,8 @@ fn copy_outputs(context: &mut Context) {
 
 /// Views through `id` start from it from now on.
 fn rebase_users(context: &mut Context, id: ValueId) {
-    for later in context.graph.ids().skip(id.0 as usize + 1) {
+    let known = context.graph.ids().take(context.sources.len());
+    for later in known.skip(id.0 as usize + 1) {
         let through = match &context.graph.node(later).op {
             Op::Reshape(_)
             | Op::Transpose(_)

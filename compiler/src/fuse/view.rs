@@ -77,6 +77,28 @@ impl Strided {
         view
     }
 
+    /// For a view that only permutes its buffer: where each element of the buffer, in order, lies
+    /// among the view's elements in row-major order.
+    pub(crate) fn inverse(&self) -> Option<Self> {
+        let dense = row_major_strides(&self.shape);
+        let axes = self.shape.iter().zip(&self.strides).zip(&dense);
+        let mut axes: Vec<(usize, usize, usize)> = axes
+            .map(|((size, stride), dense)| (*stride, *size, *dense))
+            .filter(|(_, size, _)| *size != 1)
+            .collect();
+        axes.sort_unstable_by(|a, b| b.cmp(a));
+        let shape: Vec<usize> = axes.iter().map(|(_, size, _)| *size).collect();
+        let in_order = axes
+            .iter()
+            .map(|(stride, ..)| *stride)
+            .eq(row_major_strides(&shape));
+        (self.offset == 0 && in_order).then(|| Self {
+            strides: axes.iter().map(|(.., dense)| *dense).collect(),
+            shape,
+            offset: 0,
+        })
+    }
+
     /// The same elements in row-major order under `shape`, when strides can say it.
     pub(crate) fn reshape(&self, shape: &[usize]) -> Option<Self> {
         if self.elements() != shape.iter().product::<usize>() {
@@ -213,6 +235,18 @@ mod tests {
             Strided::contiguous(&[1, 5])
                 .reshape(&[5, 1])
                 .is_some_and(|v| v.is_identity())
+        );
+    }
+
+    #[test]
+    fn permutations_have_inverses() {
+        let view = Strided::contiguous(&[2, 3, 4]).transpose(&[1, 0, 2]);
+        let inverse = view.inverse().map(|v| (v.shape, v.strides));
+        assert_eq!(inverse, Some((vec![2, 3, 4], vec![4, 8, 1])));
+        assert_eq!(view.slice(0, 1, 2).inverse(), None);
+        assert_eq!(
+            Strided::contiguous(&[4]).broadcast(&[2, 4], &[1]).inverse(),
+            None
         );
     }
 

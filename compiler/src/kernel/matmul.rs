@@ -1,23 +1,27 @@
 //! The matmul skeletons: tiling, operand panels and the epilogue.
 //!
-//! Both profiles cut the result into tiles, one workgroup each: column tiles along x, row tiles
-//! along y, batches times splits along z. A split takes one part of the summed axis and writes to
+//! Both profiles cut the result into tiles, one workgroup each: column tiles along x and row
+//! tiles along y (or the other way round), batches times splits along z. A split takes one part of the summed axis and writes to
 //! scratch; a pointwise pass adds the parts in order and runs the epilogue. `subgroup` keeps a tile in
 //! the registers of eight lanes, `workgroup` stages panels in workgroup memory.
 //!
 //! Bounds: row and column indices of loads are clamped to the matrix, stores are guarded where a
 //! tile may stick out. Past the end of k the left operand counts as zero and the right one repeats its last
 //! element.
+//!
+//! Sums of b over k are added up beside the product where a tile holds its right panel in registers:
+//! every row tile does, the first one stores.
 
 pub(super) mod grouped;
 mod subgroup;
 mod workgroup;
 
+use super::column::Column;
 use super::ir::{Array, Builder, Builtin, Expr, Scalar};
 use super::operand::{Operands, Place, fits_vec4};
 use super::pointwise::{Partials, Pointwise, arithmetic, traffic};
 use super::program::{Values, emit, value};
-use super::spec::{Instr, Matrix, Operand, Program, Store, View};
+use super::spec::{Instr, Matrix, Operand, Program, Reduce, Store, View};
 use super::{Launch, Lowered, Slot};
 use crate::graph::DType;
 use crate::plan::{Limits, Profile};
@@ -33,6 +37,7 @@ pub(crate) struct Matmul<'a> {
     pub(crate) inputs: &'a [Operand],
     pub(crate) program: &'a Program,
     pub(crate) outputs: &'a [Store],
+    pub(crate) column_sums: Option<&'a Operand>,
 }
 
 /// How a panel is read four elements at a time.
@@ -224,6 +229,8 @@ pub(crate) struct Frame<'a> {
     guard: bool,
     /// What rows mean when they are dispatched rows.
     dispatched: Option<grouped::Dispatched<'a>>,
+    /// Where the sums of the right panel go, as vec4: the array and the first of this batch.
+    pub(crate) sums: Option<(Array, Expr)>,
 }
 
 struct Epilogue<'a> {
@@ -231,6 +238,14 @@ struct Epilogue<'a> {
     stores: Vec<&'a Store>,
     operands: Operands,
     vec4: bool,
+    /// Inputs that are the same in all rows of a tile.
+    still: Vec<bool>,
+}
+
+/// One column, or vec4 of columns, of an invocation, with what the epilogue reads once for all rows.
+pub(crate) struct Part {
+    column: Expr,
+    values: Values,
 }
 
 /// What one tiling needs to know of the device and the sizes.
@@ -244,6 +259,32 @@ pub(crate) struct Tiling {
     pub(crate) step: usize,
     /// Parts of the summed axis.
     splits: usize,
+    /// Row tiles lie along x of the grid and column tiles along y.
+    rows_first: bool,
+}
+
+impl Tiling {
+    /// Row and column tile of a workgroup.
+    pub(crate) fn place(&self) -> [Expr; 2] {
+        let [x, y] = [Builtin::GroupX, Builtin::GroupY].map(Expr::builtin);
+        if self.rows_first { [x, y] } else { [y, x] }
+    }
+
+    /// Workgroup counts for a result of `m` rows and `n` columns, `z` times.
+    fn grid(&self, m: usize, n: usize, z: usize) -> [usize; 3] {
+        let (rows, columns) = (m.div_ceil(self.rows), n.div_ceil(self.columns));
+        if self.rows_first {
+            [rows, columns, z]
+        } else {
+            [columns, rows, z]
+        }
+    }
+}
+
+/// Workgroups run along x first. On a processor the larger operand is then better read once, strip by
+/// strip, and the smaller one again and again from the cache.
+fn rows_first(m: usize, n: usize, limits: &Limits) -> bool {
+    limits.profile == Profile::CpuVulkan && m.div_ceil(32) < n.div_ceil(32)
 }
 
 impl Matmul<'_> {
@@ -254,14 +295,61 @@ impl Matmul<'_> {
             return Ok(Lowered::default());
         }
         let tiling = self.tiling(batches, limits);
-        if tiling.splits == 1 {
-            let launch = self.launch(tiling, self.program, self.inputs, self.outputs, limits)?;
-            return Ok(Lowered {
+        let beside = limits.profile == Profile::CpuVulkan
+            && tiling.splits == 1
+            && self.is_wide(tiling, self.inputs, self.outputs);
+        let sums = self.column_sums.filter(|_| beside);
+        let mut lowered = if tiling.splits == 1 {
+            let outputs = (self.outputs, sums);
+            let launch = self.launch(tiling, self.program, self.inputs, outputs, limits)?;
+            Lowered {
                 launches: vec![launch],
                 scratch: Vec::new(),
-            });
+            }
+        } else {
+            self.split(tiling, batches, limits)?
+        };
+        if let (Some(operand), None) = (self.column_sums, sums) {
+            let output = self.outputs.len();
+            lowered.follow(self.sum_columns(operand, limits)?, &[1], output);
         }
-        self.split(tiling, batches, limits)
+        Ok(lowered)
+    }
+
+    /// The column sums in launches of their own.
+    fn sum_columns(&self, operand: &Operand, limits: &Limits) -> Result<Lowered, String> {
+        let mut program = Program::default();
+        let value = program.push(Instr::Load { input: 0 }, DType::F32);
+        let view = View {
+            offset: self.b.offset,
+            strides: vec![0, self.b.row_stride, self.b.column_stride],
+        };
+        let input = Operand {
+            dtype: DType::F32,
+            elements: self.b.elements,
+            view,
+        };
+        let mut operand = operand.clone();
+        operand.view.strides.insert(0, 0);
+        Column {
+            batch: 1,
+            rows: self.k,
+            columns: self.n,
+            inputs: &[input],
+            program: &program,
+            outputs: &[(Reduce::Sum, Store { value, operand })],
+        }
+        .lower(limits)
+    }
+
+    /// Whether the epilogue takes four columns at once.
+    fn is_wide(&self, tiling: Tiling, inputs: &[Operand], outputs: &[Store]) -> bool {
+        let store =
+            |it: &Store| it.operand.view.strides.last() == Some(&1) && fits_vec4(&it.operand);
+        self.n.is_multiple_of(4)
+            && tiling.columns > 8
+            && inputs.iter().all(fits_vec4)
+            && outputs.iter().all(store)
     }
 
     fn tiling(&self, batches: usize, limits: &Limits) -> Tiling {
@@ -284,6 +372,7 @@ impl Matmul<'_> {
             columns,
             step,
             splits,
+            rows_first: self.a.row_stride == 1 && rows_first(self.m, self.n, limits),
         }
     }
 
@@ -306,7 +395,7 @@ impl Matmul<'_> {
                 },
             },
         };
-        let mut first = self.launch(tiling, &program, &[], &[store], limits)?;
+        let mut first = self.launch(tiling, &program, &[], (&[store], None), limits)?;
         for slot in &mut first.bindings {
             if let Slot::Output(_) = slot {
                 *slot = Slot::Scratch(0);
@@ -336,7 +425,7 @@ impl Matmul<'_> {
         tiling: Tiling,
         program: &Program,
         inputs: &[Operand],
-        outputs: &[Store],
+        (outputs, sums): (&[Store], Option<&Operand>),
         limits: &Limits,
     ) -> Result<Launch, String> {
         let lanes = match limits.profile {
@@ -344,19 +433,20 @@ impl Matmul<'_> {
             Profile::Gpu => [tiling.columns as u32 / 4, tiling.rows as u32 / 4, 1],
         };
         let mut b = Builder::new("matmul", lanes);
-        let frame = self.frame(&mut b, tiling, program, inputs, outputs);
+        let mut frame = self.frame(&mut b, tiling, program, inputs, outputs);
         let mut slots = vec![Slot::Input(0), Slot::Input(1)];
         slots.extend(&frame.epilogue.operands.slots);
+        if sums.is_some() {
+            let array = b.binding("column_sums", Scalar::F32, true);
+            frame.sums = Some((array, 0u32.into()));
+            slots.push(Slot::Output(outputs.len()));
+        }
         match limits.profile {
             Profile::CpuVulkan => subgroup::body(&mut b, &frame, tiling)?,
             Profile::Gpu => workgroup::body(&mut b, &frame, tiling)?,
         }
         let batches: usize = self.batch.iter().product();
-        let grid = [
-            self.n.div_ceil(tiling.columns),
-            self.m.div_ceil(tiling.rows),
-            batches * tiling.splits,
-        ];
+        let grid = tiling.grid(self.m, self.n, batches * tiling.splits);
         let grid = grid.map(|it| u32::try_from(it).unwrap_or(u32::MAX));
         let count = batches * self.m * self.n;
         let flops = count * (2 * self.k + arithmetic(program));
@@ -403,12 +493,7 @@ impl Matmul<'_> {
                 [begin, end]
             }
         };
-        let store =
-            |it: &Store| it.operand.view.strides.last() == Some(&1) && fits_vec4(&it.operand);
-        let vec4 = self.n.is_multiple_of(4)
-            && tiling.columns > 8
-            && inputs.iter().all(fits_vec4)
-            && outputs.iter().all(store);
+        let vec4 = self.is_wide(tiling, inputs, outputs);
         let stores: Vec<&Store> = outputs.iter().collect();
         let wide: Vec<(&Store, bool)> = outputs.iter().map(|it| (it, vec4)).collect();
         let operands = Operands::bind(b, program, inputs, &wide, 2, self.n, vec4);
@@ -423,6 +508,7 @@ impl Matmul<'_> {
                 stores,
                 operands,
                 vec4,
+                still: inputs.iter().map(is_still).collect(),
             },
             k_range,
             k_tail: !self.k.is_multiple_of(tiling.step),
@@ -430,6 +516,7 @@ impl Matmul<'_> {
             n: b.size("n", if vec4 { self.n / 4 } else { self.n }),
             guard: !self.m.is_multiple_of(tiling.rows) || !self.n.is_multiple_of(tiling.columns),
             dispatched: None,
+            sums: None,
         }
     }
 
@@ -458,6 +545,12 @@ impl Matmul<'_> {
     }
 }
 
+/// Whether an input over `[batch..., m, n]` does not move along m.
+fn is_still(input: &Operand) -> bool {
+    let strides = &input.view.strides;
+    strides.len() >= 2 && strides[strides.len() - 2] == 0
+}
+
 fn contiguous(space: &[usize]) -> Vec<usize> {
     let mut strides = vec![1; space.len()];
     for axis in (1..space.len()).rev() {
@@ -472,40 +565,88 @@ impl Frame<'_> {
         arithmetic(self.epilogue.program)
     }
 
-    /// Runs the epilogue on results of row `row` and the four columns from `column` (in elements),
-    /// or one column when the sum is a scalar, and stores.
-    fn finish(&self, b: &mut Builder, row: &Expr, column: &Expr, sum: &Expr) -> Result<(), String> {
-        if self.epilogue.vec4 {
-            let column = b.bind("column4", column >> 2u32);
-            return self.guarded(b, row, &column, sum);
-        }
-        let parts = if sum.ty().vec4 { 4u32 } else { 1 };
-        for part in 0..parts {
-            let column = match part {
-                0 => column.clone(),
-                _ => b.bind("column", column + part),
+    /// Loads of the epilogue that every row makes.
+    fn epilogue_loads(&self) -> usize {
+        let moves = |input: &usize| !self.epilogue.still.get(*input).is_some_and(|it| *it);
+        let loads = self.epilogue.program.instrs.iter().filter(|it| match it {
+            Instr::Load { input } => moves(input),
+            Instr::LoadRow { .. } | Instr::LoadAt { .. } => true,
+            _ => false,
+        });
+        let looks_up = self.dispatched.as_ref().is_some_and(|it| it.looks_up());
+        loads.count() + usize::from(looks_up)
+    }
+
+    /// The four columns from `column` (in elements), or one when sums are scalars, as the epilogue
+    /// takes them.
+    fn parts(&self, b: &mut Builder, column: &Expr, wide: bool) -> Result<Vec<Part>, String> {
+        let columns = match (self.epilogue.vec4, wide) {
+            (true, _) => vec![b.bind("column4", column >> 2u32)],
+            (false, true) => [0u32, 1, 2, 3]
+                .map(|part| b.bind("column", column + part))
+                .to_vec(),
+            (false, false) => vec![column.clone()],
+        };
+        let parts = columns.into_iter().map(|column| {
+            let values = self.still(b, &column)?;
+            Ok(Part { column, values })
+        });
+        parts.collect()
+    }
+
+    /// Loads of inputs that are the same in all rows.
+    fn still(&self, b: &mut Builder, column: &Expr) -> Result<Values, String> {
+        let epilogue = &self.epilogue;
+        let mut values: Values = vec![None; epilogue.program.instrs.len()];
+        let column = match self.guard {
+            true => column.min(&self.n - 1u32),
+            false => column.clone(),
+        };
+        let mut indices = self.batch.clone();
+        indices.extend([0u32.into(), column.clone()]);
+        for (value, instr) in values.iter_mut().zip(&epilogue.program.instrs) {
+            let Instr::Load { input } = instr else {
+                continue;
             };
-            self.guarded(b, row, &column, &sum.component(part as usize))?;
+            if !epilogue.still.get(*input).is_some_and(|still| *still) {
+                continue;
+            }
+            let bound = &epilogue.operands.inputs[*input];
+            let loaded = match &self.dispatched {
+                Some(dispatched) => bound.load(&[dispatched.expert(), column.clone()]),
+                None => bound.load(&indices),
+            };
+            *value = Some(b.copy("still", loaded));
+        }
+        Ok(values)
+    }
+
+    /// Runs the epilogue on results of row `row` and stores.
+    fn finish(
+        &self,
+        b: &mut Builder,
+        row: &Expr,
+        parts: &[Part],
+        sum: &Expr,
+    ) -> Result<(), String> {
+        for (number, part) in parts.iter().enumerate() {
+            let sum = match self.epilogue.vec4 {
+                true => sum.clone(),
+                false => sum.component(number),
+            };
+            if !self.guard {
+                self.store(b, row, part, &sum)?;
+                continue;
+            }
+            let inside = row.less(&self.m).and(part.column.less(&self.n));
+            b.when(inside, |b| self.store(b, row, part, &sum))?;
         }
         Ok(())
     }
 
-    fn guarded(
-        &self,
-        b: &mut Builder,
-        row: &Expr,
-        column: &Expr,
-        sum: &Expr,
-    ) -> Result<(), String> {
-        if !self.guard {
-            return self.store(b, row, column, sum);
-        }
-        let inside = row.less(&self.m).and(column.less(&self.n));
-        b.when(inside, |b| self.store(b, row, column, sum))
-    }
-
-    fn store(&self, b: &mut Builder, row: &Expr, column: &Expr, sum: &Expr) -> Result<(), String> {
+    fn store(&self, b: &mut Builder, row: &Expr, part: &Part, sum: &Expr) -> Result<(), String> {
         let epilogue = &self.epilogue;
+        let column = &part.column;
         let mut indices = self.batch.clone();
         indices.extend([row.clone(), column.clone()]);
         let place = Place {
@@ -513,7 +654,7 @@ impl Frame<'_> {
             element: None,
             vec4: epilogue.vec4,
         };
-        let mut values = Values::new();
+        let mut values = part.values.clone();
         let roots: Vec<usize> = epilogue.stores.iter().map(|it| it.value).collect();
         let rows = self.dispatched.as_ref().map(|it| it.row(b, row, column));
         emit(

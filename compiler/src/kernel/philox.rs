@@ -57,10 +57,14 @@ fn normal(b: &mut Builder, first: &Expr, second: &Expr) -> [Expr; 2] {
     [Function::Cos, Function::Sin].map(|it| &radius * Expr::call(it, &[&angle]))
 }
 
-/// -ln(-ln u). Where the half step is lost, u rounds to one, whose logarithm is held below zero.
+/// -ln(-ln u). Near one, where u has no bits left for the half step, -ln u is the series of
+/// -ln(1 - w) in w = 1 - u, whose next term is below 1e-8 of the sum.
 fn gumbel(b: &mut Builder, fraction: &Expr) -> Expr {
-    let inner = (fraction + HALF_STEP as f32).log();
-    let inner = b.bind("inner", (inner * -1.0f32).max(HALF_STEP as f32));
+    let w = b.bind("w", (fraction * -1.0f32 + 1.0f32) - HALF_STEP as f32);
+    let tail = (&w * 0.2f32 + 0.25f32) * &w + (1.0f32 / 3.0);
+    let series = ((tail * &w + 0.5f32) * &w + 1.0f32) * &w;
+    let plain = (fraction + HALF_STEP as f32).log() * -1.0f32;
+    let inner = b.bind("inner", w.less(1.0f32 / 32.0).select(series, plain));
     b.bind("gumbel", inner.log() * -1.0f32)
 }
 

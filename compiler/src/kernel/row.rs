@@ -9,7 +9,8 @@
 //!
 //! Short rows take one lane each. A reduction that depends on others runs in a later pass over the
 //! columns; a store joins the first pass that has its value. Per-row values are computed between
-//! passes. Rows past the end repeat the last one and store nothing.
+//! passes. Where a lane holds its part of a short row in few steps, the steps are written out and every
+//! value is computed once for all passes. Rows past the end repeat the last one and store nothing.
 
 use super::ir::{Array, Builder, Builtin, Expr, Ty};
 use super::operand::{Bound, Operands, Place, fits_vec4};
@@ -19,6 +20,11 @@ use super::spec::{Instr, InstrId, Operand, Program, Reduce, Store};
 use super::{Launch, Lowered, linear_grid};
 use crate::graph::DType;
 use crate::plan::{Limits, Profile};
+
+/// Most steps along a row that are written out, and most instructions of them together: the driver's
+/// compile time grows faster than length.
+const MOST_STEPS: usize = 4;
+const MOST_WRITTEN_OUT: usize = 160;
 
 /// A row group under lowering.
 pub(crate) struct Row<'a> {
@@ -125,12 +131,12 @@ impl Row<'_> {
         b: &mut Builder,
         operands: &Operands,
         team: Team,
-        [rows, items]: [usize; 2],
+        [rows, count]: [usize; 2],
         vec4: bool,
     ) -> Result<(), String> {
         let (lanes, per_row) = team.lanes();
         let rows = b.size("rows", rows);
-        let items = b.size("columns", items);
+        let items = b.size("columns", count);
         let sizes: Vec<Expr> = (1..self.rows.len())
             .map(|axis| b.size(&format!("size_{axis}"), self.rows[axis]))
             .collect();
@@ -148,6 +154,7 @@ impl Row<'_> {
             operands,
             team,
             vec4,
+            steps: self.steps(team, count),
             lane: b.bind("lane_of_row", local % per_row),
             items,
             row,
@@ -155,6 +162,17 @@ impl Row<'_> {
             leading,
         };
         walk.passes(b)
+    }
+
+    /// Steps of a lane along a row of `items`, when they are few enough to be written out.
+    fn steps(&self, team: Team, items: usize) -> Option<usize> {
+        let (_, per_row) = team.lanes();
+        let steps = items / per_row as usize;
+        let few = matches!(team, Team::Lane | Team::Subgroup)
+            && items.is_multiple_of(per_row as usize)
+            && steps <= MOST_STEPS
+            && steps * self.program.instrs.len() <= MOST_WRITTEN_OUT;
+        few.then_some(steps)
     }
 }
 
@@ -195,12 +213,22 @@ impl Facts {
     }
 }
 
+/// What one pass over the columns of a row does.
+struct Pass<'a> {
+    reductions: &'a [InstrId],
+    stores: &'a [(&'a Store, &'a Bound)],
+    /// What both are computed from.
+    roots: &'a [InstrId],
+}
+
 /// The walk over one row.
 struct Walk<'a> {
     group: &'a Row<'a>,
     operands: &'a Operands,
     team: Team,
     vec4: bool,
+    /// Written out in so many steps.
+    steps: Option<usize>,
     lane: Expr,
     items: Expr,
     row: Expr,
@@ -214,6 +242,7 @@ impl Walk<'_> {
         let facts = Facts::new(self.group);
         let last = facts.level.iter().copied().max().unwrap_or(0);
         let mut values: Values = vec![None; program.instrs.len()];
+        let mut kept = vec![values.clone(); self.steps.unwrap_or(0)];
         for pass in 0..=last {
             let reductions: Vec<InstrId> = (0..program.instrs.len())
                 .filter(|id| matches!(program.instrs[*id], Instr::Reduce(..)))
@@ -234,7 +263,15 @@ impl Walk<'_> {
                 roots.extend(operands(&program.instrs[*id]));
             }
             self.between(b, &facts, &roots, &mut values)?;
-            self.pass(b, &reductions, &stores, &roots, &mut values)?;
+            let pass = Pass {
+                reductions: &reductions,
+                stores: &stores,
+                roots: &roots,
+            };
+            match self.steps {
+                Some(_) => self.written_out(b, &pass, &mut values, &mut kept)?,
+                None => self.looped(b, &pass, &mut values)?,
+            }
         }
         self.store_rows(b, &mut values)
     }
@@ -292,24 +329,83 @@ impl Walk<'_> {
         )
     }
 
-    /// One pass over the columns: reductions and stores.
-    fn pass(
-        &self,
-        b: &mut Builder,
-        reductions: &[InstrId],
-        stores: &[(&Store, &Bound)],
-        roots: &[InstrId],
-        values: &mut Values,
-    ) -> Result<(), String> {
-        let program = self.group.program;
-        let kind = |id: InstrId| match program.instrs[id] {
+    fn kind(&self, id: InstrId) -> Reduce {
+        match self.group.program.instrs[id] {
             Instr::Reduce(reduce, _) => reduce,
             _ => Reduce::Sum,
-        };
+        }
+    }
+
+    /// One pass, step by step; `kept` holds the values of each step from pass to pass.
+    fn written_out(
+        &self,
+        b: &mut Builder,
+        pass: &Pass<'_>,
+        values: &mut Values,
+        kept: &mut [Values],
+    ) -> Result<(), String> {
+        let program = self.group.program;
+        let (_, per_row) = self.team.lanes();
+        let mut sums: Vec<Option<Expr>> = vec![None; pass.reductions.len()];
+        for (step, kept) in (0u32..).zip(kept) {
+            let column = b.bind("column", &self.lane + step * per_row);
+            let mut indices = self.leading.clone();
+            indices.push(column.clone());
+            let element = &self.row * &self.items + column;
+            let place = self.place(&indices, &element);
+            for (kept, value) in kept.iter_mut().zip(&*values) {
+                *kept = kept.take().or_else(|| value.clone());
+            }
+            emit(b, program, kept, pass.roots, &mut |b, instr, ty, values| {
+                self.operands.leaf(b, instr, ty, values, &place)
+            })?;
+            for (id, sum) in pass.reductions.iter().zip(&mut sums) {
+                let operand = operands(&program.instrs[*id]);
+                let term = value(kept, operand[0])?.widened(self.vec4);
+                let joined = match &*sum {
+                    Some(sum) => combine(self.kind(*id), sum, &term),
+                    None => term,
+                };
+                *sum = Some(b.copy(&format!("part_{id}"), joined));
+            }
+            self.store_columns(b, pass, &indices, kept)?;
+        }
+        for (id, sum) in pass.reductions.iter().zip(sums) {
+            let sum = sum.ok_or("a row without steps")?;
+            let total = self.across(b, self.kind(*id), &sum);
+            values[*id] = Some(b.copy(&format!("v{id}"), total));
+        }
+        Ok(())
+    }
+
+    fn store_columns(
+        &self,
+        b: &mut Builder,
+        pass: &Pass<'_>,
+        indices: &[Expr],
+        values: &Values,
+    ) -> Result<(), String> {
+        if pass.stores.is_empty() {
+            return Ok(());
+        }
+        b.when(&self.inside, |b| {
+            for (store, bound) in pass.stores {
+                bound.store(b, indices, &value(values, store.value)?);
+            }
+            Ok(())
+        })
+    }
+
+    /// One pass over the columns in a loop.
+    fn looped(&self, b: &mut Builder, pass: &Pass<'_>, values: &mut Values) -> Result<(), String> {
+        let program = self.group.program;
+        let Pass {
+            reductions, roots, ..
+        } = *pass;
         let sums: Vec<Expr> = reductions
             .iter()
             .map(|id| {
-                let start = identity(kind(*id), program.types[*id]);
+                let start = identity(self.kind(*id), program.types[*id]);
                 b.var(&format!("part_{id}"), start.widened(self.vec4))
             })
             .collect();
@@ -330,20 +426,12 @@ impl Walk<'_> {
             for (id, sum) in reductions.iter().zip(&sums) {
                 let operand = operands(&program.instrs[*id]);
                 let term = value(&inner, operand[0])?.widened(self.vec4);
-                b.assign(sum, combine(kind(*id), sum, &term));
+                b.assign(sum, combine(self.kind(*id), sum, &term));
             }
-            if stores.is_empty() {
-                return Ok(());
-            }
-            b.when(&self.inside, |b| {
-                for (store, bound) in stores {
-                    bound.store(b, &indices, &value(&inner, store.value)?);
-                }
-                Ok::<(), String>(())
-            })
+            self.store_columns(b, pass, &indices, &inner)
         })?;
         for (id, sum) in reductions.iter().zip(&sums) {
-            let total = self.across(b, kind(*id), sum);
+            let total = self.across(b, self.kind(*id), sum);
             values[*id] = Some(b.copy(&format!("v{id}"), total));
         }
         Ok(())

@@ -297,6 +297,8 @@ pub enum KernelSpec {
         program: Program,
         /// Outputs, views over `[batch..., m, n]`.
         outputs: Vec<Store>,
+        /// A last output: the sums of b over k, a view over `[n]`; without batch axes only.
+        column_sums: Option<Operand>,
     },
     /// Fused attention forward. Inputs: q, k, v as matrices per (batch, head), then a u32 key mask
     /// `[B, M]` when `masked`. Outputs: the result as a matrix, and the log-sum-exp `[B, H, N]`.
@@ -400,6 +402,8 @@ pub enum KernelSpec {
         n: usize,
         /// a is gathered from token rows.
         gather_a: bool,
+        /// A second output `[E, n]`: the sums of b.
+        sums: bool,
     },
     /// Sum of rows `[R, n]` per expert over used rows: `[E, n]`. Inputs: rows, plan.
     ExpertSum {

@@ -15,19 +15,15 @@ impl Tracer<'_> {
         let q = self.tensor_operand(frame, call, 0)?;
         let k = self.tensor_operand(frame, call, 1)?;
         let v = self.tensor_operand(frame, call, 2)?;
-        let mut operands = vec![q.id, self.shared(&k, &q)?, self.shared(&v, &q)?];
         let mask = match call.named("mask") {
             Some(expr) => Some(self.eval(frame, expr)?),
             None if Self::operand_count(call) > 3 => Some(self.operand(frame, call, 3)?),
             None => None,
         };
-        let masked = match mask {
-            Some(Value::Tensor(mask)) => {
-                operands.push(mask.id);
-                true
-            }
-            None => false,
-            Some(value) if value.is_none() => false,
+        let mask = match mask {
+            Some(Value::Tensor(mask)) => Some(mask.id),
+            None => None,
+            Some(value) if value.is_none() => None,
             Some(other) => return self.wrong(call.span, "a mask `bool[B, M]`", &other),
         };
         let causal = match call.named("causal") {
@@ -47,10 +43,17 @@ impl Tracer<'_> {
                 }
             },
         };
+        let cached = self.cached(&k, &v, mask, causal, call.span)?;
+        let (causal, (k, v, mask)) = match cached {
+            Some((k, v, mask)) => (false, (k, v, Some(mask))),
+            None => (causal, (k, v, mask)),
+        };
+        let mut operands = vec![q.id, self.shared(&k, &q)?, self.shared(&v, &q)?];
+        operands.extend(mask);
         let op = Attention {
             scale,
             causal,
-            masked,
+            masked: mask.is_some(),
         };
         let id = self.emit(op, &operands)?;
         Ok(Value::Tensor(Tensor { id, axes: q.axes }))

@@ -256,7 +256,7 @@ impl Tracer<'_> {
         result
     }
 
-    fn inside(&mut self, bound: Bound) -> Traced<Value> {
+    fn inside(&mut self, mut bound: Bound) -> Traced<Value> {
         let block = Rc::clone(&bound.partial.block);
         for variable in bound.given.iter().flatten() {
             if let value @ (Value::Absent(_) | Value::Undefined(_)) = &variable.value
@@ -270,6 +270,8 @@ impl Tracer<'_> {
         if let Some(value @ (Value::Absent(_) | Value::Undefined(_))) = &bound.implicit {
             return Ok(value.clone());
         }
+        let generates = block.kind == BlockKind::Decoder
+            && self.begin_decoder(&block, &mut bound.given, bound.span)?;
         let mut frame = Frame {
             scope: Scope::at(bound.path.clone()),
             library: bound.partial.library,
@@ -312,7 +314,11 @@ impl Tracer<'_> {
             let headline = format!("`{}` gives nothing back", bound.partial.name);
             return self.fail(check::no_value::report(block.name.span, headline));
         };
-        self.leave(&mut frame, &bound, result, &signature)
+        let result = self.leave(&mut frame, &bound, result, &signature)?;
+        if generates {
+            return self.end_decoder(result, bound.span);
+        }
+        Ok(result)
     }
 
     /// Gives what arrives the axis names of the signature.
@@ -457,6 +463,7 @@ impl Tracer<'_> {
         if self.is_dim(bound, name)
             && let Some((size, span)) = self.dim(name)
             && size.symbols().is_empty()
+            && !self.is_one_place(name, from.size)
         {
             self.agree(bound, name, (&size, span), from)?;
         }

@@ -93,6 +93,7 @@ const OTHERS: &[(&str, &[&str])] = &[
     ("one_hot", &["size"]),
     ("diagonal", &[]),
     ("iota", &["axis", "sizes"]),
+    ("places", &["axis", "sizes", "batch"]),
     ("expand", &["to"]),
     ("choose_one", &[]),
     ("cast", &["to"]),
@@ -141,7 +142,15 @@ pub(crate) fn is_known(name: &str) -> bool {
 pub(crate) fn is_source(name: &str) -> bool {
     matches!(
         name,
-        "bundle" | "iota" | "uniform" | "normal" | "constant" | "einsum" | "noise_std" | "has_mask"
+        "bundle"
+            | "iota"
+            | "places"
+            | "uniform"
+            | "normal"
+            | "constant"
+            | "einsum"
+            | "noise_std"
+            | "has_mask"
     )
 }
 
@@ -174,6 +183,7 @@ impl Tracer<'_> {
             "layer_norm" | "rms_norm_op" => self.normalise(frame, &call),
             "gather" | "gather_last" => self.gather(frame, &call),
             "iota" => self.iota(frame, &call),
+            "places" => self.places_along(frame, &call),
             "expand" => self.expand(frame, &call),
             "choose_one" => self.choose_one(frame, &call),
             "last" => self.last_state(frame, &call),

@@ -339,11 +339,15 @@ impl Tracer<'_> {
     fn mapping(&self, large: &Tensor, small: &Tensor) -> Option<Vec<usize>> {
         let (big, little) = (self.shape(large), self.shape(small));
         let named = |tensor: &Tensor| tensor.axes.iter().all(|axis| axis.name.is_some());
-        let mapping: Vec<usize> = if named(large) && named(small) {
-            let names = small.axes.iter().filter_map(|axis| axis.name.as_deref());
-            names
-                .map(|name| large.position(name))
-                .collect::<Option<_>>()?
+        let places = small.axes.iter().map(|axis| {
+            let name = axis.name.as_deref()?;
+            large.position(name)
+        });
+        let places: Option<Vec<usize>> = places.collect();
+        let mapping: Vec<usize> = if let Some(places) = places {
+            places
+        } else if named(large) && named(small) {
+            return None;
         } else {
             let offset = big.len().checked_sub(little.len())?;
             let mapping: Vec<usize> = (offset..big.len()).collect();

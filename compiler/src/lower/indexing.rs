@@ -41,7 +41,7 @@ impl Tracer<'_> {
     }
 
     /// Rows of `table[b.., M, rest..]` at `ids[b.., n..]`, each batch from its own rows.
-    fn gather_along(
+    pub(super) fn gather_along(
         &mut self,
         table: &Tensor,
         axis: usize,
@@ -111,6 +111,37 @@ impl Tracer<'_> {
             return self.fail(check::arguments::report(along.span, headline));
         };
         let id = self.emit(Iota { shape, axis }, &[])?;
+        Ok(Value::Tensor(Tensor { id, axes }))
+    }
+
+    /// `places(axis: N, sizes: (N, J), batch: B)`: u32[N, J] that holds the place along N. In a step
+    /// of a generation, where N has one place, it is u32[B, N, J]: the place of each sequence.
+    pub(crate) fn places_along(&mut self, frame: &mut Frame, call: &Call) -> Traced<Value> {
+        let (Some(sizes), Some(along), Some(batch)) =
+            (call.named("sizes"), call.named("axis"), call.named("batch"))
+        else {
+            let headline = "`places` needs its axis, sizes and batch: \
+                            `places(axis: N, sizes: (N, J), batch: B)`";
+            return self.fail(check::arguments::report(call.span, headline));
+        };
+        let (mut shape, mut axes) = self.sizes_argument(frame, sizes)?;
+        let name = bare(along);
+        let axis = axes.iter().position(|axis| axis.name.as_deref() == name);
+        let axis = axis.filter(|_| name.is_some());
+        let step = axis.and_then(|axis| self.step_places(&shape[axis]));
+        let Some((position, size)) = step else {
+            return self.iota(frame, call);
+        };
+        let (_, from) = self.size(frame, batch)?;
+        shape.insert(0, size);
+        axes.insert(
+            0,
+            match bare(batch) {
+                Some(name) => Axis::named(name, from),
+                None => Axis::unnamed(from),
+            },
+        );
+        let id = self.broadcast(position, &shape, vec![0])?;
         Ok(Value::Tensor(Tensor { id, axes }))
     }
 

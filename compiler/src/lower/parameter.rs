@@ -155,7 +155,7 @@ impl Tracer<'_> {
             .rsplit('.')
             .next()
             .is_some_and(|name| name.contains("kernel"));
-        let span = self.origin.span;
+        let span = self.origin.site;
         self.origin.path.clone_from(&path);
         let op = Parameter {
             path: path.clone(),

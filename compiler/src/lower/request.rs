@@ -9,7 +9,7 @@ use crate::graph::{DType, OutputKind};
 use crate::model::Definition;
 use crate::ops::{Cast, Slice, Sum};
 use crate::size::Size;
-use gatewright_grammar::ast::{Expr, ExprKind, FormulaKind, Let};
+use gatewright_grammar::ast::{Expr, ExprKind, FormulaKind, Let, SectionKind};
 use gatewright_grammar::source::Span;
 
 impl Tracer<'_> {
@@ -40,6 +40,16 @@ impl Tracer<'_> {
         let formulas = [FormulaKind::Loss, FormulaKind::Objective].map(|kind| model.formulas(kind));
         let formulas = formulas.iter().flatten();
         self.needs_of(values.chain(formulas.map(|name| format!("formula:{name}"))));
+        // Also what nothing uses yet.
+        for router in model.sections(SectionKind::Router) {
+            let _ = self.policy(&router.name, router.span);
+        }
+        for experts in model.sections(SectionKind::Experts) {
+            if let Some(section) = model.written(SectionKind::Experts, &experts.name) {
+                let _ = self.required(section, "router", "gate");
+                let _ = self.required(section, "expert", "mlp(hidden: 4 * D)");
+            }
+        }
         Ok(())
     }
 

@@ -16,7 +16,7 @@ const MAX_NODES: usize = 1_000_000;
 /// Calls and repetitions of one trace.
 const MAX_STEPS: usize = 1_000_000;
 /// Nested calls and expressions; bounds the native stack.
-const MAX_DEPTH: usize = 128;
+const MAX_DEPTH: usize = 64;
 
 /// What is special while the body of an expert is traced.
 #[derive(Clone, Debug)]
@@ -42,6 +42,8 @@ pub(crate) struct Tracer<'a> {
     pub(crate) loss_order: Vec<String>,
     pub(crate) routers: Vec<RouterInstance>,
     pub(crate) expert: Option<ExpertContext>,
+    /// Present while a program that generates is traced.
+    pub(super) decoding: Option<super::decode::Trace>,
     /// Where nodes come from.
     pub(crate) origin: Origin,
     /// The call that led from the user's file into the library.
@@ -73,6 +75,7 @@ impl<'a> Tracer<'a> {
             loss_order: Vec::new(),
             routers: Vec::new(),
             expert: None,
+            decoding: None,
             origin: Origin::default(),
             site: None,
             steps: 0,
@@ -104,7 +107,17 @@ impl<'a> Tracer<'a> {
     }
 
     /// Reports an error and unwinds.
-    pub(crate) fn fail<T>(&mut self, diagnostic: Diagnostic) -> Traced<T> {
+    pub(crate) fn fail<T>(&mut self, mut diagnostic: Diagnostic) -> Traced<T> {
+        // A mistake that shows inside the library was made where the library was called.
+        if let (Some(site), Some(primary)) = (self.site, &diagnostic.primary)
+            && primary.span.file != site.file
+            && !diagnostic
+                .secondary
+                .iter()
+                .any(|it| it.span.file == site.file)
+        {
+            diagnostic = diagnostic.also(site, "on the way from here");
+        }
         self.diagnostics.push(diagnostic);
         Err(Reported)
     }

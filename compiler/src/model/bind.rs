@@ -159,8 +159,12 @@ impl Binder<'_> {
             let known: Vec<String> = modules.map(|module| format!("std.{module}")).collect();
             let headline = format!("there is no module `{text}`");
             let report = check::import::report(path.span, headline);
-            self.diagnostics
-                .push(report.note(format!("the modules are {}", known.join(", "))));
+            let report = report.note(format!("the modules are {}", known.join(", ")));
+            let near = check::unknown_name::nearest(&text, known.iter().map(String::as_str));
+            self.diagnostics.push(match near {
+                Some(near) => report.help(format!("did you mean `{near}`?")),
+                None => report,
+            });
             return;
         }
         for name in &import.names {

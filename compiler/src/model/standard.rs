@@ -7,6 +7,7 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("images", include_str!("../std/images.gate")),
     ("text", include_str!("../std/text.gate")),
     ("decoder", include_str!("../std/decoder.gate")),
+    ("perceiver", include_str!("../std/perceiver.gate")),
     ("losses", include_str!("../std/losses.gate")),
     ("routing", include_str!("../std/routing.gate")),
 ];

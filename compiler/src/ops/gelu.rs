@@ -15,23 +15,23 @@ impl Gelu {
 
     /// The factor of x: Phi(x), or its approximation by tanh.
     fn gate(&self, b: &mut Builder, x: ValueId) -> Result<ValueId, OpError> {
-        let bend = if self.tanh {
-            let inner = Self::tanh_argument(b, x)?;
-            b.add(Tanh {}, &[inner])?
-        } else {
-            let inner = b.scale(x, std::f64::consts::FRAC_1_SQRT_2)?;
-            b.add(Erf {}, &[inner])?
-        };
+        if self.tanh {
+            // (1 + tanh u) / 2 is the sigmoid of 2 u, which costs one exponential and no cancellation.
+            let inner = Self::sigmoid_argument(b, x)?;
+            return b.add(Sigmoid {}, &[inner]);
+        }
+        let inner = b.scale(x, std::f64::consts::FRAC_1_SQRT_2)?;
+        let bend = b.add(Erf {}, &[inner])?;
         let half = b.scale(bend, 0.5)?;
         b.shift(half, 0.5)
     }
 
-    /// sqrt(2 / pi) (x + 0.044715 x^3) as x (c + c a x^2).
-    fn tanh_argument(b: &mut Builder, x: ValueId) -> Result<ValueId, OpError> {
+    /// 2 sqrt(2 / pi) (x + 0.044715 x^3) as x (c + c a x^2).
+    fn sigmoid_argument(b: &mut Builder, x: ValueId) -> Result<ValueId, OpError> {
         let (root, cubic) = Self::TANH;
         let square = b.add(Mul {}, &[x, x])?;
-        let scaled = b.scale(square, root * cubic)?;
-        let factor = b.shift(scaled, root)?;
+        let scaled = b.scale(square, 2.0 * root * cubic)?;
+        let factor = b.shift(scaled, 2.0 * root)?;
         b.add(Mul {}, &[x, factor])
     }
 
@@ -39,7 +39,7 @@ impl Gelu {
     fn gate_slope(&self, b: &mut Builder, x: ValueId, gate: ValueId) -> Result<ValueId, OpError> {
         let square = b.add(Mul {}, &[x, x])?;
         if self.tanh {
-            // gate = (1 + tanh u) / 2, so its slope is 2 gate (1 - gate) u'.
+            // gate = sigmoid 2 u, so its slope is 2 gate (1 - gate) u'.
             let (root, cubic) = Self::TANH;
             let rest = b.from(1.0, gate)?;
             let curve = b.add(Mul {}, &[gate, rest])?;

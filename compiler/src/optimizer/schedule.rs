@@ -6,7 +6,7 @@ use std::f64::consts::PI;
 /// How the learning rate moves over a run. Steps count from 0; a warm-up rises linearly from 0 at
 /// step 0 to the peak at step `warmup`. The length of the run is given when the schedule is asked,
 /// so that one schedule serves a run of any length.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Schedule {
     /// Always the same.
@@ -44,6 +44,13 @@ pub enum Schedule {
         /// Rate at the end.
         floor: f64,
     },
+    /// Straight lines through points; the first and the last one's share hold before and after them.
+    Piecewise {
+        /// Highest rate.
+        peak: f64,
+        /// Steps, in rising order, with their share of the peak, 0 to 1.
+        points: Vec<(u64, f64)>,
+    },
 }
 
 impl Schedule {
@@ -67,14 +74,14 @@ impl Schedule {
             };
             floor + (1.0 - floor) * share
         };
-        match *self {
+        match self {
             Self::Constant { .. } => 1.0,
             Self::WarmupCosine { warmup, floor, .. } => {
-                let wave = 0.5 * (1.0 + libm::cos(PI * progress(step, warmup, total)));
-                after(warmup, floor, wave)
+                let wave = 0.5 * (1.0 + libm::cos(PI * progress(step, *warmup, total)));
+                after(*warmup, *floor, wave)
             }
             Self::Linear { warmup, floor, .. } => {
-                after(warmup, floor, 1.0 - progress(step, warmup, total))
+                after(*warmup, *floor, 1.0 - progress(step, *warmup, total))
             }
             Self::Rsqrt {
                 warmup,
@@ -82,11 +89,12 @@ impl Schedule {
                 cooldown,
                 ..
             } => {
-                let since = step.saturating_sub(warmup) as f64;
-                let fallen = libm::sqrt(1.0 + since / timescale.max(1) as f64);
-                let cooled = warmed(total.saturating_sub(step), cooldown);
-                warmed(step, warmup) * cooled / fallen
+                let since = step.saturating_sub(*warmup) as f64;
+                let fallen = libm::sqrt(1.0 + since / (*timescale).max(1) as f64);
+                let cooled = warmed(total.saturating_sub(step), *cooldown);
+                warmed(step, *warmup) * cooled / fallen
             }
+            Self::Piecewise { points, .. } => between(step, points),
         }
     }
 
@@ -97,7 +105,8 @@ impl Schedule {
             Self::Constant { peak }
             | Self::WarmupCosine { peak, .. }
             | Self::Rsqrt { peak, .. }
-            | Self::Linear { peak, .. } => peak,
+            | Self::Linear { peak, .. }
+            | Self::Piecewise { peak, .. } => peak,
         }
     }
 
@@ -110,6 +119,10 @@ impl Schedule {
             Self::Rsqrt {
                 warmup, cooldown, ..
             } => warmup.saturating_add(cooldown),
+            // The last point's own step must run too.
+            Self::Piecewise { ref points, .. } => {
+                points.last().map_or(0, |(step, _)| step.saturating_add(1))
+            }
         }
     }
 }
@@ -121,6 +134,18 @@ fn warmed(step: u64, steps: u64) -> f64 {
     } else {
         step as f64 / steps as f64
     }
+}
+
+/// The share at a step on straight lines through points in rising order.
+fn between(step: u64, points: &[(u64, f64)]) -> f64 {
+    let next = points.iter().position(|(at, _)| *at >= step);
+    let last = points.last().map_or(1.0, |(_, share)| *share);
+    let Some(next) = next else { return last };
+    let (end, to) = points[next];
+    let Some((start, from)) = next.checked_sub(1).map(|before| points[before]) else {
+        return to;
+    };
+    from + (to - from) * (step - start) as f64 / (end - start) as f64
 }
 
 /// How much of what follows the warm-up is done, 0 to 1.
@@ -187,6 +212,18 @@ mod tests {
         close(schedule.rate(20, 10), 0.5);
         close(Schedule::Constant { peak: 3.0 }.rate(7, 10), 3.0);
         close(Schedule::Constant { peak: 3.0 }.factor(7, 10), 1.0);
+    }
+
+    #[test]
+    fn lines_join_the_points() {
+        let schedule = Schedule::Piecewise {
+            peak: 2.0,
+            points: vec![(1, 0.5), (3, 1.0), (4, 0.0)],
+        };
+        for (step, rate) in [(0, 1.0), (1, 1.0), (2, 1.5), (3, 2.0), (4, 0.0), (9, 0.0)] {
+            close(schedule.rate(step, 5), rate);
+        }
+        assert_eq!(schedule.shortest(), 5);
     }
 
     #[test]

@@ -12,7 +12,7 @@ const RULES: &[&str] = &["adamw", "adafactor", "lion", "sgd"];
 /// What every optimiser takes.
 const COMMON: &[&str] = &["lr", "decay", "decay_times", "decay_on", "clip"];
 /// Schedules by name.
-const SCHEDULES: &[&str] = &["constant", "warmup_cosine", "rsqrt", "linear"];
+const SCHEDULES: &[&str] = &["constant", "warmup_cosine", "rsqrt", "linear", "piecewise"];
 /// Any number that is not negative.
 const NOT_NEGATIVE: std::ops::RangeInclusive<f64> = 0.0..=f64::MAX;
 /// Any positive number.
@@ -171,6 +171,7 @@ fn schedule(reader: &mut Reader, at: At) -> Option<Schedule> {
     let known: &[&str] = match callee {
         "constant" => &["peak"],
         "rsqrt" => &["peak", "warmup", "timescale", "cooldown"],
+        "piecewise" => &["peak", "points"],
         _ => &["peak", "warmup", "floor"],
     };
     reader.known(&keys, known, usize::from(callee == "constant"));
@@ -179,6 +180,14 @@ fn schedule(reader: &mut Reader, at: At) -> Option<Schedule> {
         Some(at) => reader.number(at, "peak", NOT_NEGATIVE),
         None => reader.required(&keys, "peak", "1e-3").and(None),
     };
+    if callee == "piecewise" {
+        let points = reader.required(&keys, "points", "[0 -> 1.0, 100 -> 0.1]");
+        let points = points.and_then(|at| points_of(reader, at));
+        return Some(Schedule::Piecewise {
+            peak: peak?,
+            points: points?,
+        });
+    }
     let warmup = reader.whole_or(&keys, "warmup", 0, 0);
     let timescale = reader.whole_or(&keys, "timescale", 10_000, 1);
     let cooldown = reader.whole_or(&keys, "cooldown", 0, 0);
@@ -203,4 +212,21 @@ fn schedule(reader: &mut Reader, at: At) -> Option<Schedule> {
             floor: floor?,
         },
     })
+}
+
+/// `[0 -> 0.5, 100 -> 1.0]`: steps in rising order with their share of the peak.
+fn points_of(reader: &mut Reader, at: At) -> Option<Vec<(u64, f64)>> {
+    let mut points: Vec<(u64, f64)> = Vec::new();
+    for each in reader.list(at) {
+        let Some((step, share)) = each.arrow() else {
+            return reader.refuse(each, "points", "`step -> share`, such as `100 -> 0.1`");
+        };
+        let least = points.last().map_or(0, |(step, _)| step + 1);
+        let step = reader.whole(step, "points", least)?;
+        points.push((step, reader.number(share, "points", 0.0..=1.0)?));
+    }
+    match points.is_empty() {
+        true => reader.refuse(at, "points", "at least one `step -> share`"),
+        false => Some(points),
+    }
 }

@@ -21,6 +21,7 @@ const TRANSFORMS: &[&str] = &[
     "squeeze",
     "unsqueeze",
     "either",
+    "stacked",
 ];
 
 /// A name map to a foreign checkpoint, both ways.
@@ -54,6 +55,9 @@ pub struct Rule {
     pub twins: Vec<NamePattern>,
     /// What makes ours of theirs, in order; export undoes it from the end.
     pub transforms: Vec<Transform>,
+    /// `stacked("experts.{e}.w", of: 8)`: several tensors lie along a new first axis of ours.
+    #[serde(default)]
+    pub stack: Option<Stack>,
     /// Where the line stands.
     pub span: Span,
 }
@@ -86,6 +90,15 @@ pub enum Transform {
     },
 }
 
+/// Tensors that one parameter holds along its first axis: experts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stack {
+    /// The placeholder that counts them from 0.
+    pub placeholder: String,
+    /// How many.
+    pub of: u64,
+}
+
 /// A parameter with the tensor it is read from and written to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pair {
@@ -96,7 +109,10 @@ pub struct Pair {
     /// Other names under which the checkpoint holds the same tensor.
     #[serde(default)]
     pub twins: Vec<String>,
-    /// What makes ours of theirs, in order.
+    /// The names of all tensors that lie along its first axis, `theirs` first; empty for a single one.
+    #[serde(default)]
+    pub pieces: Vec<String>,
+    /// What makes ours of theirs, in order; of every piece.
     pub transforms: Vec<Transform>,
 }
 
@@ -171,7 +187,7 @@ impl WeightsSpec {
                     .push((pair.theirs.clone(), first, rule.span));
             }
             read.insert(pair.theirs.clone());
-            read.extend(pair.twins.iter().cloned());
+            read.extend(pair.twins.iter().chain(&pair.pieces).cloned());
             result.pairs.push(pair);
         }
         for name in theirs.iter().filter(|name| !read.contains(**name)) {
@@ -188,6 +204,23 @@ impl WeightsSpec {
             list.push((*name).to_owned());
         }
         result
+    }
+
+    /// Lines that claim one tensor twice, with any checkpoint.
+    #[must_use]
+    pub fn ambiguous(&self, ours: &[&str]) -> Vec<Diagnostic> {
+        let pairs = |path: &&str| {
+            let rules = self.rules.iter();
+            let pairs = rules.filter_map(|rule| Some(rule.theirs_of(path)?.theirs));
+            pairs.collect::<Vec<_>>()
+        };
+        let theirs: Vec<String> = ours.iter().flat_map(pairs).collect();
+        let theirs: Vec<&str> = theirs.iter().map(String::as_str).collect();
+        let pairing = Pairing {
+            ambiguous: self.pair(ours, &theirs).ambiguous,
+            ..Pairing::default()
+        };
+        self.diagnose(&pairing)
     }
 
     /// What is wrong with a pairing: names claimed twice and names left over.
@@ -213,13 +246,24 @@ impl WeightsSpec {
 
 impl Rule {
     fn theirs_of(&self, ours: &str) -> Option<Pair> {
-        let captures = self.ours.captures(ours)?;
-        let theirs = self.theirs.as_ref()?.fill(&captures)?;
+        let mut captures = self.ours.captures(ours)?;
+        let mut pieces = Vec::new();
+        if let Some(stack) = &self.stack {
+            for index in 0..stack.of {
+                captures.insert(stack.placeholder.clone(), index.to_string());
+                pieces.push(self.theirs.as_ref()?.fill(&captures)?);
+            }
+        }
+        let theirs = match pieces.first() {
+            Some(first) => first.clone(),
+            None => self.theirs.as_ref()?.fill(&captures)?,
+        };
         let twins = self.twins.iter().filter_map(|name| name.fill(&captures));
         Some(Pair {
             ours: ours.to_owned(),
             theirs,
             twins: twins.collect(),
+            pieces,
             transforms: self.transforms.clone(),
         })
     }
@@ -238,6 +282,10 @@ impl Pair {
 
     /// The pair with those of its names that a checkpoint has; the first of them is read.
     fn among(self, names: &BTreeSet<&str>) -> Option<Self> {
+        let present = |name: &String| names.contains(name.as_str());
+        if !self.pieces.iter().all(present) {
+            return None;
+        }
         let all = std::iter::once(self.theirs).chain(self.twins);
         let mut present = all.filter(|name| names.contains(name.as_str()));
         let theirs = present.next()?;
@@ -295,10 +343,12 @@ fn rule(reader: &mut Reader, ours: NamePattern, at: At) -> Option<Rule> {
             theirs: None,
             twins: Vec::new(),
             transforms,
+            stack: None,
             span: at.span,
         });
     }
     let mut others = Vec::new();
+    let mut stacked = None;
     // The innermost call comes first.
     while let StaticValue::Call { .. } = inner.value {
         let (callee, call) = reader.call(inner, "transform", TRANSFORMS)?;
@@ -308,6 +358,13 @@ fn rule(reader: &mut Reader, ours: NamePattern, at: At) -> Option<Rule> {
         if callee == "either" {
             reader.known(&call, &[], usize::MAX);
             others.extend(call.positional.iter().skip(1).copied());
+        } else if callee == "stacked" {
+            if !std::ptr::eq(inner.value, at.value) {
+                return reader.refuse(inner, callee, "no other change around it");
+            }
+            reader.known(&call, &["of"], 1);
+            let of = reader.required(&call, "of", "8")?;
+            stacked = Some(reader.whole(of, "of", 1)?);
         } else {
             transforms.insert(0, transform(reader, callee, &call, inner)?);
         }
@@ -318,8 +375,20 @@ fn rule(reader: &mut Reader, ours: NamePattern, at: At) -> Option<Rule> {
     for other in others {
         twins.push(name(reader, other, "weights")?);
     }
+    let mut stack = None;
     for foreign in std::iter::once(&theirs).chain(&twins) {
-        if ours.variables() != foreign.variables() {
+        let (own, other) = (ours.variables(), foreign.variables());
+        let extra: Vec<&str> = other.difference(&own).copied().collect();
+        let fits = match (stacked, extra.as_slice()) {
+            (None, []) => true,
+            (Some(of), [placeholder]) => {
+                let placeholder = (*placeholder).to_owned();
+                stack = Some(Stack { placeholder, of });
+                *extra != ["*"]
+            }
+            _ => false,
+        };
+        if !fits || !own.is_subset(&other) {
             let headline = format!(
                 "`{}` and `{}` have different placeholders",
                 ours.text, foreign.text
@@ -333,6 +402,7 @@ fn rule(reader: &mut Reader, ours: NamePattern, at: At) -> Option<Rule> {
         theirs: Some(theirs),
         twins,
         transforms,
+        stack,
         span: at.span,
     })
 }

@@ -10,7 +10,6 @@ mod input;
 mod output;
 mod progress;
 mod project;
-mod render;
 mod table;
 mod target;
 mod verbs;

@@ -1,6 +1,6 @@
 //! Where results, diagnostics and progress go.
 
-use crate::render;
+use gatewright::render;
 use gatewright_grammar::diagnostic::{Diagnostic, Severity};
 use gatewright_grammar::source::Sources;
 use std::io::{IsTerminal, Write};

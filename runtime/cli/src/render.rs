@@ -7,15 +7,15 @@ use serde::Serialize;
 use std::ops::Range;
 
 /// The version of the JSON form; it grows when a field changes its meaning or goes away.
-pub(crate) const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 1;
 
 /// Whether to write colour: only to a terminal, and never when `NO_COLOR` holds anything.
-pub(crate) fn wants_colour(is_terminal: bool, no_color: Option<&str>) -> bool {
+pub fn wants_colour(is_terminal: bool, no_color: Option<&str>) -> bool {
     is_terminal && no_color.is_none_or(str::is_empty)
 }
 
 /// All diagnostics with their source lines, one blank line between them.
-pub(crate) fn terminal(diagnostics: &[Diagnostic], sources: &Sources, colour: bool) -> String {
+pub fn terminal(diagnostics: &[Diagnostic], sources: &Sources, colour: bool) -> String {
     let renderer = if colour {
         Renderer::styled()
     } else {
@@ -30,7 +30,7 @@ pub(crate) fn terminal(diagnostics: &[Diagnostic], sources: &Sources, colour: bo
 }
 
 /// `file:line:column: error[E0101]: headline`.
-pub(crate) fn one_line(diagnostic: &Diagnostic, sources: &Sources) -> String {
+pub fn one_line(diagnostic: &Diagnostic, sources: &Sources) -> String {
     let severity = word(diagnostic.severity);
     let message = format!("{severity}[{}]: {}", diagnostic.code, diagnostic.headline);
     let label = diagnostic.primary.as_ref();
@@ -44,10 +44,7 @@ pub(crate) fn one_line(diagnostic: &Diagnostic, sources: &Sources) -> String {
 ///
 /// # Errors
 /// Those of the JSON writer.
-pub(crate) fn json(
-    diagnostics: &[Diagnostic],
-    sources: &Sources,
-) -> Result<String, serde_json::Error> {
+pub fn json(diagnostics: &[Diagnostic], sources: &Sources) -> Result<String, serde_json::Error> {
     let entry = |diagnostic| Entry::new(diagnostic, sources);
     serde_json::to_string(&Report {
         schema: SCHEMA,

@@ -88,11 +88,6 @@ verbs! {
     Completions = completions;
 }
 
-/// The answer of a verb that is still to come.
-fn absent(verb: &str) -> Result<ExitCode, Failure> {
-    Err(Failure::Message(format!("`{verb}` is not in this version")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::Cli;

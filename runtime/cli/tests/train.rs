@@ -249,3 +249,43 @@ fn wrong_data_is_named() {
     assert!(said.contains("half.tar"), "{said}");
     assert!(!run.exists(), "nothing is left behind");
 }
+
+#[test]
+fn a_stage_starts_from_foreign_names() {
+    if !has_device() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let text = std::fs::read_to_string(models().join("limoe.gate")).unwrap();
+    let text = text.replace(
+        "    batch = B\n",
+        "    batch = B\n    init = load(reference)\n",
+    );
+    let spec = folder.path().join("loads.gate");
+    std::fs::write(&spec, text).unwrap();
+    std::os::unix::fs::symlink(models().join("data"), folder.path().join("data")).unwrap();
+    // The reference has another vocabulary and other pictures than the data.
+    let weights = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/fixtures/limoe/weights.safetensors");
+    let command = |sets: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gatewright"));
+        command
+            .arg("train")
+            .arg(&spec)
+            .args(["--preset=tiny", "--steps=1"])
+            .args(sets);
+        command
+            .arg("--weights")
+            .arg(format!("reference={}", weights.display()));
+        command.arg("--run").arg(folder.path().join("run"));
+        command
+    };
+    let said = fail(&mut command(&["--set=V=2000"]), 1);
+    assert!(said.contains("read.embedding.table"), "{said}");
+    let mut none = gatewright("train", &spec);
+    let said = fail(none.arg("--run").arg(folder.path().join("run")), 1);
+    assert!(
+        said.contains("checkpoint of `weights` `reference` is not given"),
+        "{said}"
+    );
+}

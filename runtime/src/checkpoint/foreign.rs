@@ -41,19 +41,17 @@ pub fn import(
         ..Differences::default()
     };
     for pair in &pairing.pairs {
-        let (Some(tensor), Some(shape)) = (tensors.get(&pair.theirs), shapes.get(&pair.ours))
-        else {
+        let (Some(first), Some(shape)) = (tensors.get(&pair.theirs), shapes.get(&pair.ours)) else {
             continue;
         };
         if let Some(twin) = pair
             .twins
             .iter()
-            .find(|twin| tensors.get(*twin) != Some(tensor))
+            .find(|twin| tensors.get(*twin) != Some(first))
         {
             return Err(wrong(pair, format!("`{twin}` holds other values")));
         }
-        let tensor = pair.transforms.iter().try_fold(tensor.clone(), towards);
-        let tensor = tensor.map_err(|reason| wrong(pair, reason))?;
+        let tensor = read_pair(pair, tensors).map_err(|reason| wrong(pair, reason))?;
         if tensor.shape != *shape || !matches!(tensor.data, HostData::F32(_)) {
             let name = format!("{} (from {})", pair.ours, pair.theirs);
             let needed = type_text(DType::F32, shape);
@@ -78,18 +76,29 @@ pub fn import(
 /// [`Error::NameMap`] for a tensor that its line cannot rearrange, or of which parts are missing.
 pub fn export(spec: &WeightsSpec, parameters: &Tensors) -> Result<Tensors> {
     let mut whole: BTreeMap<String, (Pair, BTreeMap<u64, HostTensor>)> = BTreeMap::new();
+    let mut tensors = Tensors::new();
     for (path, tensor) in parameters {
         let Some(pair) = spec.theirs(path) else {
             continue;
         };
-        let back = pair.transforms.iter().rev().try_fold(tensor.clone(), away);
-        let tensor = back.map_err(|reason| wrong(&pair, reason))?;
+        let back = |tensor| pair.transforms.iter().rev().try_fold(tensor, away);
+        if !pair.pieces.is_empty() {
+            let count = pair.pieces.len();
+            let pieces = cut(tensor, count).filter(|_| tensor.shape.first() == Some(&count));
+            let reason = || format!("{count} pieces have no place in {}", tensor_text(tensor));
+            let pieces = pieces.ok_or_else(|| wrong(&pair, reason()))?;
+            for (name, piece) in pair.pieces.iter().zip(pieces) {
+                let piece = back(unwrap(piece)).map_err(|reason| wrong(&pair, reason))?;
+                tensors.insert(name.clone(), piece);
+            }
+            continue;
+        }
+        let tensor = back(tensor.clone()).map_err(|reason| wrong(&pair, reason))?;
         let index = part_of(&pair).map_or(0, |(index, _)| index);
         let entry = whole.entry(pair.theirs.clone());
         let (_, parts) = entry.or_insert_with(|| (pair, BTreeMap::new()));
         parts.insert(index, tensor);
     }
-    let mut tensors = Tensors::new();
     for (name, (pair, parts)) in whole {
         let of = part_of(&pair).map_or(1, |(_, of)| of);
         let found = parts.len();
@@ -103,6 +112,22 @@ pub fn export(spec: &WeightsSpec, parameters: &Tensors) -> Result<Tensors> {
         tensors.insert(name, joined.ok_or_else(|| wrong(&pair, reason))?);
     }
     Ok(tensors)
+}
+
+/// Our tensor of theirs, or of all its pieces.
+fn read_pair(pair: &Pair, tensors: &Tensors) -> std::result::Result<HostTensor, String> {
+    let one = |name: &String| {
+        let tensor = tensors
+            .get(name)
+            .ok_or_else(|| format!("`{name}` is missing"))?;
+        pair.transforms.iter().try_fold(tensor.clone(), towards)
+    };
+    if pair.pieces.is_empty() {
+        return one(&pair.theirs);
+    }
+    let pieces = pair.pieces.iter().map(|name| one(name).map(wrap));
+    let pieces = pieces.collect::<std::result::Result<Vec<_>, String>>()?;
+    join(&pieces).ok_or_else(|| "its pieces differ in shape or type".to_owned())
 }
 
 fn wrong(pair: &Pair, reason: String) -> Error {

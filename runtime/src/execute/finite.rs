@@ -1,6 +1,5 @@
 //! Finding the first place where a value stops being finite.
 
-use super::prepare::Stage;
 use super::{Executor, decode};
 use crate::device::memory::{Staging, read_back};
 use crate::error::Result;
@@ -30,7 +29,7 @@ impl Executor {
     /// # Errors
     /// An unknown program, and what the device reports.
     pub fn first_non_finite(&mut self, program: &str) -> Result<Option<NonFinitePlace>> {
-        let program = self.program_index(program)?;
+        let index = self.program_index(program)?;
         let given = |role: &Role| matches!(role, Role::Input | Role::Parameter | Role::State(_));
         let before: Vec<BufferId> = (0u32..)
             .zip(&self.plan.buffers)
@@ -40,47 +39,20 @@ impl Executor {
         if let Some(place) = self.non_finite_in(&before)? {
             return Ok(Some(place));
         }
-        for stage in 0..self.prepared.programs[program].len() {
-            if let Some(place) = self.non_finite_in_stage(program, stage)? {
-                return Ok(Some(place));
-            }
-        }
-        Ok(None)
-    }
-
-    fn non_finite_in_stage(
-        &mut self,
-        program: usize,
-        stage: usize,
-    ) -> Result<Option<NonFinitePlace>> {
-        let stage = &self.prepared.programs[program][stage];
-        let Stage::Pass(runs) = stage else {
-            let mut recorder = self.device.record();
-            self.encode(&mut recorder, stage);
-            recorder.submit()?;
-            return Ok(None);
-        };
-        for run in runs.clone() {
-            let mut recorder = self.device.record();
-            recorder.pass(std::iter::once(self.launch(&run)));
-            recorder.submit()?;
-            let command = &self.plan.programs[program].commands[run.command];
-            let Command::Dispatch(dispatch) = command else {
-                continue;
+        let commands = self.plan.programs[index].commands.clone();
+        self.walk(program, &mut |executor, command| {
+            let Command::Dispatch(dispatch) = &commands[command] else {
+                return Ok(None);
             };
-            let origin = self.origin(dispatch);
-            let kernel = self.plan.kernels[run.kernel].name.clone();
             let bound: BTreeSet<BufferId> = dispatch.bindings.iter().copied().collect();
             let bound: Vec<BufferId> = bound.into_iter().collect();
-            if let Some(place) = self.non_finite_in(&bound)? {
-                return Ok(Some(NonFinitePlace {
-                    kernel: Some(kernel),
-                    origin,
-                    ..place
-                }));
-            }
-        }
-        Ok(None)
+            let place = executor.non_finite_in(&bound)?;
+            Ok(place.map(|place| NonFinitePlace {
+                kernel: Some(executor.plan.kernels[dispatch.kernel as usize].name.clone()),
+                origin: executor.origin(dispatch),
+                ..place
+            }))
+        })
     }
 
     /// The first value in these buffers that is not finite.

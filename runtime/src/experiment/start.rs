@@ -1,28 +1,33 @@
 //! Where the parameters of a stage start: drawn, taken over from an earlier run, copied.
 
 use super::Options;
-use crate::checkpoint::Checkpoints;
+use crate::checkpoint::{Checkpoints, read_tensors};
 use crate::error::{Error, Result};
 use crate::execute::{Executor, Slot};
 use crate::once::{Failure, Tensors};
+use crate::project::Project;
 use crate::tensor::{HostData, HostTensor};
+use crate::weights;
 use gatewright_compiler::init::initial;
 use gatewright_compiler::lower::Lowered;
-use gatewright_compiler::stage::{Initialise, Pattern, StageSpec};
+use gatewright_compiler::stage::{Experiment, Initialise, Pattern, StageSpec};
 use std::path::Path;
 
 /// Writes the first value of every parameter: as its declaration draws it, then what the run before
 /// holds under the same path, then what the stage's `init` says.
 pub(super) fn write(
     executor: &Executor,
-    lowered: &Lowered,
+    lowered: &[Lowered],
+    project: &mut Project,
+    experiment: &Experiment,
     stage: &StageSpec,
     options: &Options,
     seed: u32,
 ) -> Result<(), Failure> {
     let mut values = Tensors::new();
     for (path, (_, shape)) in executor.types(Slot::Parameter) {
-        if let Some(info) = lowered.parameters.get(&path) {
+        let mut known = lowered.iter();
+        if let Some(info) = known.find_map(|it| it.parameters.get(&path)) {
             let data = HostData::F32(initial(&path, &info.init, &shape, seed));
             values.insert(path, HostTensor { shape, data });
         }
@@ -42,16 +47,40 @@ pub(super) fn write(
         match rule {
             Initialise::Copy { from, to } => copy(&pool, &mut values, from, to)?,
             Initialise::Load { weights, .. } => {
-                return Err(Error::NotGiven {
-                    kind: "weights",
-                    name: weights.clone(),
-                    present: Vec::new(),
+                let loaded = load(project, experiment, stage, options, lowered, weights)?;
+                for (path, tensor) in &loaded {
+                    if let Some(own) = values.get_mut(path) {
+                        own.clone_from(tensor);
+                    }
                 }
-                .into());
+                pool.extend(loaded);
             }
         }
     }
     Ok(executor.fill(Slot::Parameter, &values)?)
+}
+
+/// The parameters that a foreign checkpoint holds, under our paths.
+fn load(
+    project: &mut Project,
+    experiment: &Experiment,
+    stage: &StageSpec,
+    options: &Options,
+    lowered: &[Lowered],
+    name: &str,
+) -> Result<Tensors, Failure> {
+    let not_given = || Error::NotGiven {
+        kind: "checkpoint of `weights`",
+        name: name.to_owned(),
+        present: options.weights.keys().cloned().collect(),
+    };
+    let spec = experiment.weights(name).ok_or_else(not_given)?;
+    let stated = spec.file.as_ref().map(|file| project.locate(file));
+    let file = options.weights.get(name).cloned().or(stated);
+    let tensors = read_tensors(&file.ok_or_else(not_given)?)?;
+    let bindings = super::bindings(project, stage);
+    let needed = lowered.iter().flat_map(weights::shapes).collect();
+    weights::read(project, spec, &needed, &bindings, &tensors)
 }
 
 fn last_parameters(folder: &Path) -> Result<Tensors> {

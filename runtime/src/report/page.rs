@@ -167,7 +167,7 @@ fn curves(findings: &Findings) -> Markup {
         lines(
             &format!("Held out: {name}"),
             "share",
-            Legend::Below,
+            Legend::Left,
             measured,
         )
     });

@@ -25,8 +25,10 @@ pub(super) fn colour(index: usize) -> RGBColor {
 pub(super) enum Legend {
     /// For lines that fall.
     Above,
-    /// For lines that rise.
+    /// For lines that stay high.
     Below,
+    /// For lines that rise from the left.
+    Left,
 }
 
 impl Legend {
@@ -34,6 +36,7 @@ impl Legend {
         match self {
             Self::Above => SeriesLabelPosition::UpperRight,
             Self::Below => SeriesLabelPosition::LowerRight,
+            Self::Left => SeriesLabelPosition::UpperLeft,
         }
     }
 }

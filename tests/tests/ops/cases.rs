@@ -465,6 +465,13 @@ fn indexed() -> Vec<Case> {
         let most = RowsWhere { most: most.into() };
         all.push(Case::new(most, [Truth(vec![rows])]));
     }
+    for (shape, axis) in [(vec![2, 3], 1), (vec![2, 3, 2, 2], 2), (vec![1, 1, 2], 1)] {
+        let (rows, mut one) = (shape[axis], shape.clone());
+        one[axis] = 1;
+        let at = Below(vec![shape[0]], rows);
+        let operands = [Normal(shape), Normal(one), at];
+        all.push(Case::new(WriteRow { axis }, operands));
+    }
     for (leading, width, k) in [(vec![], 5, 2), (vec![3, 1], 4, 3), (vec![2], 1, 1)] {
         let shape = |last| [leading.clone(), vec![last]].concat();
         let indices = Below(shape(k), width);

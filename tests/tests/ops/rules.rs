@@ -134,6 +134,21 @@ fn errors_name_both_sizes_and_their_slots() {
     };
     let message = "inner axis: 512 of [B, 4, 512] meets 768 of [B, 4, 768]";
     assert_eq!(error(product.into(), &[x, y]), expect(message, &[0, 1]));
+    let windows = |axis, size| Unfold {
+        axis,
+        size,
+        step: 2,
+    };
+    let message = "no windows of 5 every 2 in an axis of 4";
+    assert_eq!(error(windows(1, 5).into(), &[x]), expect(message, &[0]));
+    let message = "no windows of 3 every 2 in an axis of B";
+    assert_eq!(error(windows(0, 3).into(), &[x]), expect(message, &[0]));
+    let most = 2.into();
+    let message = "u32 where bool is needed";
+    assert_eq!(
+        error(RowsWhere { most }.into(), &[ids]),
+        expect(message, &[0])
+    );
     let slice = Slice {
         axis: 2,
         start: 500.into(),

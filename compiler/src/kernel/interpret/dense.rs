@@ -64,8 +64,19 @@ pub(super) fn run(
             inputs: operands,
             program,
             outputs: stores,
+            column_sums,
         } => {
             let (left, right) = (inputs[0], inputs[1]);
+            if let Some(operand) = column_sums {
+                for column in 0..*n {
+                    let mut sum = 0.0;
+                    for row in 0..*k {
+                        let place = b.offset + row * b.row_stride + column * b.column_stride;
+                        sum += at(right, place)?;
+                    }
+                    write(outputs, stores.len(), offset(operand, &[column]), sum)?;
+                }
+            }
             let all = Elements {
                 operands,
                 inputs: &inputs[2..],

@@ -88,8 +88,12 @@ pub(super) fn run(
             m,
             n,
             gather_a,
+            sums,
         } => {
             outputs[0] = vec![0.0; layout.experts * m * n];
+            if *sums {
+                outputs[1] = expert_sums(layout, *n, inputs[1], inputs[2])?;
+            }
             for (expert, row) in used_rows(layout, inputs[2]) {
                 let left = row_start(layout, inputs[2], row, *gather_a) * m;
                 for (i, j) in (0..*m).flat_map(|i| (0..*n).map(move |j| (i, j))) {
@@ -100,12 +104,7 @@ pub(super) fn run(
             Ok(())
         }
         KernelSpec::ExpertSum { layout, n } => {
-            outputs[0] = vec![0.0; layout.experts * n];
-            for (expert, row) in used_rows(layout, inputs[1]) {
-                for column in 0..*n {
-                    outputs[0][expert * n + column] += at(inputs[0], row * n + column)?;
-                }
-            }
+            outputs[0] = expert_sums(layout, *n, inputs[0], inputs[1])?;
             Ok(())
         }
         KernelSpec::ScatterAdd { count, width, size } => {
@@ -126,6 +125,22 @@ pub(super) fn run(
         }
         _ => Err("this family has no interpretation".to_owned()),
     }
+}
+
+/// Sums `[experts, n]` of the used rows of each expert.
+fn expert_sums(
+    layout: &DispatchLayout,
+    n: usize,
+    rows: &[f64],
+    plan: &[f64],
+) -> Result<Vec<f64>, String> {
+    let mut sums = vec![0.0; layout.experts * n];
+    for (expert, row) in used_rows(layout, plan) {
+        for column in 0..n {
+            sums[expert * n + column] += at(rows, row * n + column)?;
+        }
+    }
+    Ok(sums)
 }
 
 /// Indices of the k largest, largest first, ties to the lower index.
@@ -220,7 +235,14 @@ fn plan(
     for expert in 0..routing.experts {
         words[layout.segment() + expert] = row as f64;
         let first = row;
-        for assignment in 0..groups * tokens * routing.choices {
+        // By group, then by choice, then by token.
+        let choices = routing.choices;
+        let order = (0..groups).flat_map(|group| {
+            (0..choices).flat_map(move |choice| {
+                (0..tokens).map(move |token| (group * tokens + token) * choices + choice)
+            })
+        });
+        for assignment in order {
             if experts[assignment] as usize == expert && slots[assignment] < capacity {
                 words[layout.row_source() + row] = assignment as f64;
                 words[layout.assignment_row() + assignment] = row as f64;

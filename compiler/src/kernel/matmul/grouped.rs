@@ -10,6 +10,7 @@
 //! through the plan and an unused row's sum counts as zero. The outer product has one batch per
 //! expert and sums over the expert's used rows only: an expert without rows gets zeros.
 
+use super::super::expert_sum;
 use super::super::ir::{Array, Builder, Builtin, Expr, Scalar};
 use super::super::operand::{Bound, Operands, fits_vec4};
 use super::super::pointwise::arithmetic;
@@ -52,11 +53,20 @@ pub(super) struct Row<'a> {
 }
 
 impl Dispatched<'_> {
+    /// The expert of this workgroup's rows.
+    pub(super) fn expert(&self) -> Expr {
+        self.expert.clone()
+    }
+
+    /// Whether the epilogue asks for the assignment of a row.
+    pub(super) fn looks_up(&self) -> bool {
+        let addressed = |it: &(RowAddress, Operand)| it.0 == RowAddress::Assignment;
+        self.gathered || self.inputs.iter().any(addressed)
+    }
+
     /// Looks up what the epilogue needs of a row.
     pub(super) fn row(&self, b: &mut Builder, row: &Expr, column: &Expr) -> Row<'_> {
-        let addressed = |it: &(RowAddress, Operand)| it.0 == RowAddress::Assignment;
-        let asked = self.gathered || self.inputs.iter().any(addressed);
-        let source = asked.then(|| {
+        let source = self.looks_up().then(|| {
             let source = b.copy("assignment", self.plan.at(row));
             let used = b.copy("is_used", source.differs(NONE));
             (source, used)
@@ -154,7 +164,9 @@ impl Grouped<'_> {
             gathered: self.gather,
         };
         let operands: Vec<Operand> = self.inputs.iter().map(|(_, it)| it.clone()).collect();
-        let epilogue = epilogue(b, self.program, &operands, self.outputs, n, tiling);
+        let mut epilogue = epilogue(b, self.program, &operands, self.outputs, n, tiling);
+        let by_expert = |(address, _): &(RowAddress, Operand)| *address == RowAddress::Expert;
+        epilogue.still = self.inputs.iter().map(by_expert).collect();
         let mut slots = vec![Slot::Input(0), Slot::Input(1), Slot::Input(2)];
         slots.extend(&epilogue.operands.slots);
         let frame = Frame {
@@ -168,16 +180,19 @@ impl Grouped<'_> {
             batch: Vec::new(),
             epilogue,
             dispatched: Some(dispatched),
+            sums: None,
         };
         (frame, slots)
     }
 }
 
-/// `[experts, m, n]`: per expert the product of its columns of a with its columns of b.
+/// `[experts, m, n]`: per expert the product of its columns of a with its columns of b; with `sums`
+/// also `[experts, n]`, its columns of b summed.
 pub(crate) fn lower_outer(
     layout: &DispatchLayout,
     [m, n]: [usize; 2],
     gather: bool,
+    sums: bool,
     limits: &Limits,
 ) -> Result<Lowered, String> {
     if layout.experts * m * n == 0 {
@@ -187,7 +202,8 @@ pub(crate) fn lower_outer(
         Profile::Gpu if m.min(n) >= 64 && limits.max_invocations >= 256 => 64,
         _ => 32,
     };
-    let tiling = tiling(side, n, limits)?;
+    let mut tiling = tiling(side, n, limits)?;
+    tiling.rows_first = super::rows_first(m, n, limits);
     let mut b = Builder::new("grouped_outer", invocations(tiling, limits));
     b.doc("Sums over the used rows of one expert.");
     let mut program = Program::default();
@@ -227,11 +243,18 @@ pub(crate) fn lower_outer(
     let used = b.size("used", layout.used());
     let begin = b.copy("k_begin", plan.at(segment + &expert));
     let end = b.copy("k_end", &begin + plan.at(used + &expert));
+    let beside = sums && epilogue.vec4 && limits.profile == Profile::CpuVulkan;
+    let width = b.size("n", if epilogue.vec4 { n / 4 } else { n });
+    let sums_beside = beside.then(|| {
+        slots.push(Slot::Output(1));
+        (b.binding("sums", Scalar::F32, true), &expert * &width)
+    });
     let frame = Frame {
         k_range: [begin, end],
         k_tail: true,
         m: b.size("m", m),
-        n: b.size("n", if epilogue.vec4 { n / 4 } else { n }),
+        n: width,
+        sums: sums_beside,
         guard: !m.is_multiple_of(tiling.rows) || !n.is_multiple_of(tiling.columns),
         a,
         b: right,
@@ -240,14 +263,14 @@ pub(crate) fn lower_outer(
         dispatched: None,
     };
     body(&mut b, &frame, tiling, limits)?;
-    let grid = [
-        n.div_ceil(tiling.columns),
-        m.div_ceil(tiling.rows),
-        layout.experts,
-    ];
+    let grid = tiling.grid(m, n, layout.experts);
     let assignments = layout.assignments;
     let words = assignments * (m + n) + layout.experts * m * n;
-    launch(b, slots, grid, [2 * assignments * m * n, 4 * words])
+    let mut lowered = launch(b, slots, grid, [2 * assignments * m * n, 4 * words])?;
+    if sums && !beside {
+        lowered.follow(expert_sum::lower(layout, n, limits)?, &[1, 2], 1);
+    }
+    Ok(lowered)
 }
 
 fn tiling(rows: usize, n: usize, limits: &Limits) -> Result<Tiling, String> {
@@ -267,6 +290,7 @@ fn tiling(rows: usize, n: usize, limits: &Limits) -> Result<Tiling, String> {
         columns,
         step,
         splits: 1,
+        rows_first: false,
     })
 }
 
@@ -347,5 +371,6 @@ fn epilogue<'a>(
         stores,
         operands,
         vec4,
+        still: Vec::new(),
     }
 }

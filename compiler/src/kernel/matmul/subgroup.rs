@@ -23,8 +23,10 @@
 use super::{Access, Frame, Panel, Tiling};
 use crate::kernel::ir::{Builder, Builtin, Expr, Ty};
 
-/// Statements of an epilogue that may be repeated for all rows of a tile.
+/// Computing statements and loads of an epilogue that may be repeated for all rows of a tile. Drivers
+/// take 5 ms and more to compile one load.
 const STRAIGHT_EPILOGUE: usize = 4;
+const STRAIGHT_LOADS: usize = 1;
 
 pub(super) fn body(b: &mut Builder, frame: &Frame<'_>, tiling: Tiling) -> Result<(), String> {
     let wide = tiling.columns == 32;
@@ -33,9 +35,9 @@ pub(super) fn body(b: &mut Builder, frame: &Frame<'_>, tiling: Tiling) -> Result
         tiling.rows, tiling.columns
     ));
     let lane = Expr::builtin(Builtin::LocalIndex);
-    let row = Expr::builtin(Builtin::GroupY) * tiling.rows as u32;
-    let row = b.bind("row", row);
-    let column = Expr::builtin(Builtin::GroupX) * tiling.columns as u32;
+    let [row, column] = tiling.place();
+    let row = b.bind("row", row * tiling.rows as u32);
+    let column = column * tiling.columns as u32;
     let own = if wide { &lane * 4u32 } else { lane.clone() };
     let column = b.bind("column", column + own);
     let left = Left::new(b, &frame.a, &row, &lane, tiling.rows / 8);
@@ -44,6 +46,7 @@ pub(super) fn body(b: &mut Builder, frame: &Frame<'_>, tiling: Tiling) -> Result
     let sums: Vec<Expr> = (0..tiling.rows)
         .map(|i| b.var(&format!("sum_{i}"), &zero))
         .collect();
+    let total = frame.sums.as_ref().map(|_| b.var("column_sum", &zero));
     let [begin, end] = &frame.k_range;
     b.repeat("step", begin, end, 4u32, |b, k| {
         let k = Step {
@@ -53,6 +56,13 @@ pub(super) fn body(b: &mut Builder, frame: &Frame<'_>, tiling: Tiling) -> Result
         };
         let blocks = left.load(b, &k, &lane);
         let rows = right.load(b, &k);
+        if let Some(total) = &total {
+            let terms = rows.iter().enumerate();
+            let sum = terms.fold(total.clone(), |sum, (part, row)| {
+                sum + k.masked(&(k.k + part as u32), row.clone())
+            });
+            b.assign(total, sum);
+        }
         for (i, sum) in sums.iter().enumerate() {
             let mut total = sum.clone();
             for (kk, row) in rows.iter().enumerate() {
@@ -61,10 +71,20 @@ pub(super) fn body(b: &mut Builder, frame: &Frame<'_>, tiling: Tiling) -> Result
             b.assign(sum, total);
         }
     });
-    if frame.epilogue_size() <= STRAIGHT_EPILOGUE && frame.epilogue.vec4 == wide {
+    let parts = frame.parts(b, &column, wide)?;
+    if let (Some(total), Some((array, first))) = (&total, &frame.sums) {
+        let column = b.bind("sum_column", &column >> 2u32);
+        let stores = row.equals(0u32);
+        b.when(stores.and(column.less(&frame.n)), |b| {
+            b.store(*array, first + &column, total);
+        });
+    }
+    let short =
+        frame.epilogue_size() <= STRAIGHT_EPILOGUE && frame.epilogue_loads() <= STRAIGHT_LOADS;
+    if short && frame.epilogue.vec4 == wide {
         for (i, sum) in sums.iter().enumerate() {
             let row = b.bind("row_of_tile", &row + i as u32);
-            frame.finish(b, &row, &column, sum)?;
+            frame.finish(b, &row, &parts, sum)?;
         }
         return Ok(());
     }
@@ -85,7 +105,7 @@ pub(super) fn body(b: &mut Builder, frame: &Frame<'_>, tiling: Tiling) -> Result
             },
         );
         let row = b.bind("row_of_tile", &row + i);
-        frame.finish(b, &row, &column, &sum)
+        frame.finish(b, &row, &parts, &sum)
     })
 }
 

@@ -57,9 +57,10 @@ pub(super) fn body(b: &mut Builder, frame: &Frame<'_>, tiling: Tiling) -> Result
     });
     let row = b.bind("own_row", row + y * 4u32);
     let column = b.bind("own_column", column + x * 4u32);
+    let parts = frame.parts(b, &column, true)?;
     for (i, sum) in sums.iter().enumerate() {
         let row = b.bind("row_of_tile", &row + i as u32);
-        frame.finish(b, &row, &column, sum)?;
+        frame.finish(b, &row, &parts, sum)?;
     }
     Ok(())
 }

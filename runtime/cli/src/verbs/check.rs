@@ -4,7 +4,7 @@ use crate::arguments::{Form, Spec};
 use crate::failure::Failure;
 use crate::input;
 use crate::output::Output;
-use crate::render;
+use gatewright::render;
 use gatewright_grammar::diagnostic::{Diagnostic, Diagnostics, Severity};
 use gatewright_grammar::source::Sources;
 use gatewright_runtime::project::{Overrides, Project};
@@ -49,7 +49,7 @@ fn examine(spec: &Spec) -> (Sources, Vec<Diagnostic>) {
         Ok(project) => {
             let mut all = Diagnostics::default();
             all.extend(project.warnings.iter().cloned());
-            all.extend(gatewright_compiler::lower::check(&project.model));
+            all.extend(gatewright_compiler::examine::examine(&project.model));
             (project.sources, all.into_sorted())
         }
         Err(mistakes) => (mistakes.sources, mistakes.diagnostics),

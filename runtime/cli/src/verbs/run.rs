@@ -4,11 +4,15 @@ use crate::arguments::{DeviceChoice, Forced, Mode, Seed, Spec};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::project;
+use crate::target;
 use gatewright_compiler::lower::{self, Request, Target};
-use gatewright_runtime::checkpoint::{read_tensors, write_tensors};
+use gatewright_compiler::stage::{StageSpec, WeightsSpec};
+use gatewright_runtime::checkpoint::{export, read_tensors, write_tensors};
 use gatewright_runtime::device::{Choice, Device};
-use gatewright_runtime::once::{self, Backend, Once};
-use std::collections::BTreeMap;
+use gatewright_runtime::once::{self, Backend, Once, Steps};
+use gatewright_runtime::project::Project;
+use gatewright_runtime::train::Update;
+use gatewright_runtime::weights;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -44,9 +48,12 @@ pub(crate) struct Args {
     /// Write d objective / d parameter
     #[arg(long, value_name = "FILE", requires = "objective")]
     grads: Option<PathBuf>,
-    /// Take this many optimiser steps on the same batch
+    /// Take this many optimiser steps on the same batch, from step 0 of the stage
     #[arg(long, value_name = "N", requires_all = ["objective", "params"])]
     steps: Option<u64>,
+    /// The stage whose optimiser takes them; the only one with this objective without it
+    #[arg(long, value_name = "NAME", requires = "steps")]
+    stage: Option<String>,
     /// Write the parameters after the steps
     #[arg(long, value_name = "FILE", requires = "steps")]
     params: Option<PathBuf>,
@@ -60,27 +67,8 @@ pub(crate) struct Args {
 
 /// Evaluates and writes the results.
 pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
-    if args.map.is_some() || args.steps.is_some() {
-        return super::absent("run --map and --steps");
-    }
     let mut project = project::open(&args.spec, out)?;
-    let what = match (&args.entry, &args.objective) {
-        (Some(entry), _) => Target::Entry(entry.clone()),
-        (None, objective) => Target::Objective(objective.clone().unwrap_or_default()),
-    };
-    let mode = match args.mode {
-        Mode::Train => lower::Mode::Train,
-        Mode::Eval => lower::Mode::Eval,
-    };
-    let request = Request {
-        routing: if args.objective.is_some() {
-            lower::Recorded::Everything
-        } else {
-            lower::Recorded::Nothing
-        },
-        route: args.forced.route.as_ref().map(|forced| forced.route),
-        ..Request::new(what, mode)
-    };
+    let request = request(args);
     let mut inputs = read_tensors(&args.inputs)?;
     if let Some(file) = args
         .forced
@@ -90,26 +78,60 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     {
         inputs.extend(routes(file)?);
     }
-    let parameters = match &args.weights {
-        Some(path) => read_tensors(path)?,
-        None => BTreeMap::new(),
+    let (lowered, bindings) = once::traced(&mut project, &request, &inputs)?;
+    let map = match &args.map {
+        Some(name) => Some(map(&mut project, name)?),
+        None => None,
     };
+    let given = match &args.weights {
+        Some(path) => read_tensors(path)?,
+        None => once::Tensors::new(),
+    };
+    let parameters = match &map {
+        Some(map) => {
+            let needed = weights::shapes(&lowered);
+            weights::read(&mut project, map, &needed, &bindings, &given)?
+        }
+        None => given,
+    };
+    let stage = match args.steps {
+        Some(count) => Some((count, stage(args, &mut project)?)),
+        None => None,
+    };
+    let optimizer = match &stage {
+        Some((_, stage)) => Some(target::optimizer(&project, stage, &lowered)?),
+        None => None,
+    };
+    let update = stage.as_ref().map(|(_, stage)| Update::of(stage));
+    let steps = stage.as_ref().zip(optimizer.as_ref()).zip(update.as_ref());
+    let steps = steps.map(|(((count, _), optimizer), update)| Steps {
+        count: *count,
+        optimizer,
+        update,
+    });
     let once = Once {
         request,
         inputs: &inputs,
         parameters: &parameters,
         gradients: args.grads.is_some(),
-        steps: None,
+        steps,
         seed: args.seed.seed,
     };
     let backend = match args.device.device.as_str() {
         "reference" => Backend::Reference,
         name => Backend::Device(Device::open(&Choice::parse(name))?),
     };
-    let results = once::run(&mut project, &once, &backend)?;
+    let results = once::evaluate(&lowered, &once, &backend)?;
     write(&args.out, &results.outputs)?;
-    if let Some(path) = &args.grads {
-        write(path, &results.gradients)?;
+    for (path, tensors) in [
+        (&args.grads, &results.gradients),
+        (&args.params, &results.parameters),
+    ] {
+        let Some(path) = path else { continue };
+        match &map {
+            Some(map) => write(path, &export(map, tensors)?)?,
+            None => write(path, tensors)?,
+        }
     }
     out.progress(&format!(
         "{} tensors in {}",
@@ -130,6 +152,65 @@ fn routes(file: &std::path::Path) -> Result<once::Tensors, Failure> {
             Some((format!("{path}.route"), tensor))
         });
     Ok(named.collect())
+}
+
+fn request(args: &Args) -> Request {
+    let what = match (&args.entry, &args.objective) {
+        (Some(entry), _) => Target::Entry(entry.clone()),
+        (None, objective) => Target::Objective(objective.clone().unwrap_or_default()),
+    };
+    let mode = match args.mode {
+        Mode::Train => lower::Mode::Train,
+        Mode::Eval => lower::Mode::Eval,
+    };
+    let routing = match args.objective {
+        Some(_) => lower::Recorded::Everything,
+        None => lower::Recorded::Nothing,
+    };
+    Request {
+        routing,
+        route: args.forced.route.as_ref().map(|forced| forced.route),
+        ..Request::new(what, mode)
+    }
+}
+
+/// The name map asked for.
+fn map(project: &mut Project, name: &str) -> Result<WeightsSpec, Failure> {
+    let experiment = project.experiment()?;
+    experiment.weights(name).cloned().ok_or_else(|| {
+        let known = experiment.weights.iter().map(|map| map.name.as_str());
+        Failure::Message(format!(
+            "there is no `weights {name}` in the file{}",
+            listed(known)
+        ))
+    })
+}
+
+/// The stage whose optimiser takes the steps.
+fn stage(args: &Args, project: &mut Project) -> Result<StageSpec, Failure> {
+    let experiment = project.experiment()?;
+    let objective = args.objective.as_deref().unwrap_or_default();
+    let minimises = |stage: &&StageSpec| stage.objectives().contains(&objective);
+    let stages: Vec<&StageSpec> = experiment.stages.iter().filter(minimises).collect();
+    let found = match &args.stage {
+        Some(name) => stages.iter().find(|stage| stage.name == *name).copied(),
+        None if stages.len() == 1 => stages.first().copied(),
+        None => None,
+    };
+    found.cloned().ok_or_else(|| {
+        let known = listed(stages.iter().map(|stage| stage.name.as_str()));
+        Failure::Message(format!(
+            "--steps needs a stage that minimises `{objective}`: name it with --stage{known}"
+        ))
+    })
+}
+
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.collect();
+    match names.is_empty() {
+        true => String::new(),
+        false => format!(" (there is {})", names.join(", ")),
+    }
 }
 
 fn write(path: &std::path::Path, tensors: &once::Tensors) -> Result<(), Failure> {

@@ -13,6 +13,7 @@ use gatewright_runtime::experiment::{self, Options, Summary};
 use gatewright_runtime::project::Project;
 use gatewright_runtime::report;
 use gatewright_runtime::train::Outcome;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -42,6 +43,9 @@ pub(crate) struct Args {
     /// Go on from the last checkpoint of the run folder
     #[arg(long)]
     resume: bool,
+    /// Read this `weights` item from here (repeatable)
+    #[arg(long, value_name = "NAME=FILE", value_parser = pair)]
+    weights: Vec<(String, String)>,
     /// Start from the last parameters of this run
     #[arg(long, value_name = "DIR")]
     from: Option<PathBuf>,
@@ -77,11 +81,8 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     for (stage, folder) in stages(args, &experiment)? {
         let options = Options {
             folder: folder.clone(),
-            data: args
-                .data
-                .iter()
-                .map(|(name, path)| (name.clone(), PathBuf::from(path)))
-                .collect(),
+            data: paths(&args.data),
+            weights: paths(&args.weights),
             steps: args.steps,
             resume: args.resume,
             seed: args.seed,
@@ -108,6 +109,13 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
         from = Some(folder);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn paths(given: &[(String, String)]) -> BTreeMap<String, PathBuf> {
+    let given = given.iter();
+    given
+        .map(|(name, path)| (name.clone(), PathBuf::from(path)))
+        .collect()
 }
 
 /// The stages to train with their folders.

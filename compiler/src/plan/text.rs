@@ -1,0 +1,59 @@
+//! The plan as text, for reading; JSON is the form that is read back.
+//!
+//! ```text
+//! arena parameters: 768 bytes
+//! program forward
+//!     trunk_norm_row [1, 1, 1]: x, trunk.norm.scale, trunk.norm.bias, y
+//! ```
+//!
+//! Bindings are named by their buffer; kernels do not tell what they read and what they write, so
+//! all bindings stand in their order.
+
+use super::{BufferId, Command, Plan, Role};
+use std::fmt::Write;
+
+impl Plan {
+    /// Arenas, then the commands of each program in order.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut text = format!("{}\n", self.name);
+        for arena in &self.arenas {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "arena {}: {} bytes", arena.name, arena.bytes);
+        }
+        for program in &self.programs {
+            let _ = writeln!(text, "program {}", program.name);
+            for command in &program.commands {
+                let _ = writeln!(text, "    {}", self.command_text(command));
+            }
+        }
+        text
+    }
+
+    fn command_text(&self, command: &Command) -> String {
+        match command {
+            Command::Dispatch(dispatch) => {
+                let kernel = self.kernels.get(dispatch.kernel as usize);
+                let kernel = kernel.map_or("?", |kernel| kernel.name.as_str());
+                let names = dispatch.bindings.iter().map(|id| self.buffer_text(*id));
+                let names: Vec<String> = names.collect();
+                format!("{kernel} {:?}: {}", dispatch.workgroups, names.join(", "))
+            }
+            Command::Clear(buffer) => format!("clear {}", self.buffer_text(*buffer)),
+            Command::Copy { from, to } => {
+                let (from, to) = (self.buffer_text(*from), self.buffer_text(*to));
+                format!("copy {from} to {to}")
+            }
+        }
+    }
+
+    /// The name of a buffer; an intermediate value, which may share it with others, has its number.
+    fn buffer_text(&self, id: BufferId) -> String {
+        match self.buffer(id) {
+            Some(buffer) if buffer.role == Role::Activation => format!("{}#{}", buffer.name, id.0),
+            Some(buffer) if buffer.role == Role::Gradient => format!("{}'grad", buffer.name),
+            Some(buffer) => buffer.name.clone(),
+            None => format!("#{}", id.0),
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! What the command and the tests share: diagnostics as text.
+
+pub mod render;

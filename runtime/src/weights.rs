@@ -1,0 +1,50 @@
+//! Parameters from and to the names of a foreign checkpoint, for what an evaluation needs.
+
+use crate::checkpoint::import;
+use crate::once::{Failure, Tensors};
+use crate::project::Project;
+use gatewright_compiler::lower::{Lowered, Mode, Request, Target};
+use gatewright_compiler::size::Bindings;
+use gatewright_compiler::stage::WeightsSpec;
+use std::collections::BTreeMap;
+
+/// Sizes of every parameter of a traced graph whose sizes are known.
+#[must_use]
+pub fn shapes(lowered: &Lowered) -> BTreeMap<String, Vec<usize>> {
+    let parameters = lowered.parameters.iter();
+    let parameters = parameters.filter_map(|(path, info)| {
+        let sizes = lowered.graph.ty(info.value).shape.iter();
+        let shape: Option<Vec<usize>> = sizes.map(|size| size.bind(&Bindings::new())).collect();
+        Some((path.clone(), shape?))
+    });
+    parameters.collect()
+}
+
+/// Reads the parameters of the whole file from foreign tensors. Nothing that is `needed`, with its
+/// sizes, may lack a tensor, and no tensor may be left over; parameters that only other parts of the file have may.
+///
+/// # Errors
+/// Names left over, names claimed twice, tensors of another shape.
+pub fn read(
+    project: &mut Project,
+    spec: &WeightsSpec,
+    needed: &BTreeMap<String, Vec<usize>>,
+    bindings: &BTreeMap<String, usize>,
+    tensors: &Tensors,
+) -> Result<Tensors, Failure> {
+    let everything = project.lower(&Request {
+        bindings: bindings.clone(),
+        ..Request::new(Target::Everything, Mode::Train)
+    })?;
+    let mut all = shapes(&everything);
+    all.extend(needed.clone());
+    let mut imported = import(spec, &all, tensors)?;
+    let missing = &mut imported.pairing.unmatched_ours;
+    missing.retain(|path| needed.contains_key(path));
+    let diagnostics = spec.diagnose(&imported.pairing);
+    if diagnostics.is_empty() {
+        Ok(imported.parameters)
+    } else {
+        Err(project.mistakes(diagnostics).into())
+    }
+}

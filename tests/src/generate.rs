@@ -1,0 +1,163 @@
+//! A generation's cached steps beside full recomputation and beside recorded answers.
+
+use crate::decoders::same;
+use crate::moe_llava::{inputs, recorded};
+use crate::reference::{Tensors, load};
+use crate::spec::{bound, model_text};
+use gatewright_compiler::evaluate::evaluate;
+use gatewright_compiler::graph::{Graph, OutputKind};
+use gatewright_compiler::lower::{Decoding, Mode, POSITION, Request, Target, decoding, lower};
+use gatewright_compiler::size::Bindings;
+use gatewright_compiler::tensor::Tensor;
+
+/// Rows of a picture and vocabulary of the tiny presets.
+const ROWS: usize = 9;
+const WORDS: usize = 96;
+
+/// The programs of the entry `respond` with the state between them.
+struct Generation {
+    whole: Graph,
+    programs: Decoding,
+    weights: Tensors,
+    state: Tensors,
+}
+
+impl Generation {
+    fn open(backbone: &str, sets: &[(&str, &str)]) -> Self {
+        let text = model_text("moe_llava/moe_llava.gate");
+        let sets = [&[("gate.second", "none")][..], sets].concat();
+        let preset = format!("tiny_{backbone}");
+        let (_, model) = bound(&text, Some(&preset), &sets).unwrap_or_else(|e| panic!("{e}"));
+        let request = Request::new(Target::Entry("respond".to_owned()), Mode::Eval);
+        let whole = lower(&model, &request).0.expect("a sound spec");
+        let fixed = ["image".to_owned()].into();
+        let (programs, diagnostics) = decoding(&model, &request, &fixed);
+        let programs = programs.unwrap_or_else(|| panic!("{diagnostics:?}"));
+        for graph in [&programs.prefill, &programs.step] {
+            graph.verify().expect("a sound graph");
+        }
+        Self {
+            weights: weights(backbone, whole.parameters.keys()),
+            whole: whole.graph,
+            programs,
+            state: Tensors::new(),
+        }
+    }
+
+    fn values(&self, graph: &Graph, inputs: &Tensors) -> Tensors {
+        evaluate(graph, inputs, &self.weights, &Bindings::new(), 0, 0)
+            .unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// The logits at the last places, from the prefill first and from a step afterwards.
+    fn next(&mut self, mut inputs: Tensors) -> Tensor {
+        let graph = match self.state.is_empty() {
+            true => &self.programs.prefill,
+            false => &self.programs.step,
+        };
+        inputs.extend(self.state.clone());
+        let found = self.values(graph, &inputs);
+        let outputs = graph.outputs().iter();
+        let kept = outputs.filter(|output| matches!(output.kind, OutputKind::State(_)));
+        let kept = kept.map(|output| (output.name.clone(), found[&output.name].clone()));
+        let kept: Tensors = kept.collect();
+        self.state.extend(kept);
+        found["logits"].clone()
+    }
+}
+
+/// The recorded weights of these paths. The reference has experts where a dense second layer has a
+/// feed-forward block; that one takes the first layer's.
+fn weights<'a>(backbone: &str, paths: impl Iterator<Item = &'a String>) -> Tensors {
+    let entry = Target::Entry("respond".to_owned());
+    let known = recorded(backbone, "none").imported(&entry);
+    let source = |path: &str| path.replace("1.layer.feed", "0.layer.feed");
+    let named = paths.map(|path| {
+        let tensor = known.get(path).or_else(|| known.get(&source(path)));
+        (path.clone(), tensor.expect("a recorded weight").clone())
+    });
+    named.collect()
+}
+
+/// Where each sequence ends, and what is seen up to there.
+fn ends(last: &[usize], places: usize) -> Tensors {
+    let seen = |index: usize| f64::from(u8::from(index % places <= last[index / places]));
+    let shape = vec![last.len(), places];
+    let position = Tensor::from_fn(vec![last.len()], |b| last[b] as f64);
+    [
+        ("seen".to_owned(), Tensor::from_fn(shape, seen)),
+        (POSITION.to_owned(), position),
+    ]
+    .into()
+}
+
+/// Four tokens of two sequences, of which the second is shorter by thirteen places: logits of the prefill
+/// and of three steps are those of the whole. The layer of index `sparse_from` has experts.
+///
+/// # Panics
+/// When something differs.
+pub fn check_steps(backbone: &str, sparse_from: &str, tolerance: f64) {
+    let mut generation = Generation::open(backbone, &[("sparse_from", sparse_from)]);
+    let read = generation.programs.step.parameters();
+    assert!(read.keys().all(|path| !path.starts_with("tower.")));
+    let given = inputs(backbone);
+    let all = generation.values(&generation.whole, &given)["logits"].clone();
+    let places = all.shape[1];
+    for step in 0..4 {
+        let last = [16 + step, 3 + step];
+        let mut inputs = given.clone();
+        inputs.extend(ends(&last, places));
+        let expected = Tensor::from_fn(vec![2, 1, WORDS], |index| {
+            let (b, word) = (index / WORDS, index % WORDS);
+            all.data[(b * places + last[b]) * WORDS + word]
+        });
+        let name = format!("{backbone} {sparse_from} step {step}");
+        same(&name, &generation.next(inputs), &expected, tolerance);
+    }
+}
+
+/// The reference's greedy answer about the first picture: every token, and the logits that chose it.
+///
+/// # Panics
+/// When something differs.
+pub fn check_greedy(backbone: &str, tolerance: f64) {
+    let expected = load(&format!("moe_llava/{backbone}_greedy.safetensors"));
+    let (tokens, places, prompt, marker) = (20, 19 + ROWS, 8, 3);
+    let mut generation = Generation::open(backbone, &[("B", "1"), ("T", "20")]);
+    let given = inputs(backbone);
+    let picture = &given["image"];
+    let half = picture.data.len() / 2;
+    let shape = [&[1][..], &picture.shape[1..]].concat();
+    let picture = Tensor::new(shape, picture.data[..half].to_vec()).expect("the first of two");
+    let mut text: Vec<f64> = given["text"].data[..prompt].to_vec();
+    text.resize(tokens, 0.0);
+    // The rows of the picture stand in the place of its marker.
+    let place = Tensor::from_fn(vec![1, places], |place| match place {
+        before if before < marker => before as f64,
+        inside if inside < marker + ROWS => (tokens + inside - marker) as f64,
+        behind => (behind + 1 - ROWS) as f64,
+    });
+    for step in 0..8 {
+        let mut inputs = ends(&[prompt + ROWS - 2 + step], places);
+        let ids = Tensor::new(vec![1, tokens], text.clone()).expect("a line");
+        inputs.insert("text".to_owned(), ids);
+        inputs.insert("place".to_owned(), place.clone());
+        inputs.insert("image".to_owned(), picture.clone());
+        let logits = generation.next(inputs);
+        let row = &expected["greedy.logits"].data[step * WORDS..(step + 1) * WORDS];
+        let row = Tensor::new(vec![1, 1, WORDS], row.to_vec()).expect("a row");
+        same(
+            &format!("{backbone} token {step}"),
+            &logits,
+            &row,
+            tolerance,
+        );
+        let best = (0..WORDS).max_by(|a, b| logits.data[*a].total_cmp(&logits.data[*b]));
+        let best = best.expect("some words") as f64;
+        assert_eq!(
+            best, expected["greedy.tokens"].data[step],
+            "{backbone} token {step}"
+        );
+        text[prompt + step] = best;
+    }
+}

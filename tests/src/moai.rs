@@ -1,0 +1,207 @@
+//! MoAI's tiny preset beside its recorded reference: what the tests of every backend share.
+
+use crate::decoders::{Recorded, channels_last, same, same_gradients};
+use crate::reference::{Tensors, load};
+use gatewright_compiler::lower::{Mode, Target};
+use gatewright_compiler::tensor::Tensor;
+use gatewright_runtime::once::Backend;
+
+const MIXER: &str = "language.1.layer.mixer";
+const IMAGE: f64 = 96.0;
+const PROBES: &str = "
+entry probe(image, map, found, text, place, seen, pictured, spoken)
+    -> (features, rows, auxiliary, aux, spliced, logits)
+entry drawn_probe(image, map, found, text, place, seen, pictured, spoken) -> drawn
+";
+
+/// The tiny preset with its recorded weights.
+#[must_use]
+pub fn recorded(sets: &[(&str, &str)]) -> Recorded {
+    let weights = ("released", "moai/weights.safetensors");
+    Recorded::open("moai/moai.gate", PROBES, ("tiny", sets), weights)
+}
+
+/// Pixels [B, C, Y, X] of 0 to 255 as CLIP reads them; the colour map has 0 to 1 and is read alike.
+fn normalised(pixels: &Tensor) -> Tensor {
+    let mean = [0.481_454_66, 0.457_827_5, 0.408_210_73].map(|x: f64| x * 255.0);
+    let std = [0.268_629_54, 0.261_302_58, 0.275_777_11].map(|x: f64| x * 255.0);
+    let mut result = channels_last(pixels);
+    for (index, value) in result.data.iter_mut().enumerate() {
+        *value = (*value - mean[index % 3]) / std[index % 3];
+    }
+    result
+}
+
+/// The colour of each segment, [B, C, Y, X].
+fn coloured(segments: &Tensor, palette: &Tensor) -> Tensor {
+    let [batch, height, width] = segments.shape[..] else {
+        panic!("three axes")
+    };
+    let plane = height * width;
+    Tensor::from_fn(vec![batch, 3, height, width], |index| {
+        let (sample, channel, pixel) = (index / plane / 3, index / plane % 3, index % plane);
+        palette.data[segments.data[sample * plane + pixel] as usize * 3 + channel]
+    })
+}
+
+/// The row at each place: the image's rows stand where its marker stood.
+fn places(text: &Tensor, rows: usize) -> Tensor {
+    let [batch, tokens] = text.shape[..] else {
+        panic!("two axes")
+    };
+    let line = |b: usize| {
+        let ids = &text.data[b * tokens..(b + 1) * tokens];
+        let marker = ids.iter().position(|id| *id == IMAGE).expect("a marker");
+        let before = (0..marker).chain(tokens..tokens + rows);
+        before.chain(marker + 1..tokens).map(|row| row as f64)
+    };
+    let data = (0..batch).flat_map(line).collect();
+    Tensor::new(vec![batch, tokens - 1 + rows], data).expect("whole lines")
+}
+
+fn inputs(recorded: &Tensors, prefix: &str, image: Tensor, palette: &Tensor) -> Tensors {
+    let text = recorded["input_ids"].clone();
+    let mask = |name: &str| recorded[&format!("{prefix}{name}")].clone();
+    let map = normalised(&coloured(&recorded["segment_ids"], palette));
+    let given = [
+        ("image", image),
+        ("map", map),
+        ("found", recorded["aux_ids"].clone()),
+        ("place", places(&text, 16)),
+        ("text", text),
+        ("seen", mask("valid")),
+        ("pictured", mask("im_mask")),
+        ("spoken", mask("lang_mask")),
+    ];
+    given
+        .into_iter()
+        .map(|(name, tensor)| (name.to_owned(), tensor))
+        .collect()
+}
+
+/// The recorded training sample: inputs, and what is expected.
+fn training() -> (Tensors, Tensors) {
+    let recorded = load("moai/train.safetensors");
+    let image = channels_last(&recorded["pixel_values"]);
+    let mut inputs = inputs(&recorded, "step2.", image, &recorded["palette"]);
+    let labels = &recorded["labels"];
+    let answer = labels
+        .data
+        .iter()
+        .map(|label| f64::from(u8::from(*label >= 0.0)));
+    let answer = Tensor::new(labels.shape.clone(), answer.collect());
+    let label = labels.data.iter().map(|label| label.max(0.0)).collect();
+    let label = Tensor::new(labels.shape.clone(), label);
+    inputs.insert("answer".to_owned(), answer.expect("the same shape"));
+    inputs.insert("label".to_owned(), label.expect("the same shape"));
+    (inputs, recorded)
+}
+
+/// Draws an expert of each side, by its number.
+fn draw(inputs: &mut Tensors, image: usize, language: usize) {
+    for (side, drawn) in [("image", image), ("language", language)] {
+        let number = Tensor::scalar((drawn as f64 + 0.5) / 3.0);
+        inputs.insert(format!("{MIXER}.{side}.choose_one"), number);
+    }
+}
+
+/// Features, and logits of the gates and of all nine draws.
+///
+/// # Panics
+/// When something differs.
+pub fn check_logits(backend: &Backend, tolerance: f64) {
+    let (mut inputs, expected) = training();
+    let mut recorded = recorded(&[]);
+    let entry = |name: &str| Target::Entry(name.to_owned());
+    let gated = entry("probe");
+    let found = recorded.run(&gated, Mode::Train, &inputs, backend).outputs;
+    for (own, theirs) in [
+        ("features", "vit_features"),
+        ("rows", "step2.image_features"),
+        ("auxiliary", "aux_embeds"),
+        ("aux", "step2.compressed"),
+        ("spliced", "step2.merged"),
+        ("logits", "step2.logits"),
+    ] {
+        same(theirs, &found[own], &expected[theirs], tolerance);
+    }
+    for image in 0..3 {
+        for language in 0..3 {
+            draw(&mut inputs, image, language);
+            let drawn = entry("drawn_probe");
+            let found = recorded.run(&drawn, Mode::Train, &inputs, backend).outputs;
+            let theirs = format!("step1.{image}{language}.logits");
+            same(&theirs, &found["drawn"], &expected[&theirs], tolerance);
+        }
+    }
+    // The mixer may also read the answer.
+    let spoken = inputs["pictured"]
+        .data
+        .iter()
+        .map(|seen| 1.0 - seen)
+        .collect();
+    let spoken = Tensor::new(inputs["spoken"].shape.clone(), spoken).expect("the same shape");
+    inputs.insert("spoken".to_owned(), spoken);
+    let found = recorded.run(&gated, Mode::Train, &inputs, backend).outputs;
+    let theirs = "step2.text_scope.logits";
+    same(theirs, &found["logits"], &expected[theirs], tolerance);
+}
+
+/// Two prompts of different lengths, padded on the left.
+///
+/// # Panics
+/// When something differs.
+pub fn check_padded(backend: &Backend, tolerance: f64) {
+    let mut tiny = recorded(&[("B", "2"), ("T", "15")]);
+    let recorded = load("moai/eval.safetensors");
+    let palette = &load("moai/train.safetensors")["palette"];
+    let inputs = inputs(&recorded, "", normalised(&recorded["image_u8"]), palette);
+    let what = Target::Entry("probe".to_owned());
+    let found = tiny.run(&what, Mode::Eval, &inputs, backend).outputs;
+    for (own, theirs) in [
+        ("auxiliary", "aux_embeds"),
+        ("aux", "compressed"),
+        ("spliced", "merged"),
+    ] {
+        same(theirs, &found[own], &recorded[theirs], tolerance);
+    }
+    // What stands at padding is nobody's concern.
+    let seen = &recorded["valid"].data;
+    let rows = |x: &Tensor| {
+        let rows = x
+            .data
+            .chunks(96)
+            .zip(seen)
+            .filter(|(_, seen)| **seen != 0.0);
+        let data: Vec<f64> = rows.flat_map(|(row, _)| row.to_vec()).collect();
+        Tensor::new(vec![data.len()], data).expect("a line")
+    };
+    let expected = rows(&recorded["prefill_logits"]);
+    same(
+        "prefill_logits",
+        &rows(&found["logits"]),
+        &expected,
+        tolerance,
+    );
+}
+
+/// Losses and gradients of both steps.
+///
+/// # Panics
+/// When something differs.
+pub fn check_objectives(backend: &Backend, tolerance: f64) {
+    let (mut inputs, expected) = training();
+    draw(&mut inputs, 0, 1);
+    for (objective, prefix) in [("gates", "grad.step2."), ("experts", "grad.step1.01.")] {
+        let what = Target::Objective(objective.to_owned());
+        let mut recorded = recorded(&[]);
+        let mut found = recorded.run(&what, Mode::Train, &inputs, backend);
+        if objective == "gates" {
+            let total = &found.outputs["objective.gates"];
+            same("step2.loss", total, &expected["step2.loss"], tolerance);
+        }
+        let trained = |name: &str| name.contains("moai") || name.starts_with("vision_proj");
+        found.gradients.retain(|name, _| trained(name));
+        same_gradients(&found.gradients, &expected, prefix, 2.0 * tolerance);
+    }
+}
