@@ -245,6 +245,7 @@ fn compiled(
     let overrides = Overrides {
         preset: arguments.preset.clone(),
         sets: arguments.sets.clone(),
+        route: None,
     };
     let mut project = Project::open(&arguments.model, &overrides)
         .map_err(|mistakes| format!("{:?}", mistakes.diagnostics))?;
