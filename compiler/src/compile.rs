@@ -78,29 +78,24 @@ pub struct Compiled {
     pub plan: Plan,
 }
 
+/// The compiled objectives of a stage with what they were made through.
+#[derive(Clone, Debug)]
+pub struct CompiledStage {
+    /// Forward and backward of each objective, composites decomposed.
+    pub graphs: Vec<Graph>,
+    /// One artefact for all of them.
+    pub plan: Plan,
+}
+
 /// A forward graph to a plan.
 ///
 /// # Errors
 /// Unbound dims, kernels or limits that do not fit; ill-typed nodes are bugs.
 pub fn compile(graph: &Graph, options: &Options) -> Result<Compiled, CompileError> {
     let (graph, groups) = fuse_graph(graph, options)?;
-    let tile = crate::kernel::row_tile(options.limits);
-    let bindings = bind_dims(&graph, &options.bindings, tile)?;
-    let program = if options.gradients.is_some() {
-        "gradients"
-    } else {
-        "forward"
-    };
-    let request = plan::Request {
-        name: options.name.clone(),
-        program: program.to_owned(),
-        graph: &graph,
-        groups: &groups,
-        bindings: &bindings,
-        limits: options.limits,
-        optimizer: options.optimizer,
-    };
-    let (plan, placed) = plan::assemble(&request)?;
+    let bindings = bind_dims(&graph, &options.bindings, row_tile(options))?;
+    let part = part(&graph, &groups, &bindings);
+    let (plan, placed) = plan::assemble(&plan_request(options, &[part], 1))?;
     Ok(Compiled {
         graph,
         groups,
@@ -108,6 +103,69 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Compiled, CompileErro
         placed,
         plan,
     })
+}
+
+/// The forward graphs of several objectives, or of one, to one plan over one set of parameters.
+/// `accumulate` batches make an update. Free dims are bound by name, if at all, before.
+///
+/// # Errors
+/// As [`compile`], and inputs or parameters that differ between the objectives.
+pub fn compile_stage(
+    graphs: &[&Graph],
+    options: &Options,
+    accumulate: u32,
+) -> Result<CompiledStage, CompileError> {
+    let mut fused = Vec::with_capacity(graphs.len());
+    for graph in graphs {
+        let (graph, groups) = fuse_graph(graph, options)?;
+        let bindings = bind_dims(&graph, &options.bindings, row_tile(options))?;
+        fused.push((graph, groups, bindings));
+    }
+    let parts = fused.iter();
+    let parts: Vec<plan::Part> = parts
+        .map(|(graph, groups, bindings)| part(graph, groups, bindings))
+        .collect();
+    let (plan, _) = plan::assemble(&plan_request(options, &parts, accumulate))?;
+    Ok(CompiledStage {
+        graphs: fused.into_iter().map(|(graph, ..)| graph).collect(),
+        plan,
+    })
+}
+
+fn row_tile(options: &Options) -> usize {
+    crate::kernel::row_tile(options.limits)
+}
+
+/// A fused graph under the name of its objective.
+fn part<'a>(graph: &'a Graph, groups: &'a [Group], bindings: &'a Bindings) -> plan::Part<'a> {
+    let mut outputs = graph.outputs().iter();
+    let objective = outputs.find(|output| output.kind == OutputKind::Objective);
+    let name = objective.map_or("", |output| output.name.as_str());
+    plan::Part {
+        name: name.strip_prefix("objective.").unwrap_or(name).to_owned(),
+        graph,
+        groups,
+        bindings,
+    }
+}
+
+fn plan_request<'a>(
+    options: &Options<'a>,
+    parts: &'a [plan::Part<'a>],
+    accumulate: u32,
+) -> plan::Request<'a> {
+    let program = match options.gradients {
+        Some(_) => "gradients",
+        None => "forward",
+    };
+    plan::Request {
+        name: options.name.clone(),
+        program: program.to_owned(),
+        parts,
+        limits: options.limits,
+        optimizer: options.optimizer,
+        accumulate,
+    }
 }
 
 /// A forward graph to the prepared graph and its kernel groups.
@@ -118,7 +176,7 @@ pub fn fuse_graph(graph: &Graph, options: &Options) -> Result<(Graph, Vec<Group>
     let step = |pass| move |error| CompileError::Pass { pass, error };
     let graph = expand(graph, options, &kept_whole)?;
     check_elements(&graph, &options.bindings)?;
-    let tile = crate::kernel::row_tile(options.limits);
+    let tile = row_tile(options);
     let bindings = bind_dims(&graph, &options.bindings, tile)?;
     check_elements(&graph, &bindings)?;
     let graph = fuse::prepare(&graph, &bindings).map_err(step("prepare"))?;

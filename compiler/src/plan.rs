@@ -10,10 +10,12 @@
 mod assemble;
 mod memory;
 mod text;
+mod training;
 mod update;
 mod verify;
 
-pub use assemble::{ALIGN_WORDS, Placed, PlanError, Request, aligned, assemble};
+pub use assemble::{ALIGN_WORDS, Part, Placed, PlanError, Request, aligned, assemble};
+pub use training::{ACCUMULATE, Objective, Training};
 
 use crate::graph::{DType, Origin, OutputKind};
 use serde::{Deserialize, Serialize};
@@ -242,17 +244,23 @@ pub struct Plan {
     pub origins: Vec<Origin>,
     /// Bytes that live at the busiest command: what no placement of activations can undercut.
     pub activation_bytes_at_least: u64,
-    /// Command lists. A training plan has `gradients` (forward and backward) and `update`.
+    /// Command lists. A training plan has `gradients` (forward and backward) and `update`, or
+    /// `gradients.NAME` and `update.NAME` for each of several objectives; `accumulate` where several
+    /// batches make one update.
     pub programs: Vec<Program>,
+    /// How the programs make steps; absent from a plan that updates nothing.
+    #[serde(default)]
+    pub training: Option<Training>,
 }
 
-/// Words of the step buffer. Floats are stored as bits.
+/// Words of the step buffer. Floats are stored as bits. The words that depend on how often a parameter
+/// was updated come again [`CLASS_WORDS`] further on for each further class of [`Training::classes`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(usize)]
 pub enum StepWord {
     /// Run seed, u32.
     Seed = 0,
-    /// Step number from 0, u32.
+    /// Number of the batch from 0, u32: the step's, where a batch makes a step.
     Step = 1,
     /// Learning rate of this step, f32.
     LearningRate = 2,
@@ -264,10 +272,15 @@ pub enum StepWord {
     Beta2 = 5,
     /// Weight decay factor of this step, f32: what multiplies a decayed parameter before it is subtracted.
     Decay = 6,
+    /// Position of the batch among those of its step, u32.
+    Part = 7,
 }
 
-/// Length of the step buffer in words.
+/// Length of the step buffer in words, for as many classes as fit.
 pub const STEP_WORDS: usize = 16;
+
+/// Words between the same scalar of two classes in the step buffer.
+pub const CLASS_WORDS: usize = 8;
 
 impl Plan {
     /// The program of this name.

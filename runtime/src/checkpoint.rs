@@ -36,6 +36,9 @@ pub struct Metadata {
     pub spec_hash: String,
     /// Versions of everything that wrote it, by name.
     pub versions: BTreeMap<String, String>,
+    /// Updates towards each of several objectives, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub updates: BTreeMap<String, u64>,
     /// What decides which checkpoint is best; lower is better.
     pub score: Option<f64>,
 }

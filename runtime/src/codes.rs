@@ -228,16 +228,20 @@ pages! {
     /// Fix: the message names the file, the record and what to do.
     DATA = "E0619", "the data cannot be used";
 
-    /// What: a stage asks for something that this version does not train, such as batches of several
-    /// data sets in turn, or gradients summed over parts of a batch.
+    /// What: a stage cannot be trained: it states no data or no batch, one of its objectives reaches
+    /// no parameter that trains, or two of its objectives mean different parameters by one path.
     ///
-    /// Why: training it in another way than stated would give other numbers.
+    /// Why: a step draws one source of `mix(…)` by its share, takes a whole batch from it and updates
+    /// what the objective of that source reaches; all else rests, and what nothing updates is no
+    /// training. With `accumulate = N` a step averages the gradients of N parts of its batch, and a
+    /// contrastive loss compares examples of one part only: its negatives are those of `batch / N`
+    /// rows.
     ///
     /// Example:
     /// ```text
-    /// stage joint { data = mix(pairs: 0.7 -> paired, words: 0.3 -> language)   … }
+    /// stage joint { data = mix(pairs: 0.7 -> paired, words: 0.3 -> language)   freeze = [text.*]   … }
     /// ```
-    /// Fix: split the stage, as the message says.
+    /// Fix: as the message says.
     UNSUPPORTED_STAGE = "E0620", "a stage that cannot be trained as it is stated";
 
     /// What: an evaluation cannot be carried out as it is stated.

@@ -26,7 +26,7 @@ use crate::device::{Counters, Device};
 use crate::error::{Error, Result};
 use crate::tensor::{HostData, HostTensor};
 use gatewright_compiler::graph::DType;
-use gatewright_compiler::plan::{Buffer, BufferId, Plan, Role, STEP_WORDS};
+use gatewright_compiler::plan::{Buffer, BufferId, Plan, Role};
 use prepare::{Prepared, Stage};
 use std::collections::BTreeMap;
 
@@ -111,7 +111,7 @@ impl Executor {
     ///
     /// # Errors
     /// What the device reports.
-    pub fn step_words(&self, words: &[u32; STEP_WORDS]) -> Result<()> {
+    pub fn step_words(&self, words: &[u32]) -> Result<()> {
         for buffer in &self.plan.buffers {
             if buffer.role == Role::Step {
                 self.upload(buffer, bytemuck::cast_slice(words))?;

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! stage -> plan -> executor <- first values
-//! data  -> batches, made ahead of the device
+//! data  -> batches, made ahead of the device; of several sources, a step has one, drawn by its weight
 //! trainer: steps -> metrics.jsonl, checkpoints;  evaluator: parameters -> evaluations.jsonl
 //! ```
 
 mod batches;
+mod draws;
 mod plan;
 mod start;
 
@@ -305,7 +306,7 @@ fn locate(
             let from: Checkpoint = folder.checkpoints().load(step)?;
             Ok(trainer.locate_non_finite(&from, loader, until)?)
         }
-        None => Ok(trainer.executor_mut().first_non_finite("gradients")?),
+        None => Ok(trainer.non_finite_place()?),
     }
 }
 

@@ -1,9 +1,10 @@
-//! Training: a plan with the programs `gradients` and `update`, a source of batches, a schedule.
+//! Training: a plan with gradient and update programs, a source of batches, a schedule.
 //!
 //! Invariants
-//! - A step depends on the parameters, the optimiser state, the step number, the seed and the batch
-//!   of that number alone; so a resumed run continues to the same bits.
-//! - A step is one submission. Losses come back in the submission of the step they belong to, and only
+//! - A step depends on the parameters, the optimiser state with its counts of updates, the step
+//!   number, the seed and the batches of that step alone; so a resumed run continues to the same bits.
+//! - A step minimises one objective; what that does not reach keeps its bits.
+//! - A batch is one submission. Losses come back in the submission of the step they belong to, and only
 //!   in steps that are logged or saved.
 //! - Nothing that is not finite is ever saved.
 
@@ -13,32 +14,36 @@ mod update;
 
 pub use folder::{EvaluationRecord, Findings, Manifest, RunFolder};
 pub use record::StepRecord;
-pub use update::Update;
+pub use update::{Place, Update};
 
 use crate::checkpoint::{Checkpoint, Metadata, differences};
 use crate::error::{Error, Result};
 use crate::execute::{Executor, NonFinitePlace, Slot};
 use crate::tensor::HostTensor;
-use gatewright_compiler::plan::BufferId;
-use record::{Clock, Scalar};
+use gatewright_compiler::plan::{ACCUMULATE, BufferId, Training};
+use record::{Clock, Means, Scalar};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The programs of a training plan, in the order of a step.
-const STEP: [&str; 2] = ["gradients", "update"];
-
-/// Where batches come from. The batch of a step must not depend on the batches asked for before.
+/// Where batches come from. What is given must not depend on what was asked for before.
 pub trait Batches {
-    /// The batch of a step: every input of the plan by name.
+    /// The objective that a step minimises, as a position in the plan.
+    fn objective(&mut self, step: u64) -> usize {
+        let _ = step;
+        0
+    }
+
+    /// A batch by its number in the run (see [`Place::batch`]), which is the step's where one batch
+    /// makes a step: every input of the step's objective by name.
     ///
     /// # Errors
     /// Usually [`Error::Batch`].
-    fn batch(&mut self, step: u64) -> Result<BTreeMap<String, HostTensor>>;
+    fn batch(&mut self, number: u64) -> Result<BTreeMap<String, HostTensor>>;
 }
 
 impl<F: FnMut(u64) -> Result<BTreeMap<String, HostTensor>>> Batches for F {
-    fn batch(&mut self, step: u64) -> Result<BTreeMap<String, HostTensor>> {
-        self(step)
+    fn batch(&mut self, number: u64) -> Result<BTreeMap<String, HostTensor>> {
+        self(number)
     }
 }
 
@@ -56,7 +61,7 @@ pub struct TrainOptions {
     pub log_every: u64,
     /// A checkpoint is saved after every so many steps, and at the end.
     pub save_every: u64,
-    /// Examples (pairs) of a batch, for the speed.
+    /// Examples (pairs) of a step, for the speed.
     pub examples_per_step: u64,
     /// Goes into checkpoints.
     pub spec_hash: String,
@@ -81,25 +86,47 @@ pub enum Outcome {
 pub struct Trainer {
     executor: Executor,
     options: TrainOptions,
-    scalars: Vec<Scalar>,
+    training: Training,
+    /// What is read, for each objective.
+    scalars: Vec<Vec<Scalar>>,
+    /// Updates so far towards each objective.
+    updates: Vec<u64>,
     step: u64,
+    /// The objective of the last batch.
+    last: usize,
 }
 
 impl Trainer {
     /// A trainer at step 0. Parameters hold what was written to the executor.
     ///
     /// # Errors
-    /// [`Error::UnknownName`] for a plan without the programs `gradients` and `update`.
+    /// [`Error::InvalidPlan`] and [`Error::UnknownName`] for a plan that cannot be stepped.
     pub fn new(executor: Executor, options: TrainOptions) -> Result<Self> {
-        for program in STEP {
-            executor.program_index(program)?;
+        let training = executor.plan().training.clone();
+        let training = training
+            .filter(|training| !training.objectives.is_empty())
+            .ok_or_else(|| {
+                Error::plan("it updates nothing: it was compiled without an optimiser")
+            })?;
+        for objective in &training.objectives {
+            executor.program_index(&objective.gradients)?;
+            executor.program_index(&objective.update)?;
         }
-        let scalars = record::scalars(&executor);
+        if training.accumulate > 1 {
+            executor.program_index(ACCUMULATE)?;
+        }
+        let objectives = training.objectives.iter();
+        let scalars = objectives
+            .map(|it| record::scalars(&executor, it))
+            .collect();
         Ok(Self {
+            updates: vec![0; training.objectives.len()],
             executor,
             options,
+            training,
             scalars,
             step: 0,
+            last: 0,
         })
     }
 
@@ -142,8 +169,31 @@ impl Trainer {
             }
             self.executor.write_named(slot, tensors)?;
         }
+        self.updates = match self.training.objectives.as_slice() {
+            [_] => vec![step],
+            several => {
+                let known = &checkpoint.metadata.updates;
+                let counts = several.iter().map(|objective| {
+                    let count = known.get(&objective.name).copied();
+                    count.ok_or_else(|| Error::NotGiven {
+                        kind: "count of updates of objective",
+                        name: objective.name.clone(),
+                        present: known.keys().cloned().collect(),
+                    })
+                });
+                counts.collect::<Result<_>>()?
+            }
+        };
         self.step = step;
         Ok(())
+    }
+
+    /// Updates so far towards each of several objectives.
+    fn counts(&self) -> BTreeMap<String, u64> {
+        let objectives = &self.training.objectives;
+        let names = objectives.iter().map(|it| it.name.clone());
+        let counts = names.zip(self.updates.iter().copied());
+        counts.filter(|_| objectives.len() > 1).collect()
     }
 
     /// Everything needed to go on from here.
@@ -157,6 +207,7 @@ impl Trainer {
                 seed: self.options.seed,
                 spec_hash: self.options.spec_hash.clone(),
                 versions: self.options.versions.clone(),
+                updates: self.counts(),
                 score,
             },
             parameters: self.executor.read_all(Slot::Parameter)?,
@@ -221,9 +272,30 @@ impl Trainer {
     /// # Errors
     /// As [`Self::run`].
     pub fn advance(&mut self, batches: &mut dyn Batches, read: bool) -> Result<Option<StepRecord>> {
-        self.prepare(batches)?;
-        let record = self.execute(&STEP, read)?;
-        self.step += 1;
+        let objective = self.choose(batches)?;
+        let [mut losses, mut metrics] = [Means::default(), Means::default()];
+        for place in self.places() {
+            self.prepare(batches, place)?;
+            let mut programs = vec![self.training.objectives[objective].gradients.clone()];
+            programs.extend(self.after_gradients(objective, place));
+            let programs: Vec<&str> = programs.iter().map(String::as_str).collect();
+            if read {
+                let ids = self.reads(objective, place);
+                let values = self.executor.run_and_read(&programs, &ids)?;
+                self.note(objective, &values, &mut losses, &mut metrics)?;
+            } else {
+                self.executor.run(&programs)?;
+            }
+        }
+        let record = read.then(|| StepRecord {
+            step: self.step,
+            objective: self.name_of(objective),
+            losses: losses.take(),
+            metrics: metrics.take(),
+            learning_rate: self.options.update.scalars(self.step).rate,
+            examples_per_second: 0.0,
+        });
+        self.finish_step(objective);
         Ok(record)
     }
 
@@ -240,48 +312,119 @@ impl Trainer {
     ) -> Result<Option<NonFinitePlace>> {
         self.restore(from)?;
         while self.step <= until {
-            self.prepare(batches)?;
-            match self.execute(&STEP[..1], true) {
-                Err(Error::NonFinite { .. }) => return self.executor.first_non_finite(STEP[0]),
-                result => result?,
-            };
-            self.execute(&STEP[1..], false)?;
-            self.step += 1;
+            let objective = self.choose(batches)?;
+            for place in self.places() {
+                self.prepare(batches, place)?;
+                let ids = self.scalars[objective].iter().map(|scalar| scalar.id);
+                let ids: Vec<BufferId> = ids.collect();
+                let gradients = self.training.objectives[objective].gradients.clone();
+                let values = self.executor.run_and_read(&[&gradients], &ids)?;
+                let [mut losses, mut metrics] = [Means::default(), Means::default()];
+                match self.note(objective, &values, &mut losses, &mut metrics) {
+                    Err(Error::NonFinite { .. }) => return self.non_finite_place(),
+                    result => result?,
+                }
+                let rest = self.after_gradients(objective, place);
+                let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
+                self.executor.run(&rest)?;
+            }
+            self.finish_step(objective);
         }
         Ok(None)
     }
 
-    /// Writes what the next step reads.
-    fn prepare(&mut self, batches: &mut dyn Batches) -> Result<()> {
-        let batch = batches.batch(self.step)?;
-        self.executor.fill(Slot::Input, &batch)?;
-        let words = self.options.update.words(self.options.seed, self.step);
+    /// What made a value that is not finite in the last batch.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn non_finite_place(&mut self) -> Result<Option<NonFinitePlace>> {
+        let program = self.training.objectives[self.last].gradients.clone();
+        self.executor.first_non_finite(&program)
+    }
+
+    /// The objective of the next step.
+    fn choose(&mut self, batches: &mut dyn Batches) -> Result<usize> {
+        let objective = batches.objective(self.step);
+        let count = self.training.objectives.len();
+        if objective >= count {
+            return Err(Error::Batch {
+                step: self.step,
+                reason: format!("it is for objective {objective}, and the plan has {count}"),
+            });
+        }
+        self.last = objective;
+        Ok(objective)
+    }
+
+    /// The batches of the next step.
+    fn places(&self) -> impl Iterator<Item = Place> + use<> {
+        let (step, parts) = (self.step, u64::from(self.training.accumulate.max(1)));
+        (0..parts).map(move |part| Place { step, part, parts })
+    }
+
+    /// Writes what a batch of the next step reads.
+    fn prepare(&mut self, batches: &mut dyn Batches, place: Place) -> Result<()> {
+        let batch = batches.batch(place.batch())?;
+        let inputs = &self.training.objectives[self.last].inputs;
+        self.executor.give(inputs, &batch)?;
+        let classes = self.training.classes.iter().map(|class| {
+            let counts = class.iter().filter_map(|it| self.updates.get(*it as usize));
+            counts.sum()
+        });
+        let classes: Vec<u64> = classes.collect();
+        let update = &self.options.update;
+        let words = update.words_at(self.options.seed, place, &classes);
         self.executor.step_words(&words)
     }
 
-    fn execute(&mut self, programs: &[&str], read: bool) -> Result<Option<StepRecord>> {
-        if !read {
-            return self.executor.run(programs).map(|()| None);
-        }
-        let ids: Vec<BufferId> = self.scalars.iter().map(|scalar| scalar.id).collect();
-        let values = self.executor.run_and_read(programs, &ids)?;
-        let mut record = StepRecord {
-            step: self.step,
-            losses: BTreeMap::new(),
-            metrics: BTreeMap::new(),
-            learning_rate: self.options.update.scalars(self.step).rate,
-            examples_per_second: 0.0,
-        };
-        for (scalar, tensor) in self.scalars.iter().zip(&values) {
+    /// The programs that follow the gradients of a batch.
+    fn after_gradients(&self, objective: usize, place: Place) -> Vec<String> {
+        let accumulate = (place.parts > 1).then(|| ACCUMULATE.to_owned());
+        let last = place.part + 1 == place.parts;
+        let update = last.then(|| self.training.objectives[objective].update.clone());
+        accumulate.into_iter().chain(update).collect()
+    }
+
+    /// What is read after a batch: its scalars, and with the last one the norm of the gradients.
+    fn reads(&self, objective: usize, place: Place) -> Vec<BufferId> {
+        let scalars = self.scalars[objective].iter().map(|scalar| scalar.id);
+        let last = place.part + 1 == place.parts;
+        let norm = self.training.objectives[objective].norm.filter(|_| last);
+        scalars.chain(norm).collect()
+    }
+
+    /// Takes down what was read after a batch. A metric without a finite value is left out.
+    fn note(
+        &self,
+        objective: usize,
+        values: &[HostTensor],
+        losses: &mut Means,
+        metrics: &mut Means,
+    ) -> Result<()> {
+        let scalars = self.scalars[objective].iter();
+        let named = scalars.map(|scalar| (scalar.name.as_str(), scalar.is_loss));
+        let names = named.chain([("grad_norm", false)]);
+        for ((name, is_loss), tensor) in names.zip(values) {
             let value = record::first_value(tensor);
-            if scalar.is_loss {
-                self.check_finite(&scalar.name, &[value])?;
-                record.losses.insert(scalar.name.clone(), value);
+            if is_loss {
+                self.check_finite(name, &[value])?;
+                losses.add(name, value);
             } else if value.is_finite() {
-                record.metrics.insert(scalar.name.clone(), value);
+                metrics.add(name, value);
             }
         }
-        Ok(Some(record))
+        Ok(())
+    }
+
+    fn finish_step(&mut self, objective: usize) {
+        self.updates[objective] += 1;
+        self.step += 1;
+    }
+
+    /// The name of an objective, where there are several.
+    fn name_of(&self, objective: usize) -> Option<String> {
+        let several = self.training.objectives.len() > 1;
+        several.then(|| self.training.objectives[objective].name.clone())
     }
 
     fn check_finite(&self, name: &str, values: &[f32]) -> Result<()> {
@@ -295,9 +438,12 @@ impl Trainer {
         }
     }
 
-    /// The value checkpoints are ranked by.
+    /// The value checkpoints are ranked by; values of different objectives do not compare.
     fn objective(&self, record: &StepRecord) -> Option<f64> {
-        let first = self.scalars.iter().find(|scalar| scalar.is_loss)?;
+        let [scalars] = self.scalars.as_slice() else {
+            return None;
+        };
+        let first = scalars.iter().find(|scalar| scalar.is_loss)?;
         record.losses.get(&first.name).map(|loss| f64::from(*loss))
     }
 

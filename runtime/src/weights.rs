@@ -20,15 +20,15 @@ pub fn shapes(lowered: &Lowered) -> BTreeMap<String, Vec<usize>> {
     parameters.collect()
 }
 
-/// Reads the parameters of the whole file from foreign tensors. Nothing of `lowered` may lack a
-/// tensor, and no tensor may be left over; parameters that only other parts of the file have may.
+/// Reads the parameters of the whole file from foreign tensors. Nothing that is `needed`, with its
+/// sizes, may lack a tensor, and no tensor may be left over; parameters that only other parts of the file have may.
 ///
 /// # Errors
 /// Names left over, names claimed twice, tensors of another shape.
 pub fn read(
     project: &mut Project,
     spec: &WeightsSpec,
-    lowered: &Lowered,
+    needed: &BTreeMap<String, Vec<usize>>,
     bindings: &BTreeMap<String, usize>,
     tensors: &Tensors,
 ) -> Result<Tensors, Failure> {
@@ -37,10 +37,10 @@ pub fn read(
         ..Request::new(Target::Everything, Mode::Train)
     })?;
     let mut all = shapes(&everything);
-    all.extend(shapes(lowered));
+    all.extend(needed.clone());
     let mut imported = import(spec, &all, tensors)?;
     let missing = &mut imported.pairing.unmatched_ours;
-    missing.retain(|path| lowered.parameters.contains_key(path));
+    missing.retain(|path| needed.contains_key(path));
     let diagnostics = spec.diagnose(&imported.pairing);
     if diagnostics.is_empty() {
         Ok(imported.parameters)

@@ -35,6 +35,7 @@ fn checkpoint(step: u64, score: Option<f64>) -> Checkpoint {
             seed: 7,
             spec_hash: "abc".to_owned(),
             versions: BTreeMap::from([("gatewright".to_owned(), "0.1.0".to_owned())]),
+            updates: BTreeMap::new(),
             score,
         },
         parameters: BTreeMap::from([

@@ -92,8 +92,8 @@ fn a_training_step_is_one_submission_and_creates_nothing() {
     let stage = experiment.stage(Some("pretrain")).expect("the stage");
     let planned = experiment::plan(&mut limoe, stage, device.limits());
     let planned = planned.unwrap_or_else(|error| panic!("{error}"));
-    let inputs = drawn_inputs(&planned.lowered.graph, 0);
-    let parameters = initial_parameters(&planned.lowered, 0);
+    let inputs = drawn_inputs(&planned.lowered[0].graph, 0);
+    let parameters = initial_parameters(&planned.lowered[0], 0);
     let executor = Executor::new(&device, planned.plan, &Options::default());
     let mut executor = executor.unwrap_or_else(|error| panic!("{error}"));
     executor

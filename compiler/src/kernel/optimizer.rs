@@ -5,17 +5,20 @@
 //! parameters |--- trunk.0.fc1.kernel ---|pad|- bias -|pad| ...   blocks of 64 words
 //! gradients  |--- same offsets ------------------------------|
 //! m, v       |--- same offsets ------------------------------|
-//! flags      [ one word per block: trained, decayed ]
+//! flags      [ one word per block: updated, decayed, class ]
 //! ```
 //!
 //! Eight lanes walk one block, so what a block is never differs inside a run.
 
+mod accumulate;
 mod adafactor;
+
+pub use accumulate::lower_accumulate;
 
 use super::ir::{Array, Builder, Builtin, Expr, Scalar};
 use super::{Launch, Lowered, Slot, linear_grid};
 use crate::optimizer::{Optimizer, Rule};
-use crate::plan::{ALIGN_WORDS, Limits, StepWord};
+use crate::plan::{ALIGN_WORDS, CLASS_WORDS, Limits, StepWord};
 
 /// Where one parameter lies in the flat arenas.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,13 +29,26 @@ pub struct TensorSlot {
     pub offset: usize,
     /// Sizes.
     pub shape: Vec<usize>,
-    /// Whether it is updated.
+    /// Whether it has optimiser state: some objective of the stage updates it.
     pub trained: bool,
+    /// Whether this update changes it.
+    pub updated: bool,
     /// Whether it decays.
     pub decayed: bool,
+    /// Its class, among parameters that had equally many updates.
+    pub class: usize,
 }
 
 impl TensorSlot {
+    /// What kernels look at.
+    fn flags(&self) -> Result<u32, String> {
+        let class = u32::try_from(self.class * CLASS_WORDS);
+        let class = class.map_err(|_| "there are too many objectives".to_owned())?;
+        let updated = if self.updated { UPDATED } else { 0 };
+        let decayed = if self.decayed { DECAYED } else { 0 };
+        Ok(updated | decayed | (class << CLASS_SHIFT))
+    }
+
     fn words(&self) -> usize {
         self.shape.iter().product()
     }
@@ -66,8 +82,10 @@ const TABLE: Slot = Slot::Input(2);
 const NORM: Slot = Slot::Scratch(0);
 const PARTIALS: Slot = Slot::Scratch(1);
 
-const TRAINED: u32 = 1;
+const UPDATED: u32 = 1;
 const DECAYED: u32 = 2;
+/// The bits above hold how far the scalars of the class lie behind those of the first.
+const CLASS_SHIFT: u32 = 2;
 const LANES: usize = 64;
 /// Blocks that one workgroup updates: eight lanes each.
 const BLOCKS: usize = LANES / 8;
@@ -84,7 +102,7 @@ pub fn lower_update(
 ) -> Result<LoweredUpdate, String> {
     let blocks = total_words.div_ceil(ALIGN_WORDS);
     let mut update = LoweredUpdate {
-        table: flags(tensors, blocks),
+        table: flags(tensors, blocks)?,
         ..LoweredUpdate::default()
     };
     norm(optimizer, blocks, limits, &mut update.lowered)?;
@@ -149,18 +167,17 @@ fn blend(decay: f64, old: &Expr, new: &Expr) -> Expr {
     old * real(decay) + new * real(1.0 - decay)
 }
 
-fn flags(tensors: &[TensorSlot], blocks: usize) -> Vec<u32> {
+fn flags(tensors: &[TensorSlot], blocks: usize) -> Result<Vec<u32>, String> {
     let mut flags = vec![0; blocks];
     for tensor in tensors {
         let first = tensor.offset / ALIGN_WORDS;
         let end = first + tensor.words().div_ceil(ALIGN_WORDS);
-        let trained = if tensor.trained { TRAINED } else { 0 };
-        let decayed = if tensor.decayed { DECAYED } else { 0 };
+        let own = tensor.flags()?;
         for flag in flags.iter_mut().take(end).skip(first) {
-            *flag = trained | decayed;
+            *flag = own;
         }
     }
-    flags
+    Ok(flags)
 }
 
 /// The block and lane of an invocation: eight lanes walk the 16 vec4 of one block.
@@ -172,7 +189,7 @@ fn block_and_lane(b: &mut Builder) -> (Expr, Expr) {
     (block, lane)
 }
 
-/// Global norm of the trained gradients: squares per lane over a run of blocks, then one workgroup
+/// Global norm of the gradients in use: squares per lane over a run of blocks, then one workgroup
 /// adds the lanes in order. Also the factor that brings the norm to at most the clip.
 fn norm(
     optimizer: &Optimizer,
@@ -186,7 +203,7 @@ fn norm(
     let partials = groups * LANES;
     lowered.scratch = vec![ALIGN_WORDS, partials];
     let mut b = Builder::new("gradient_squares", [LANES as u32, 1, 1]);
-    b.doc("Squares of the trained gradients, summed per lane over a run of blocks.");
+    b.doc("Squares of the gradients in use, summed per lane over a run of blocks.");
     let gradients = b.binding("gradients", Scalar::F32, true);
     let flags = b.binding("flags", Scalar::U32, false);
     let out = b.binding("partials", Scalar::F32, false);
@@ -197,7 +214,7 @@ fn norm(
     let first = b.bind("first", &run * &per_run_word);
     let end = b.bind("end", total.min(&first + &per_run_word));
     b.repeat("at", first, end, 1u32, |b, block| {
-        b.when((flags.at(block) & TRAINED).differs(0u32), |b| {
+        b.when((flags.at(block) & UPDATED).differs(0u32), |b| {
             b.repeat("half", 0u32, 2u32, 1u32, |b, half| {
                 let g = b.bind("g", gradients.at4(block * 16u32 + half * 8u32 + &lane));
                 let part = |i: usize| g.component(i) * g.component(i);
@@ -259,6 +276,8 @@ struct At {
     gradient: Expr,
     states: Vec<StateAt>,
     step: Array,
+    /// Words to the scalars of its class.
+    class: Expr,
 }
 
 /// One state arena at the current element.
@@ -267,14 +286,19 @@ struct StateAt {
 }
 
 impl At {
-    /// A float of the step buffer.
+    /// A float of the step buffer that depends on how often the parameter was updated.
     fn word(&self, word: StepWord) -> Expr {
-        step_word(self.step, word)
+        class_word(self.step, word, &self.class)
     }
 }
 
 fn step_word(step: Array, word: StepWord) -> Expr {
     step.at(word as u32).bitcast(Scalar::F32)
+}
+
+/// A float of a class, whose scalars lie `class` words behind those of the first.
+fn class_word(step: Array, word: StepWord, class: &Expr) -> Expr {
+    step.at(class + word as u32).bitcast(Scalar::F32)
 }
 
 struct Step<'a> {
@@ -288,7 +312,7 @@ impl Step<'_> {
     /// One launch: `parameter -= rate * direction + decay * parameter` with the rule's direction.
     fn elementwise(&self, name: &str, states: usize, rule: &ElementRule) -> Result<Launch, String> {
         let mut b = Builder::new(name, [LANES as u32, 1, 1]);
-        b.doc("Update of every trained parameter; blocks of 64 words, eight lanes each.");
+        b.doc("Update of every parameter in use; blocks of 64 words, eight lanes each.");
         let parameters = b.binding("parameters", Scalar::F32, true);
         let gradients = b.binding("gradients", Scalar::F32, true);
         let flags = b.binding("flags", Scalar::U32, false);
@@ -309,7 +333,8 @@ impl Step<'_> {
             decays.select(step_word(step, StepWord::Decay), 0.0f32),
         );
         let rate = b.bind("rate", step_word(step, StepWord::LearningRate));
-        b.when((&flag & TRAINED).differs(0u32), |b| {
+        let class = b.bind("class_words", &flag >> CLASS_SHIFT);
+        b.when((&flag & UPDATED).differs(0u32), |b| {
             b.repeat("half", 0u32, 2u32, 1u32, |b, half| {
                 let item = b.bind("item", &block * 16u32 + half * 8u32 + &lane);
                 let gradient = b.bind("gradient", gradients.at4(&item) * &factor);
@@ -321,6 +346,7 @@ impl Step<'_> {
                     gradient,
                     states,
                     step,
+                    class: class.clone(),
                 };
                 let (direction, new) = rule(b, &at);
                 for (array, value) in arrays.iter().zip(new) {

@@ -1,9 +1,9 @@
 //! Groups to a plan: kernels once, buffers in arenas, commands in order.
 
 use super::memory::{Lifetime, lower_bound, place};
+use super::training::{Objective, Training};
 use super::{
-    Arena, Buffer, BufferId, Command, Dispatch, KernelText, Limits, Plan, Program, Role,
-    STEP_WORDS, VERSION,
+    Arena, Buffer, BufferId, Command, Dispatch, KernelText, Limits, Plan, Program, Role, VERSION,
 };
 use crate::fuse::{Group, bind_shape};
 use crate::graph::{DType, Graph, Origin, OutputKind, ValueId};
@@ -11,7 +11,7 @@ use crate::kernel::{self, Launch, Slot};
 use crate::ops::Op;
 use crate::optimizer::Optimizer;
 use crate::size::Bindings;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Alignment of buffers in words: 256 bytes, what every device accepts as a binding offset.
 pub const ALIGN_WORDS: usize = 64;
@@ -22,16 +22,46 @@ pub struct Request<'a> {
     pub name: String,
     /// The name of the program that runs the groups: `forward` or `gradients`.
     pub program: String,
+    /// What runs, each by a program of its own over the same parameters.
+    pub parts: &'a [Part<'a>],
+    /// What the plan is for.
+    pub limits: &'a Limits,
+    /// Adds the program `update`, which runs after the gradients.
+    pub optimizer: Option<&'a Optimizer>,
+    /// Batches whose gradients are averaged for one update, at least 1.
+    pub accumulate: u32,
+}
+
+/// One graph of a plan: an entry, or one of the objectives of a stage.
+pub struct Part<'a> {
+    /// Tells its programs and results apart from those of other parts.
+    pub name: String,
     /// The prepared graph.
     pub graph: &'a Graph,
     /// Its groups.
     pub groups: &'a [Group],
     /// Values of its dims.
     pub bindings: &'a Bindings,
-    /// What the plan is for.
-    pub limits: &'a Limits,
-    /// Adds the program `update`, which runs after the gradients.
-    pub optimizer: Option<&'a Optimizer>,
+}
+
+impl Part<'_> {
+    pub(super) fn shape(&self, id: ValueId) -> Result<Vec<usize>, PlanError> {
+        bind_shape(self.graph.ty(id), self.bindings).ok_or_else(|| PlanError {
+            path: self.graph.node(id).origin.path.clone(),
+            message: "has an unknown size".to_owned(),
+        })
+    }
+
+    /// Paths of the parameters that it has gradients of.
+    pub(super) fn reached(&self) -> BTreeSet<&str> {
+        let outputs = self.graph.outputs().iter();
+        outputs
+            .filter_map(|output| match &output.kind {
+                OutputKind::Gradient(path) => Some(path.as_str()),
+                _ => None,
+            })
+            .collect()
+    }
 }
 
 /// Where the values of a group lie, for those who look at them while a plan runs.
@@ -59,6 +89,8 @@ pub struct PlanError {
 pub(super) struct Assembly<'a> {
     pub(super) request: &'a Request<'a>,
     pub(super) plan: Plan,
+    /// The graph that is being planned.
+    part: &'a Part<'a>,
     kernels: BTreeMap<String, u32>,
     names: BTreeMap<String, u32>,
     origins: BTreeMap<ValueId, u32>,
@@ -75,20 +107,24 @@ pub(super) struct Assembly<'a> {
 /// # Errors
 /// A group that no skeleton covers or a limit that is exceeded.
 pub fn assemble(request: &Request) -> Result<(Plan, Vec<Placed>), PlanError> {
-    let mut assembly = Assembly::new(request);
-    assembly.given_buffers()?;
-    assembly.result_buffers()?;
-    let commands = assembly.commands()?;
-    assembly.plan.programs.push(Program {
-        name: request.program.clone(),
-        commands,
-    });
-    if let Some(optimizer) = request.optimizer {
-        let commands = assembly.update(optimizer)?;
-        assembly.plan.programs.push(Program {
-            name: "update".to_owned(),
-            commands,
+    let Some(first) = request.parts.first() else {
+        return Err(PlanError {
+            path: request.name.clone(),
+            message: "there is nothing to plan".to_owned(),
         });
+    };
+    let mut assembly = Assembly::new(request, first);
+    assembly.given_buffers()?;
+    for part in request.parts {
+        assembly.begin(part);
+        let outputs = assembly.result_buffers()?;
+        let commands = assembly.commands()?;
+        let gradients = assembly.program(&request.program, commands);
+        assembly.objective(gradients, outputs);
+    }
+    match request.optimizer {
+        Some(optimizer) => assembly.updates(optimizer)?,
+        None => assembly.plan.training = None,
     }
     assembly.place_floating();
     Ok((assembly.plan, assembly.placed))
@@ -162,12 +198,12 @@ impl Plan {
 }
 
 impl<'a> Assembly<'a> {
-    fn new(request: &'a Request<'a>) -> Self {
-        let dims = request
-            .graph
-            .dims()
-            .filter_map(|(id, dim)| Some((dim.name.clone(), *request.bindings.get(&id)?)))
-            .collect();
+    fn new(request: &'a Request<'a>, part: &'a Part<'a>) -> Self {
+        let dims = request.parts.iter().flat_map(|part| {
+            let dims = part.graph.dims();
+            dims.filter_map(|(id, dim)| Some((dim.name.clone(), *part.bindings.get(&id)?)))
+        });
+        let dims = dims.collect();
         let plan = Plan {
             version: VERSION,
             name: request.name.clone(),
@@ -180,10 +216,12 @@ impl<'a> Assembly<'a> {
             origins: Vec::new(),
             activation_bytes_at_least: 0,
             programs: Vec::new(),
+            training: Some(Training::of(request)),
         };
         Self {
             request,
             plan,
+            part,
             kernels: BTreeMap::new(),
             names: BTreeMap::new(),
             origins: BTreeMap::new(),
@@ -194,60 +232,137 @@ impl<'a> Assembly<'a> {
     }
 
     fn path(&self, id: ValueId) -> &str {
-        &self.request.graph.node(id).origin.path
+        &self.part.graph.node(id).origin.path
     }
 
     fn shape(&self, id: ValueId) -> Result<Vec<usize>, PlanError> {
-        let ty = self.request.graph.ty(id);
-        bind_shape(ty, self.request.bindings).ok_or_else(|| PlanError {
-            path: self.path(id).to_owned(),
-            message: "has an unknown size".to_owned(),
-        })
+        self.part.shape(id)
     }
 
-    /// The step buffer, inputs and parameters.
+    /// The step buffer, then the inputs and the parameters of all parts, each once.
     fn given_buffers(&mut self) -> Result<(), PlanError> {
+        let words = self.plan.training.as_ref().map_or(0, Training::step_words);
         self.plan
-            .append("step", "step", Role::Step, DType::U32, vec![STEP_WORDS]);
-        for (name, id) in self.request.graph.inputs() {
-            let shape = self.shape(id)?;
-            let dtype = self.request.graph.ty(id).dtype;
-            let buffer = self.plan.append("inputs", &name, Role::Input, dtype, shape);
-            self.of.insert(id, buffer);
+            .append("step", "step", Role::Step, DType::U32, vec![words]);
+        let inputs = self.given(Graph::inputs)?;
+        for (name, (dtype, shape)) in inputs {
+            self.plan.append("inputs", &name, Role::Input, dtype, shape);
         }
-        for (path, id) in self.request.graph.parameters() {
-            let shape = self.shape(id)?;
-            let buffer = self
-                .plan
-                .append("parameters", &path, Role::Parameter, DType::F32, shape);
-            self.of.insert(id, buffer);
+        let parameters = self.given(Graph::parameters)?;
+        for (path, (dtype, shape)) in parameters {
+            self.plan
+                .append("parameters", &path, Role::Parameter, dtype, shape);
         }
         Ok(())
     }
 
+    /// What all parts are given under these names.
+    fn given(
+        &self,
+        select: fn(&Graph) -> BTreeMap<String, ValueId>,
+    ) -> Result<BTreeMap<String, (DType, Vec<usize>)>, PlanError> {
+        let mut all: BTreeMap<String, (DType, Vec<usize>)> = BTreeMap::new();
+        for part in self.request.parts {
+            for (name, id) in select(part.graph) {
+                let own = (part.graph.ty(id).dtype, part.shape(id)?);
+                let known = all.entry(name.clone()).or_insert_with(|| own.clone());
+                if *known != own {
+                    let (before, here) = (&known.1, &own.1);
+                    let message = format!(
+                        "has the sizes {here:?} in objective `{}` and {before:?} in another of the \
+                         same stage",
+                        part.name
+                    );
+                    return Err(PlanError {
+                        path: name,
+                        message,
+                    });
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Turns to the next part; its given values have their buffers.
+    fn begin(&mut self, part: &'a Part<'a>) {
+        self.part = part;
+        self.origins.clear();
+        self.of.clear();
+        for (role, values) in [
+            (Role::Input, part.graph.inputs()),
+            (Role::Parameter, part.graph.parameters()),
+        ] {
+            let known = self.plan.buffers_by_name(|own| *own == role);
+            let pairs = values.into_iter();
+            let found = pairs.filter_map(|(name, id)| Some((id, *known.get(name.as_str())?)));
+            self.of.extend(found);
+        }
+    }
+
+    /// The name of something that every part has.
+    pub(super) fn name_of(&self, what: &str, part: &Part) -> String {
+        match self.request.parts.len() {
+            1 => what.to_owned(),
+            _ => format!("{what}.{}", part.name),
+        }
+    }
+
+    /// Adds a program of the current part and gives its name.
+    fn program(&mut self, what: &str, commands: Vec<Command>) -> String {
+        let name = self.name_of(what, self.part);
+        self.plan.programs.push(Program {
+            name: name.clone(),
+            commands,
+        });
+        name
+    }
+
+    /// Notes how the current part is run.
+    fn objective(&mut self, gradients: String, outputs: BTreeMap<String, BufferId>) {
+        let inputs = self.part.graph.inputs();
+        let inputs = inputs.values().filter_map(|id| self.of.get(id).copied());
+        let objective = Objective {
+            name: self.part.name.clone(),
+            gradients,
+            update: self.name_of("update", self.part),
+            inputs: inputs.collect(),
+            outputs,
+            norm: None,
+        };
+        if let Some(training) = &mut self.plan.training {
+            training.objectives.push(objective);
+        }
+    }
+
     /// Named results: gradients lie as their parameters do, the others side by side for one read.
-    fn result_buffers(&mut self) -> Result<(), PlanError> {
-        for output in self.request.graph.outputs() {
+    /// Those of one of several parts have its name before theirs.
+    fn result_buffers(&mut self) -> Result<BTreeMap<String, BufferId>, PlanError> {
+        let mut results = BTreeMap::new();
+        for output in self.part.graph.outputs() {
             let base = self.base(output.value);
             if let OutputKind::Gradient(path) = &output.kind {
                 self.gradient_buffer(path, base)?;
                 continue;
             }
-            let dtype = self.request.graph.ty(output.value).dtype;
+            let name = match self.request.parts.len() {
+                1 => output.name.clone(),
+                _ => format!("{}/{}", self.part.name, output.name),
+            };
+            let dtype = self.part.graph.ty(output.value).dtype;
             let shape = self.shape(output.value)?;
             let role = Role::Output(output.kind.clone());
             if let Some(known) = self.of.get(&base).copied() {
                 let mut alias = self.plan.buffers[known.0 as usize].clone();
-                (alias.name, alias.role, alias.shape) = (output.name.clone(), role, shape);
-                self.plan.push_buffer(alias);
+                (alias.name, alias.role, alias.shape) = (name, role, shape);
+                let alias = self.plan.push_buffer(alias);
+                results.insert(output.name.clone(), alias);
                 continue;
             }
-            let buffer = self
-                .plan
-                .append("outputs", &output.name, role, dtype, shape);
+            let buffer = self.plan.append("outputs", &name, role, dtype, shape);
+            results.insert(output.name.clone(), buffer);
             self.of.insert(base, buffer);
         }
-        Ok(())
+        Ok(results)
     }
 
     fn gradient_buffer(&mut self, path: &str, base: ValueId) -> Result<(), PlanError> {
@@ -259,6 +374,11 @@ impl<'a> Assembly<'a> {
                 message,
             });
         };
+        let gradients = self.plan.buffers_by_name(|role| *role == Role::Gradient);
+        if let Some(known) = gradients.get(path).copied() {
+            self.of.entry(base).or_insert(known);
+            return Ok(());
+        }
         let mut buffer = self.plan.buffers[parameter.0 as usize].clone();
         let total = self.plan.arenas[buffer.arena as usize].bytes;
         buffer.arena = self.plan.arena("gradients");
@@ -272,8 +392,8 @@ impl<'a> Assembly<'a> {
 
     /// The computed value behind a result: the result itself, or what it is a dense view of.
     fn base(&self, value: ValueId) -> ValueId {
-        let graph = self.request.graph;
-        let written = |id: ValueId| self.request.groups.iter().any(|g| g.outputs.contains(&id));
+        let graph = self.part.graph;
+        let written = |id: ValueId| self.part.groups.iter().any(|g| g.outputs.contains(&id));
         let mut value = value;
         while !written(value) {
             let moves = graph.node(value).op.primitive().class() == crate::ops::Class::Movement
@@ -291,7 +411,7 @@ impl<'a> Assembly<'a> {
             return Ok(*known);
         }
         let shape = self.shape(id)?;
-        let (name, dtype) = (self.path(id).to_owned(), self.request.graph.ty(id).dtype);
+        let (name, dtype) = (self.path(id).to_owned(), self.part.graph.ty(id).dtype);
         let buffer = self.float(name, dtype, shape);
         self.of.insert(id, buffer);
         Ok(buffer)
@@ -317,7 +437,7 @@ impl<'a> Assembly<'a> {
 
     fn commands(&mut self) -> Result<Vec<Command>, PlanError> {
         let mut commands = Vec::new();
-        for group in self.request.groups {
+        for group in self.part.groups {
             self.group(group, &mut commands)?;
         }
         self.copies(&mut commands);
@@ -371,7 +491,7 @@ impl<'a> Assembly<'a> {
             if id == next {
                 self.plan
                     .origins
-                    .push(self.request.graph.node(*member).origin.clone());
+                    .push(self.part.graph.node(*member).origin.clone());
             }
             list.push(id);
         }
@@ -439,7 +559,7 @@ impl<'a> Assembly<'a> {
     /// Gradients whose value lies elsewhere are copied to their place.
     fn copies(&mut self, commands: &mut Vec<Command>) {
         let gradients = self.plan.buffers_by_name(|role| *role == Role::Gradient);
-        for output in self.request.graph.outputs() {
+        for output in self.part.graph.outputs() {
             let OutputKind::Gradient(path) = &output.kind else {
                 continue;
             };

@@ -137,14 +137,13 @@ impl Observer for Progress<'_> {
     }
 }
 
-/// Losses, success of the routers per stream, speed.
+/// The objective where there are several, losses, success of the routers per stream, speed.
 fn step_text(record: &StepRecord) -> String {
     let short = |name: &str| name.rsplit('.').next().unwrap_or(name).to_owned();
-    let mut parts: Vec<String> = record
-        .losses
-        .iter()
-        .map(|(name, value)| format!("{} {value:.3}", short(name)))
-        .collect();
+    let losses = record.losses.iter();
+    let losses = losses.map(|(name, value)| format!("{} {value:.3}", short(name)));
+    let objective = record.objective.iter().map(|name| format!("[{name}]"));
+    let mut parts: Vec<String> = objective.chain(losses).collect();
     // The mean over router instances, by stream.
     let mut rates: std::collections::BTreeMap<String, Vec<f32>> = Default::default();
     for (name, value) in &record.metrics {

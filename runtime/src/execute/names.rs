@@ -107,6 +107,23 @@ impl Executor {
         Ok(())
     }
 
+    /// Writes buffers from the tensors of their names; what else `tensors` holds is left alone.
+    ///
+    /// # Errors
+    /// As [`Self::fill`].
+    pub fn give(&self, ids: &[BufferId], tensors: &BTreeMap<String, HostTensor>) -> Result<()> {
+        for id in ids {
+            let name = &self.buffer(*id)?.name;
+            let tensor = tensors.get(name).ok_or_else(|| Error::NotGiven {
+                kind: Slot::Input.word(),
+                name: name.clone(),
+                present: tensors.keys().cloned().collect(),
+            })?;
+            self.write(*id, tensor)?;
+        }
+        Ok(())
+    }
+
     /// Writes named buffers of one kind.
     ///
     /// # Errors

@@ -1,27 +1,40 @@
 //! Training batches, made ahead of the device.
 
 use super::Options;
+use super::draws::Draws;
 use crate::data::{self, Batches, Loading, Prefetch, Split};
 use crate::error::{Error, Result};
 use crate::once::Failure;
 use crate::project::Project;
 use crate::tensor::HostTensor;
 use crate::train;
-use gatewright_compiler::stage::{Experiment, StageSpec};
+use gatewright_compiler::stage::{DataShare, Experiment, StageSpec};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Batches that wait for the device.
+/// Batches of each source that wait for the device.
 const AHEAD: usize = 4;
 
-/// The training data of a stage.
+/// The training data of a stage: whole steps come from one of its sources.
 #[derive(Debug)]
 pub(super) struct Loader {
+    sources: Vec<Source>,
+    draws: Draws,
+    /// Batches of a step.
+    parts: u64,
+}
+
+/// One source, whose batches are used one after the other.
+#[derive(Debug)]
+struct Source {
+    name: String,
+    /// The objective of its batches, as a position among the stage's.
+    objective: usize,
     batches: Arc<Batches>,
     prefetch: Option<Prefetch>,
-    /// The step whose batch comes next.
+    /// The batch that comes next.
     next: u64,
 }
 
@@ -32,14 +45,73 @@ impl Loader {
         stage: &StageSpec,
         options: &Options,
     ) -> Result<Self, Failure> {
-        let data = stage
-            .data
-            .first()
-            .and_then(|share| experiment.data(&share.data));
-        let Some(data) = data else {
-            let headline = format!("stage `{}` states no data", stage.name);
-            let help = "add `data = NAME` with a `data NAME { … }` item";
-            return Err(super::refuse(project, stage, headline, help));
+        let seed = u64::from(options.seed.or(stage.seed).unwrap_or(0));
+        let sources = stage.data.iter();
+        let sources: Result<Vec<Source>, Failure> = sources
+            .map(|share| Source::open(project, experiment, stage, share, options, seed))
+            .collect();
+        let sources = sources?;
+        if sources.is_empty() {
+            return Err(no_data(project, stage));
+        }
+        Ok(Self {
+            sources,
+            draws: Draws::new(seed, stage.data.iter().map(|share| share.weight)),
+            parts: stage.accumulate.max(1),
+        })
+    }
+
+    /// Usable records, and how many were left out.
+    pub(super) fn records(&self) -> [usize; 2] {
+        let counts = self.sources.iter().map(|source| &source.batches);
+        counts.fold([0, 0], |[records, skipped], batches| {
+            [
+                records + batches.records().len(),
+                skipped + batches.skipped().len(),
+            ]
+        })
+    }
+
+    /// Names every record, for a hash.
+    pub(super) fn inventory(&self) -> String {
+        let mut text = String::new();
+        for source in &self.sources {
+            // Writing to a string does not fail.
+            if self.sources.len() > 1 {
+                let _ = writeln!(text, "data {}", source.name);
+            }
+            for record in source.batches.records() {
+                let _ = writeln!(text, "{} {:?}", record.key, record.fields);
+            }
+        }
+        text
+    }
+}
+
+impl train::Batches for Loader {
+    fn objective(&mut self, step: u64) -> usize {
+        self.sources[self.draws.source(step)].objective
+    }
+
+    fn batch(&mut self, number: u64) -> Result<BTreeMap<String, HostTensor>> {
+        let (step, part) = (number / self.parts, number % self.parts);
+        let source = self.draws.source(step);
+        let own = self.draws.before(step)[source];
+        self.sources[source].batch(own * self.parts + part, step)
+    }
+}
+
+impl Source {
+    fn open(
+        project: &Project,
+        experiment: &Experiment,
+        stage: &StageSpec,
+        share: &DataShare,
+        options: &Options,
+        seed: u64,
+    ) -> Result<Self, Failure> {
+        let Some(data) = experiment.data(&share.data) else {
+            return Err(no_data(project, stage));
         };
         let rows = stage
             .micro_batch()
@@ -50,47 +122,41 @@ impl Loader {
         };
         let loading = Loading {
             batch,
-            seed: u64::from(options.seed.or(stage.seed).unwrap_or(0)),
+            seed,
             bad: options.bad,
             instead: options.data.get(&data.name).map(PathBuf::as_path),
         };
         let locate = |path: &_| project.locate(path);
         let batches = data::open(data, Split::Training, &loading, &locate);
+        let objectives = stage.objectives();
+        let objective = objectives.iter().position(|name| *name == share.objective);
         Ok(Self {
+            name: share.data.clone(),
+            objective: objective.unwrap_or(0),
             batches: Arc::new(batches.map_err(Error::from)?),
             prefetch: None,
             next: 0,
         })
     }
 
-    /// Usable records, and how many were left out.
-    pub(super) fn records(&self) -> [usize; 2] {
-        [self.batches.records().len(), self.batches.skipped().len()]
-    }
-
-    /// Names every record, for a hash.
-    pub(super) fn inventory(&self) -> String {
-        let mut text = String::new();
-        for record in self.batches.records() {
-            // Writing to a string does not fail.
-            let _ = writeln!(text, "{} {:?}", record.key, record.fields);
-        }
-        text
-    }
-}
-
-impl train::Batches for Loader {
-    fn batch(&mut self, step: u64) -> Result<BTreeMap<String, HostTensor>> {
-        if self.next != step || self.prefetch.is_none() {
-            let all = step..u64::MAX;
+    /// A batch of this source, for a step of the run.
+    fn batch(&mut self, number: u64, step: u64) -> Result<BTreeMap<String, HostTensor>> {
+        if self.next != number || self.prefetch.is_none() {
+            let all = number..u64::MAX;
             self.prefetch = Some(Prefetch::start(self.batches.clone(), all, AHEAD)?);
         }
-        self.next = step + 1;
+        self.next = number + 1;
         let batch = self.prefetch.as_mut().and_then(Iterator::next);
         let batch = batch.ok_or_else(|| Error::Batch {
             step,
-            reason: "the data has ended".to_owned(),
+            reason: format!("the data `{}` has ended", self.name),
         })?;
         Ok(batch?.tensors)
     }
+}
+
+fn no_data(project: &Project, stage: &StageSpec) -> Failure {
+    let headline = format!("stage `{}` states no data", stage.name);
+    let help = "add `data = NAME` with a `data NAME { … }` item";
+    super::refuse(project, stage, headline, help)
 }

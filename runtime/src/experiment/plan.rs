@@ -1,12 +1,14 @@
 //! From a stage of a spec to what a trainer needs: plan, optimiser, step scalars, first values.
 
-use crate::once::{self, Failure};
+use crate::once::Failure;
 use crate::project::Project;
 use crate::train::Update;
-use gatewright_compiler::graph::OutputKind;
-use gatewright_compiler::lower::{Lowered, Mode, Recorded, Request, Target};
+use gatewright_compiler::compile::{self, CompiledStage};
+use gatewright_compiler::graph::{Graph, OutputKind};
+use gatewright_compiler::lower::{Lowered, Mode, ParameterInfo, Recorded, Request, Target};
 use gatewright_compiler::optimizer::Optimizer;
 use gatewright_compiler::plan::{Limits, Plan};
+use gatewright_compiler::size::Bindings;
 use gatewright_compiler::stage::{self, ParameterFacts, StageSpec};
 use gatewright_grammar::diagnostic::Code;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,9 +19,9 @@ pub const UNSUPPORTED: Code = crate::codes::UNSUPPORTED_STAGE;
 /// A stage, compiled.
 #[derive(Debug)]
 pub struct StagePlan {
-    /// The traced objective.
-    pub lowered: Lowered,
-    /// The programs `gradients` and `update`.
+    /// Its objectives, traced.
+    pub lowered: Vec<Lowered>,
+    /// For each objective a gradient program and an update program.
     pub plan: Plan,
     /// What trains and how.
     pub optimizer: Optimizer,
@@ -42,7 +44,7 @@ pub fn bindings(project: &Project, stage: &StageSpec) -> BTreeMap<String, usize>
     free.zip(batch).into_iter().collect()
 }
 
-/// Traces, differentiates, fuses and plans a stage.
+/// Traces, differentiates, fuses and plans the objectives of a stage.
 ///
 /// # Errors
 /// Mistakes in the spec, and what no plan can be made of.
@@ -51,36 +53,38 @@ pub fn plan(
     stage: &StageSpec,
     limits: &Limits,
 ) -> Result<StagePlan, Failure> {
-    let objective = single_objective(project, stage)?;
-    let request = Request {
-        routing: Recorded::Rates,
-        bindings: bindings(project, stage),
-        ..Request::new(Target::Objective(objective), Mode::Train)
-    };
-    let lowered = project.lower(&request)?;
-    let facts = facts(&lowered);
+    let objectives: Vec<String> = stage.objectives().into_iter().map(str::to_owned).collect();
+    let mut traced = Vec::with_capacity(objectives.len());
+    for objective in &objectives {
+        let request = Request {
+            routing: Recorded::Rates,
+            bindings: bindings(project, stage),
+            ..Request::new(Target::Objective(objective.clone()), Mode::Train)
+        };
+        traced.push(project.lower(&request)?);
+    }
+    let parameters = union(project, stage, &traced)?;
+    let facts = facts(&parameters);
     let (optimizer, diagnostics) = stage.optimizer(&facts);
     let Some(optimizer) = optimizer else {
         return Err(project.mistakes(diagnostics).into());
     };
     project.warn(diagnostics);
-    let name = format!("stage {}", stage.name);
-    let trained = Some(optimizer.trained.clone());
-    let compiled = once::compiled(
-        &name,
-        &lowered,
-        limits,
-        BTreeSet::new(),
-        trained,
-        Some(&optimizer),
-    )?;
-    let outputs = compiled.graph.outputs().iter();
-    let reached: BTreeSet<String> = outputs
-        .filter_map(|output| match &output.kind {
-            OutputKind::Gradient(path) => Some(path.clone()),
-            _ => None,
-        })
-        .collect();
+    let compiled = compiled(stage, &traced, limits, &optimizer)?;
+    let mut reached: BTreeSet<String> = BTreeSet::new();
+    for (objective, graph) in objectives.iter().zip(&compiled.graphs) {
+        let own = reached_by(graph);
+        if own.is_empty() {
+            let headline = format!(
+                "objective `{objective}` of stage `{}` reaches no parameter that trains",
+                stage.name
+            );
+            let help =
+                "train or unfreeze something that it depends on, or take it out of the stage";
+            return Err(super::refuse(project, stage, headline, help));
+        }
+        reached.extend(own);
+    }
     project.warn(stage::unreached(
         &stage.name,
         &facts,
@@ -91,41 +95,72 @@ pub fn plan(
     drop(facts);
     Ok(StagePlan {
         plan: compiled.plan,
-        lowered,
+        lowered: traced,
         optimizer,
         update,
     })
 }
 
-fn facts(lowered: &Lowered) -> Vec<ParameterFacts<'_>> {
-    let parameters = lowered.parameters.iter();
+fn compiled(
+    stage: &StageSpec,
+    traced: &[Lowered],
+    limits: &Limits,
+    optimizer: &Optimizer,
+) -> Result<CompiledStage, Failure> {
+    let options = compile::Options {
+        name: format!("stage {}", stage.name),
+        limits,
+        // Sizes were substituted while tracing; what is left is bound by nobody.
+        bindings: Bindings::new(),
+        replay: BTreeSet::new(),
+        gradients: Some(optimizer.trained.clone()),
+        optimizer: Some(optimizer),
+    };
+    let graphs: Vec<&Graph> = traced.iter().map(|lowered| &lowered.graph).collect();
+    let accumulate = u32::try_from(stage.accumulate).unwrap_or(u32::MAX);
+    Ok(compile::compile_stage(&graphs, &options, accumulate)?)
+}
+
+/// The parameters of all objectives; one path must mean one declaration.
+fn union(
+    project: &Project,
+    stage: &StageSpec,
+    traced: &[Lowered],
+) -> Result<BTreeMap<String, ParameterInfo>, Failure> {
+    let mut all: BTreeMap<String, ParameterInfo> = BTreeMap::new();
+    for lowered in traced {
+        for (path, info) in &lowered.parameters {
+            let known = all.entry(path.clone()).or_insert_with(|| info.clone());
+            if known.span != info.span {
+                let headline = format!(
+                    "two objectives of stage `{}` mean different parameters by `{path}`",
+                    stage.name
+                );
+                let help = "give one of the two steps a name of its own with `as NAME`";
+                return Err(super::refuse(project, stage, headline, help));
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn reached_by(graph: &Graph) -> BTreeSet<String> {
+    let outputs = graph.outputs().iter();
+    outputs
+        .filter_map(|output| match &output.kind {
+            OutputKind::Gradient(path) => Some(path.clone()),
+            _ => None,
+        })
+        .collect()
+}
+
+fn facts(parameters: &BTreeMap<String, ParameterInfo>) -> Vec<ParameterFacts<'_>> {
     parameters
+        .iter()
         .map(|(path, info)| ParameterFacts {
             path,
             span: info.span,
             decays: info.decays,
         })
         .collect()
-}
-
-/// The one objective of a stage; several, and batches in parts, are refused with their place.
-fn single_objective(project: &Project, stage: &StageSpec) -> Result<String, Failure> {
-    let refuse = |headline, help| super::refuse(project, stage, headline, help);
-    if stage.accumulate > 1 {
-        let headline = format!("stage `{}` accumulates gradients", stage.name);
-        return Err(refuse(
-            headline,
-            "train with `accumulate = 1` and a smaller `batch`",
-        ));
-    }
-    match (stage.objectives().as_slice(), stage.data.len()) {
-        ([objective], 0 | 1) => Ok((*objective).to_owned()),
-        _ => {
-            let headline = format!("stage `{}` mixes several data sets", stage.name);
-            Err(refuse(
-                headline,
-                "train one stage for each, one after the other",
-            ))
-        }
-    }
 }

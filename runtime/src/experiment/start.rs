@@ -17,7 +17,7 @@ use std::path::Path;
 /// holds under the same path, then what the stage's `init` says.
 pub(super) fn write(
     executor: &Executor,
-    lowered: &Lowered,
+    lowered: &[Lowered],
     project: &mut Project,
     experiment: &Experiment,
     stage: &StageSpec,
@@ -26,7 +26,8 @@ pub(super) fn write(
 ) -> Result<(), Failure> {
     let mut values = Tensors::new();
     for (path, (_, shape)) in executor.types(Slot::Parameter) {
-        if let Some(info) = lowered.parameters.get(&path) {
+        let mut known = lowered.iter();
+        if let Some(info) = known.find_map(|it| it.parameters.get(&path)) {
             let data = HostData::F32(initial(&path, &info.init, &shape, seed));
             values.insert(path, HostTensor { shape, data });
         }
@@ -65,7 +66,7 @@ fn load(
     experiment: &Experiment,
     stage: &StageSpec,
     options: &Options,
-    lowered: &Lowered,
+    lowered: &[Lowered],
     name: &str,
 ) -> Result<Tensors, Failure> {
     let not_given = || Error::NotGiven {
@@ -78,7 +79,8 @@ fn load(
     let file = options.weights.get(name).cloned().or(stated);
     let tensors = read_tensors(&file.ok_or_else(not_given)?)?;
     let bindings = super::bindings(project, stage);
-    weights::read(project, spec, lowered, &bindings, &tensors)
+    let needed = lowered.iter().flat_map(weights::shapes).collect();
+    weights::read(project, spec, &needed, &bindings, &tensors)
 }
 
 fn last_parameters(folder: &Path) -> Result<Tensors> {

@@ -1,9 +1,9 @@
 //! What a logged step measures.
 
-use crate::execute::{Executor, Slot};
+use crate::execute::Executor;
 use crate::tensor::{HostData, HostTensor};
 use gatewright_compiler::graph::OutputKind;
-use gatewright_compiler::plan::{BufferId, Role};
+use gatewright_compiler::plan::{BufferId, Objective, Role};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -13,6 +13,9 @@ use std::time::Instant;
 pub struct StepRecord {
     /// Its number, from 0.
     pub step: u64,
+    /// What it minimised, where the steps of a run have several objectives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objective: Option<String>,
     /// The objective and the named losses, before this step's update.
     pub losses: BTreeMap<String, f32>,
     /// Metrics, such as `grad_norm` or a router's success rate; one without a finite value, such as a
@@ -32,12 +35,13 @@ pub(super) struct Scalar {
     pub(super) is_loss: bool,
 }
 
-/// Scalar outputs: the objective first, then losses, then metrics.
-pub(super) fn scalars(executor: &Executor) -> Vec<Scalar> {
-    let mut scalars: Vec<(u8, Scalar)> = executor
-        .entries(Slot::Output)
+/// Scalar results of a batch of an objective: the objective first, then losses, then metrics.
+pub(super) fn scalars(executor: &Executor, objective: &Objective) -> Vec<Scalar> {
+    let mut scalars: Vec<(u8, Scalar)> = objective
+        .outputs
+        .iter()
         .filter_map(|(name, id)| {
-            let buffer = executor.plan().buffer(id)?;
+            let buffer = executor.plan().buffer(*id)?;
             let Role::Output(kind) = &buffer.role else {
                 return None;
             };
@@ -48,8 +52,8 @@ pub(super) fn scalars(executor: &Executor) -> Vec<Scalar> {
                 OutputKind::Value | OutputKind::Gradient(_) | OutputKind::State(_) => return None,
             };
             let scalar = Scalar {
-                name: name.to_owned(),
-                id,
+                name: name.clone(),
+                id: *id,
                 is_loss: rank < 2,
             };
             (buffer.shape.iter().product::<usize>() == 1).then_some((rank, scalar))
@@ -57,6 +61,29 @@ pub(super) fn scalars(executor: &Executor) -> Vec<Scalar> {
         .collect();
     scalars.sort_by_key(|(rank, _)| *rank);
     scalars.into_iter().map(|(_, scalar)| scalar).collect()
+}
+
+/// Means over the batches of a step, by name.
+#[derive(Debug, Default)]
+pub(super) struct Means(BTreeMap<String, (f64, u32)>);
+
+impl Means {
+    pub(super) fn add(&mut self, name: &str, value: f32) {
+        let (sum, count) = self.0.entry(name.to_owned()).or_default();
+        *sum += f64::from(value);
+        *count += 1;
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a record holds device floats"
+    )]
+    pub(super) fn take(self) -> BTreeMap<String, f32> {
+        let means = self.0.into_iter();
+        means
+            .map(|(name, (sum, count))| (name, (sum / f64::from(count)) as f32))
+            .collect()
+    }
 }
 
 /// The value of a scalar.

@@ -2,7 +2,7 @@
 
 use crate::reference::Scalars;
 use gatewright_compiler::optimizer::{Decay, Rule, Schedule};
-use gatewright_compiler::plan::{STEP_WORDS, StepWord};
+use gatewright_compiler::plan::{CLASS_WORDS, STEP_WORDS, StepWord};
 use gatewright_compiler::stage::StageSpec;
 use serde::{Deserialize, Serialize};
 
@@ -64,24 +64,60 @@ impl Update {
         }
     }
 
-    /// The words of the step buffer.
+    /// The words of the step buffer where one batch makes a step and every step updates everything.
     #[must_use]
-    pub fn words(&self, seed: u32, step: u64) -> [u32; STEP_WORDS] {
-        let scalars = self.scalars(step);
-        let mut words = [0; STEP_WORDS];
+    pub fn words(&self, seed: u32, step: u64) -> Vec<u32> {
+        let place = Place {
+            step,
+            part: 0,
+            parts: 1,
+        };
+        self.words_at(seed, place, &[step])
+    }
+
+    /// The words of the step buffer for one of the batches of a step; `updates` holds how often the
+    /// parameters of each class were updated before.
+    #[must_use]
+    pub fn words_at(&self, seed: u32, place: Place, updates: &[u64]) -> Vec<u32> {
+        let mut words = vec![0; STEP_WORDS.max(CLASS_WORDS * updates.len())];
         words[StepWord::Seed as usize] = seed;
-        // The low 32 bits: random streams repeat after 2^32 steps.
-        words[StepWord::Step as usize] = step as u32;
-        for (word, value) in [
-            (StepWord::LearningRate, scalars.rate),
-            (StepWord::BiasCorrection1, scalars.correction1),
-            (StepWord::BiasCorrection2, scalars.correction2),
-            (StepWord::Beta2, scalars.beta2),
-            (StepWord::Decay, scalars.decay),
-        ] {
-            words[word as usize] = (value as f32).to_bits();
+        // The low 32 bits: random streams repeat after 2^32 batches.
+        words[StepWord::Step as usize] = place.batch() as u32;
+        words[StepWord::Part as usize] = place.part as u32;
+        let scalars = self.scalars(place.step);
+        let mut put = |word, value: f64| words[word] = (value as f32).to_bits();
+        put(StepWord::LearningRate as usize, scalars.rate);
+        put(StepWord::Decay as usize, scalars.decay);
+        for (class, updates) in updates.iter().enumerate() {
+            let scalars = self.scalars_after(place.step, *updates);
+            for (word, value) in [
+                (StepWord::BiasCorrection1, scalars.correction1),
+                (StepWord::BiasCorrection2, scalars.correction2),
+                (StepWord::Beta2, scalars.beta2),
+            ] {
+                put(class * CLASS_WORDS + word as usize, value);
+            }
         }
         words
+    }
+}
+
+/// One of the batches of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The step, from 0.
+    pub step: u64,
+    /// Which of its batches, from 0.
+    pub part: u64,
+    /// Batches of a step.
+    pub parts: u64,
+}
+
+impl Place {
+    /// The number of the batch in the whole run.
+    #[must_use]
+    pub fn batch(self) -> u64 {
+        self.step * self.parts + self.part
     }
 }
 
@@ -90,7 +126,7 @@ mod tests {
     use super::*;
     use gatewright_compiler::optimizer::DecayTimes;
 
-    fn float(words: &[u32; STEP_WORDS], word: StepWord) -> f64 {
+    fn float(words: &[u32], word: StepWord) -> f64 {
         f64::from(f32::from_bits(words[word as usize]))
     }
 
@@ -119,6 +155,38 @@ mod tests {
         expect(StepWord::BiasCorrection1, 1.0 - 0.729);
         expect(StepWord::BiasCorrection2, 1.0 - 0.941_192);
         expect(StepWord::Decay, 0.05);
+    }
+
+    #[test]
+    fn classes_count_their_own_updates() {
+        let update = Update {
+            rule: Rule::AdamW {
+                beta1: 0.9,
+                beta2: 0.98,
+                eps: 1e-8,
+            },
+            schedule: Schedule::Constant { peak: 0.5 },
+            decay: Decay {
+                factor: 0.0,
+                times: DecayTimes::LearningRate,
+            },
+            total: 10,
+        };
+        let place = Place {
+            step: 3,
+            part: 1,
+            parts: 2,
+        };
+        let words = update.words_at(7, place, &[3, 0, 1]);
+        assert_eq!(words.len(), 24);
+        assert_eq!(words[..2], [7, 7]);
+        assert_eq!(words[StepWord::Part as usize], 1);
+        let first = StepWord::BiasCorrection1 as usize;
+        let corrections = [first, first + 8, first + 16].map(|at| f32::from_bits(words[at]));
+        for (found, updates) in corrections.into_iter().zip([4, 1, 2]) {
+            let expected = 1.0 - 0.9f64.powi(updates);
+            assert!((f64::from(found) - expected).abs() < 1e-7);
+        }
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use gatewright_compiler::graph::{DType, Origin, OutputKind};
 use gatewright_compiler::plan::{
-    Arena, Buffer, BufferId, Command, Dispatch, KernelText, Limits, Plan, Program, Role, VERSION,
+    Arena, Buffer, BufferId, Command, Dispatch, KernelText, Limits, Objective, Plan, Program, Role,
+    Training, VERSION,
 };
 use gatewright_runtime::device::{Choice, Device};
 use gatewright_runtime::error::Error;
@@ -200,6 +201,18 @@ pub(crate) fn plan() -> Plan {
             program("update", update),
             program("copies", copies),
         ],
+        training: Some(Training {
+            objectives: vec![Objective {
+                name: "loss".to_owned(),
+                gradients: "gradients".to_owned(),
+                update: "update".to_owned(),
+                inputs: vec![X, TARGET],
+                outputs: BTreeMap::from([("y".to_owned(), Y), ("loss".to_owned(), LOSS)]),
+                norm: None,
+            }],
+            classes: vec![vec![0]],
+            accumulate: 1,
+        }),
     }
 }
 

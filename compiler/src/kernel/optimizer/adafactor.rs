@@ -9,7 +9,10 @@
 //! d1 and d0 are the two largest axes (d0 the larger, the later one on a tie); a tensor whose d1
 //! is below the threshold keeps a full second moment in `v`.
 
-use super::{BLOCKS, DECAYED, LANES, TRAINED, blend, block_and_lane, real, step_word};
+use super::{
+    BLOCKS, CLASS_SHIFT, DECAYED, LANES, UPDATED, blend, block_and_lane, class_word, real,
+    step_word,
+};
 use super::{GRADIENTS, LoweredUpdate, NORM, PARAMETERS, StateArena, TABLE, TensorSlot};
 use crate::kernel::ir::{Array, Builder, Builtin, Expr, Scalar};
 use crate::kernel::{Launch, Slot, linear_grid};
@@ -18,7 +21,7 @@ use crate::plan::{ALIGN_WORDS, Limits, StepWord};
 
 /// Words of one tensor's record.
 const RECORD: usize = 17;
-/// Words of one line's record: start, stride, count, 0.
+/// Words of one line's record: start, stride, count, flags of its tensor.
 const LINE: usize = 4;
 
 /// First word of the matrix means behind the norm.
@@ -27,7 +30,7 @@ const MEANS: usize = ALIGN_WORDS;
 /// Tables built from the tensors.
 #[derive(Default)]
 struct Tables {
-    /// Start, stride and count of the gradients that one factor averages.
+    /// Start, stride and count of the gradients that one factor averages, and their flags.
     lines: Vec<u32>,
     /// First line and count of the r factors that one mean averages.
     means: Vec<[u32; 2]>,
@@ -146,6 +149,7 @@ impl Tables {
         sizes.extend(&tensor.shape);
         let (d1, d0) = (d1 + pad, d0 + pad);
         let rest = 3 - d1 - d0;
+        let flags = tensor.flags()?;
         let strides = [sizes[1] * sizes[2], sizes[2], 1];
         let mut record = [0; RECORD];
         record[0] = word(tensor.offset)?;
@@ -161,7 +165,7 @@ impl Tables {
             for line in 0..sizes[d1] {
                 let start = tensor.offset + outer * strides[rest] + line * strides[d1];
                 self.lines
-                    .extend([word(start)?, word(strides[d0])?, word(sizes[d0])?, 0]);
+                    .extend([word(start)?, word(strides[d0])?, word(sizes[d0])?, flags]);
             }
         }
         record[7] = word(self.lines.len() / LINE)?;
@@ -171,7 +175,7 @@ impl Tables {
             for line in 0..sizes[d0] {
                 let start = tensor.offset + outer * strides[rest] + line * strides[d0];
                 self.lines
-                    .extend([word(start)?, word(strides[d1])?, word(sizes[d1])?, 0]);
+                    .extend([word(start)?, word(strides[d1])?, word(sizes[d1])?, flags]);
             }
         }
         if rest == 2 {
@@ -210,7 +214,11 @@ fn factors([lines, first]: [usize; 2], eps: f64, limits: &Limits) -> Result<Laun
         "line",
         group * LANES as u32 + Expr::builtin(Builtin::LocalIndex),
     );
-    b.when(line.less(count), |b| {
+    let inside = line.less(&count);
+    let safe = b.bind("safe", line.min(count - 1u32));
+    let flag = table.at(&first + safe * LINE as u32 + 3u32);
+    let flag = b.bind("flag", inside.select(flag, 0u32));
+    b.when((&flag & UPDATED).differs(0u32), |b| {
         let start = b.bind("start", table.at(&first + &line * LINE as u32));
         let stride = b.bind("stride", table.at(&first + &line * LINE as u32 + 1u32));
         let length = b.bind("length", table.at(&first + &line * LINE as u32 + 2u32));
@@ -221,7 +229,8 @@ fn factors([lines, first]: [usize; 2], eps: f64, limits: &Limits) -> Result<Laun
             b.assign(&sum, &sum + (&g * &g + real(eps)));
         });
         let mean = b.bind("mean", &sum / length.convert(Scalar::F32));
-        let beta2 = b.bind("beta2", step_word(step, StepWord::Beta2));
+        let class = b.bind("class_words", &flag >> CLASS_SHIFT);
+        let beta2 = b.bind("beta2", class_word(step, StepWord::Beta2, &class));
         let old = state.at(&line);
         b.store(
             state,
@@ -280,7 +289,7 @@ fn apply(
     limits: &Limits,
 ) -> Result<Launch, String> {
     let mut b = Builder::new("adafactor", [LANES as u32, 1, 1]);
-    b.doc("Update of every trained parameter from its factored or full second moment.");
+    b.doc("Update of every parameter in use from its factored or full second moment.");
     let parameters = b.binding("parameters", Scalar::F32, false);
     let gradients = b.binding("gradients", Scalar::F32, false);
     let table = b.binding("table", Scalar::U32, false);
@@ -306,13 +315,14 @@ fn apply(
     let record = b.bind("record", records + tensor * RECORD as u32);
     let clip = b.bind("clip", norm.at(1u32));
     let rate = b.bind("rate", step_word(step, StepWord::LearningRate));
-    let beta2 = b.bind("beta2", step_word(step, StepWord::Beta2));
+    let class = b.bind("class_words", &flag >> CLASS_SHIFT);
+    let beta2 = b.bind("beta2", class_word(step, StepWord::Beta2, &class));
     let decays = (&flag & DECAYED).differs(0u32);
     let decay = b.bind(
         "decay",
         decays.select(step_word(step, StepWord::Decay), 0.0f32),
     );
-    b.when((&flag & TRAINED).differs(0u32), |b| {
+    b.when((&flag & UPDATED).differs(0u32), |b| {
         let field = |index: u32| table.at(&record + index);
         let offset = b.bind("offset", field(0));
         let words = b.bind("words", field(16));

@@ -78,7 +78,10 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
         None => once::Tensors::new(),
     };
     let parameters = match &map {
-        Some(map) => weights::read(&mut project, map, &lowered, &bindings, &given)?,
+        Some(map) => {
+            let needed = weights::shapes(&lowered);
+            weights::read(&mut project, map, &needed, &bindings, &given)?
+        }
         None => given,
     };
     let stage = match args.steps {
