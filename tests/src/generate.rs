@@ -2,13 +2,18 @@
 
 use crate::decoders::same;
 use crate::moe_llava::{inputs, recorded};
-use crate::reference::{Tensors, load};
+use crate::reference::{Tensors, from_host, load, to_host};
 use crate::spec::{bound, model_text};
+use gatewright_compiler::compile;
 use gatewright_compiler::evaluate::evaluate;
 use gatewright_compiler::graph::{Graph, OutputKind};
 use gatewright_compiler::lower::{Decoding, Mode, POSITION, Request, Target, decoding, lower};
 use gatewright_compiler::size::Bindings;
 use gatewright_compiler::tensor::Tensor;
+use gatewright_runtime::device::Device;
+use gatewright_runtime::execute::{self, Executor, Slot};
+use gatewright_runtime::once::Backend;
+use std::collections::BTreeSet;
 
 /// Rows of a picture and vocabulary of the tiny presets.
 const ROWS: usize = 9;
@@ -20,10 +25,12 @@ struct Generation {
     programs: Decoding,
     weights: Tensors,
     state: Tensors,
+    /// Where the programs run; on the evaluator without one.
+    device: Option<Device>,
 }
 
 impl Generation {
-    fn open(backbone: &str, sets: &[(&str, &str)]) -> Self {
+    fn open(backbone: &str, sets: &[(&str, &str)], backend: &Backend) -> Self {
         let text = model_text("moe_llava/moe_llava.gate");
         let sets = [&[("gate.second", "none")][..], sets].concat();
         let preset = format!("tiny_{backbone}");
@@ -41,6 +48,10 @@ impl Generation {
             whole: whole.graph,
             programs,
             state: Tensors::new(),
+            device: match backend {
+                Backend::Device(device) => Some(device.clone()),
+                Backend::Reference => None,
+            },
         }
     }
 
@@ -56,7 +67,10 @@ impl Generation {
             false => &self.programs.step,
         };
         inputs.extend(self.state.clone());
-        let found = self.values(graph, &inputs);
+        let found = match &self.device {
+            Some(device) => on_device(device, graph, &inputs, &self.weights),
+            None => self.values(graph, &inputs),
+        };
         let outputs = graph.outputs().iter();
         let kept = outputs.filter(|output| matches!(output.kind, OutputKind::State(_)));
         let kept = kept.map(|output| (output.name.clone(), found[&output.name].clone()));
@@ -64,6 +78,27 @@ impl Generation {
         self.state.extend(kept);
         found["logits"].clone()
     }
+}
+
+/// Runs one program through its plan; the state goes through the host.
+fn on_device(device: &Device, graph: &Graph, inputs: &Tensors, weights: &Tensors) -> Tensors {
+    let options = compile::Options {
+        name: "generate".to_owned(),
+        limits: device.limits(),
+        bindings: Bindings::new(),
+        replay: BTreeSet::new(),
+        gradients: None,
+        optimizer: None,
+    };
+    let compiled = compile::compile(graph, &options).unwrap_or_else(|e| panic!("{e}"));
+    let run = || {
+        let mut executor = Executor::new(device, compiled.plan, &execute::Options::default())?;
+        executor.fill(Slot::Input, &to_host(inputs, graph))?;
+        executor.fill(Slot::Parameter, &to_host(weights, graph))?;
+        executor.run(&["forward"])?;
+        executor.read_all(Slot::Output)
+    };
+    from_host(&run().unwrap_or_else(|e| panic!("{e}")))
 }
 
 /// The recorded weights of these paths. The reference has experts where a dense second layer has a
@@ -96,8 +131,8 @@ fn ends(last: &[usize], places: usize) -> Tensors {
 ///
 /// # Panics
 /// When something differs.
-pub fn check_steps(backbone: &str, sparse_from: &str, tolerance: f64) {
-    let mut generation = Generation::open(backbone, &[("sparse_from", sparse_from)]);
+pub fn check_steps(backbone: &str, sparse_from: &str, backend: &Backend, tolerance: f64) {
+    let mut generation = Generation::open(backbone, &[("sparse_from", sparse_from)], backend);
     let read = generation.programs.step.parameters();
     assert!(read.keys().all(|path| !path.starts_with("tower.")));
     let given = inputs(backbone);
@@ -120,10 +155,10 @@ pub fn check_steps(backbone: &str, sparse_from: &str, tolerance: f64) {
 ///
 /// # Panics
 /// When something differs.
-pub fn check_greedy(backbone: &str, tolerance: f64) {
+pub fn check_greedy(backbone: &str, backend: &Backend, tolerance: f64) {
     let expected = load(&format!("moe_llava/{backbone}_greedy.safetensors"));
     let (tokens, places, prompt, marker) = (20, 19 + ROWS, 8, 3);
-    let mut generation = Generation::open(backbone, &[("B", "1"), ("T", "20")]);
+    let mut generation = Generation::open(backbone, &[("B", "1"), ("T", "20")], backend);
     let given = inputs(backbone);
     let picture = &given["image"];
     let half = picture.data.len() / 2;
