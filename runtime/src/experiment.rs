@@ -18,8 +18,8 @@ use crate::data::BadRecords;
 use crate::device::Device;
 use crate::error::Error;
 use crate::execute::{self, Executor, NonFinitePlace, Slot};
+use crate::failure::{Failure, NonFinite};
 use crate::measure::{self, Evaluator, RouterUse};
-use crate::once::Failure;
 use crate::project::Project;
 use crate::train::{
     EvaluationRecord, Manifest, Outcome, RunFolder, StepRecord, TrainOptions, Trainer,
@@ -103,15 +103,6 @@ pub struct Summary {
     pub evaluations: Vec<EvaluationRecord>,
     /// What the routers did in the last one.
     pub routing: Vec<RouterUse>,
-}
-
-/// A value that is not finite, with the place that made it.
-#[derive(Debug)]
-pub struct NonFinite {
-    /// What was noticed.
-    pub error: Error,
-    /// What made it, when repeating the steps found it.
-    pub place: Option<NonFinitePlace>,
 }
 
 /// Trains a stage to its end, or until `stop` is set.

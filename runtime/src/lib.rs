@@ -7,6 +7,7 @@ pub mod device;
 pub mod error;
 pub mod execute;
 pub mod experiment;
+pub mod failure;
 pub mod initialise;
 pub mod measure;
 pub mod once;

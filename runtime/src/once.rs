@@ -4,17 +4,17 @@
 //! another implementation.
 
 use crate::device::Device;
-use crate::error::Error;
 use crate::execute::{self, Executor, Slot};
+use crate::failure::Failure;
 use crate::project::{Mistakes, Project};
 use crate::tensor::{HostData, HostTensor};
 use crate::train::Update;
 use gatewright_compiler::autodiff;
 use gatewright_compiler::compile::{self, CompileError, Compiled, bind_dims};
-use gatewright_compiler::evaluate::{EvalError, evaluate_values};
+use gatewright_compiler::evaluate::evaluate_values;
 use gatewright_compiler::graph::{DType, Graph, OutputKind, Type};
 use gatewright_compiler::lower::{Lowered, Request};
-use gatewright_compiler::ops::{Op, OpError};
+use gatewright_compiler::ops::Op;
 use gatewright_compiler::optimizer::Optimizer;
 use gatewright_compiler::plan::Limits;
 use gatewright_compiler::size::Bindings;
@@ -31,35 +31,6 @@ pub enum Backend {
     Reference,
     /// A device, through a plan.
     Device(Device),
-}
-
-/// Why an evaluation did not happen.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// The spec is wrong.
-    #[error("the spec has mistakes")]
-    Spec(Box<Mistakes>),
-    /// Tensors, files or the device.
-    #[error(transparent)]
-    Runtime(#[from] Error),
-    /// No plan can be made.
-    #[error(transparent)]
-    Compile(#[from] CompileError),
-    /// The reference met a value it cannot use.
-    #[error(transparent)]
-    Evaluate(#[from] EvalError),
-    /// A value became infinite or NaN in training.
-    #[error("{}", .0.error)]
-    NonFinite(Box<crate::experiment::NonFinite>),
-    /// A graph that a pass built wrongly: our bug.
-    #[error(transparent)]
-    Graph(#[from] OpError),
-}
-
-impl From<Box<Mistakes>> for Failure {
-    fn from(mistakes: Box<Mistakes>) -> Self {
-        Self::Spec(mistakes)
-    }
 }
 
 /// One evaluation.

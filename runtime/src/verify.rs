@@ -9,7 +9,8 @@ mod locate;
 pub use locate::{Fault, FirstDifference, Given, first_difference};
 
 use crate::device::Device;
-use crate::once::{self, Backend, Failure, Once, Tensors};
+use crate::failure::Failure;
+use crate::once::{self, Backend, Once, Tensors};
 use crate::project::Project;
 use crate::tensor::{HostData, HostTensor};
 use gatewright_compiler::graph::{DType, Graph};

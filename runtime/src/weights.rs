@@ -1,7 +1,8 @@
 //! Parameters from and to the names of a foreign checkpoint, for what an evaluation needs.
 
 use crate::checkpoint::import;
-use crate::once::{Failure, Tensors};
+use crate::failure::Failure;
+use crate::once::Tensors;
 use crate::project::Project;
 use gatewright_compiler::lower::{Lowered, Mode, Request, Target};
 use gatewright_compiler::size::Bindings;

@@ -5,6 +5,7 @@ use gatewright_compiler::optimizer::{Decay, DecayTimes, Optimizer, Rule, Schedul
 use gatewright_compiler::stage::{WeightsSpec, experiment};
 use gatewright_compiler::tensor::Tensor;
 use gatewright_runtime::checkpoint::{Imported, import, read_tensors};
+use gatewright_runtime::failure::Failure;
 use gatewright_runtime::once::{self, Backend, Once, Results, Tensors};
 use gatewright_runtime::project::{Overrides, Project};
 use gatewright_runtime::reference::State;
@@ -189,7 +190,7 @@ impl Flava {
         };
         let results = once::run(&mut project, &once, backend);
         results.unwrap_or_else(|error| match error {
-            once::Failure::Spec(mistakes) => {
+            Failure::Spec(mistakes) => {
                 let text = crate::spec::render(&mistakes.sources, &mistakes.diagnostics);
                 panic!("{text}")
             }

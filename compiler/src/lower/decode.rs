@@ -26,7 +26,7 @@ use gatewright_grammar::diagnostic::{Diagnostic, Diagnostics};
 use gatewright_grammar::source::Span;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The input u32[B] of both programs: the place of each sequence's last token, from 0.
+/// The input, `u32[B]`, of both programs: the place of each sequence's last token, from 0.
 pub const POSITION: &str = "position";
 
 /// The programs that generate. They agree in the names and types of their state: an output of kind

@@ -1,10 +1,10 @@
-//! Positions of the true elements of mask[R], in order, the first `most` of them: u32[most]; 0 behind
-//! the last one.
+//! Positions of the true elements of `mask[R]`, in order, the first `most` of them: `u32[most]`;
+//! 0 behind the last one.
 
 use super::*;
 
-/// Positions of the true elements of mask[R], in order, the first `most` of them: u32[most]; 0 behind
-/// the last one.
+/// Positions of the true elements of `mask[R]`, in order, the first `most` of them: `u32[most]`;
+/// 0 behind the last one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RowsWhere {
     /// Length of the result.

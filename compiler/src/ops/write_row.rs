@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// x[B, ..., M, ...] with the row at[b] along an axis of each b replaced by row[B, ..., 1, ...];
-/// nothing is replaced where at[b] lies behind the last row.
+/// `x[B, ..., M, ...]` with the row `at[b]` along an axis of each b replaced by `row[B, ..., 1, ...]`;
+/// nothing is replaced where `at[b]` lies behind the last row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WriteRow {
     /// The axis of the M rows, not the first.

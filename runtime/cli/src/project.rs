@@ -7,7 +7,7 @@ use gatewright_compiler::lower::Lowered;
 use gatewright_compiler::lower::Request;
 use gatewright_compiler::stage::{Experiment, StageSpec};
 use gatewright_grammar::diagnostic::Diagnostic;
-use gatewright_runtime::once;
+use gatewright_runtime::failure;
 use gatewright_runtime::project::{Mistakes, Overrides, Project};
 
 impl From<Box<Mistakes>> for Failure {
@@ -16,12 +16,12 @@ impl From<Box<Mistakes>> for Failure {
     }
 }
 
-impl From<once::Failure> for Failure {
-    fn from(failure: once::Failure) -> Self {
+impl From<failure::Failure> for Failure {
+    fn from(failure: failure::Failure) -> Self {
         match failure {
-            once::Failure::Spec(mistakes) => mistakes.into(),
-            once::Failure::Runtime(error) => error.into(),
-            once::Failure::Graph(error) => Self::Bug(error.to_string()),
+            failure::Failure::Spec(mistakes) => mistakes.into(),
+            failure::Failure::Runtime(error) => error.into(),
+            failure::Failure::Graph(error) => Self::Bug(error.to_string()),
             other => Self::Message(other.to_string()),
         }
     }
@@ -100,8 +100,8 @@ pub(crate) fn stage<'a>(
 }
 
 /// A failure of a run, with its place in the spec where it has one.
-pub(crate) fn failure(project: &Project, failure: once::Failure) -> Failure {
-    let once::Failure::NonFinite(found) = failure else {
+pub(crate) fn failure(project: &Project, failure: failure::Failure) -> Failure {
+    let failure::Failure::NonFinite(found) = failure else {
         return failure.into();
     };
     let mut diagnostic = Diagnostic::from(&found.error);

@@ -4,7 +4,7 @@ use super::Options;
 use super::draws::Draws;
 use crate::data::{self, Batches, Loading, Prefetch, Split};
 use crate::error::{Error, Result};
-use crate::once::Failure;
+use crate::failure::Failure;
 use crate::project::Project;
 use crate::tensor::HostTensor;
 use crate::train;

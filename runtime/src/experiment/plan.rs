@@ -1,6 +1,6 @@
 //! From a stage of a spec to what a trainer needs: plan, optimiser, step scalars, first values.
 
-use crate::once::Failure;
+use crate::failure::Failure;
 use crate::project::Project;
 use crate::train::Update;
 use gatewright_compiler::compile::{self, CompiledStage};

@@ -8,7 +8,8 @@ use crate::data::{self, BadRecords, Batches, Blob, Loading, Record, Split, promp
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::experiment;
-use crate::once::{Failure, Tensors};
+use crate::failure::Failure;
+use crate::once::Tensors;
 use crate::project::Project;
 use crate::tensor::{HostData, HostTensor};
 use base64::Engine;

@@ -7,7 +7,8 @@
 use super::relative;
 use crate::device::Device;
 use crate::execute::{Executor, Options, Slot};
-use crate::once::{self, Failure, Once, Tensors};
+use crate::failure::Failure;
+use crate::once::{self, Once, Tensors};
 use crate::tensor::{HostData, HostTensor};
 use gatewright_compiler::compile::Compiled;
 use gatewright_compiler::evaluate::{EvalError, evaluate_values};
