@@ -12,7 +12,7 @@ use crate::kernel::team::SUBGROUP;
 use crate::plan::{Limits, Profile};
 
 /// Products along a row that one step may be written out into: drivers compile longer kernels slowly.
-const MOST_WRITTEN_OUT: usize = 1024;
+const MOST_WRITTEN_OUT: usize = 256;
 
 /// Rows of one step on a gpu, whose rows lie in workgroup memory.
 const GPU_STEP: usize = 4;
