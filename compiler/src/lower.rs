@@ -18,6 +18,7 @@ mod expression;
 mod flow;
 mod indexing;
 mod losses;
+mod mixing;
 mod movement;
 mod names;
 mod parameter;
@@ -31,7 +32,7 @@ mod tracer;
 mod value;
 mod windows;
 
-pub use decode::{Decoding, POSITION, decoding};
+pub use decode::{Changes, Decoding, POSITION, decoding};
 
 use crate::graph::{Graph, ValueId};
 use crate::model::Model;
