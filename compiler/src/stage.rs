@@ -5,6 +5,7 @@
 //! - Every number is inside the range that has a meaning; defaults are filled in.
 //! - No files are opened: paths stay as written, relative to the file their span names.
 
+mod alarm;
 mod data;
 mod evaluation;
 mod optimizer;
@@ -15,6 +16,7 @@ mod template;
 mod training;
 mod weights;
 
+pub use alarm::{Alarm, Trouble};
 pub use data::{DataSpec, Fit, Given, ImageSpec, Product, Source, TextSpec};
 pub use evaluation::{Classes, EvalSpec, Measure, MetricSpec};
 pub use optimizer::{DecayOn, OptimizerSpec};
