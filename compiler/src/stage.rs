@@ -5,6 +5,7 @@
 //! - Every number is inside the range that has a meaning; defaults are filled in.
 //! - No files are opened: paths stay as written, relative to the file their span names.
 
+mod alarm;
 mod data;
 mod evaluation;
 mod generate;
@@ -16,6 +17,7 @@ mod template;
 mod training;
 mod weights;
 
+pub use alarm::{Alarm, Trouble};
 pub use data::{DataSpec, Fit, Given, ImageSpec, Product, Source, TextSpec};
 pub use evaluation::{Classes, EvalSpec, Measure, MetricSpec};
 pub use generate::{GenerateSpec, Part as PromptPart, Prompted};
