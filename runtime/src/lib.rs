@@ -14,6 +14,7 @@ pub mod once;
 pub mod project;
 pub mod reference;
 pub mod report;
+pub mod routes;
 pub mod tensor;
 pub mod train;
 pub mod verify;

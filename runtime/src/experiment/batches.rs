@@ -5,6 +5,7 @@ use super::draws::Draws;
 use crate::data::{self, Batches, Loading, Prefetch, Split};
 use crate::error::{Error, Result};
 use crate::failure::Failure;
+use crate::once::Tensors;
 use crate::project::Project;
 use crate::tensor::HostTensor;
 use crate::train;
@@ -24,6 +25,8 @@ pub(super) struct Loader {
     draws: Draws,
     /// Batches of a step.
     parts: u64,
+    /// Forced choices of experts, by objective.
+    pub(super) routes: Vec<Tensors>,
 }
 
 /// One source, whose batches are used one after the other.
@@ -58,6 +61,7 @@ impl Loader {
             sources,
             draws: Draws::new(seed, stage.data.iter().map(|share| share.weight)),
             parts: stage.accumulate.max(1),
+            routes: Vec::new(),
         })
     }
 
@@ -97,7 +101,10 @@ impl train::Batches for Loader {
         let (step, part) = (number / self.parts, number % self.parts);
         let source = self.draws.source(step);
         let own = self.draws.before(step)[source];
-        self.sources[source].batch(own * self.parts + part, step)
+        let objective = self.sources[source].objective;
+        let mut batch = self.sources[source].batch(own * self.parts + part, step)?;
+        batch.extend(self.routes.get(objective).cloned().unwrap_or_default());
+        Ok(batch)
     }
 }
 

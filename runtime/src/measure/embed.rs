@@ -18,6 +18,8 @@ pub struct Encoder {
     name: String,
     executor: Executor,
     output: BufferId,
+    /// Forced choices of experts.
+    routes: Tensors,
 }
 
 impl Encoder {
@@ -41,6 +43,7 @@ impl Encoder {
             ..Request::new(what, Mode::Eval)
         };
         let lowered = project.lower(&request)?;
+        let routes = project.routes.inputs(&lowered)?;
         let result = lowered
             .graph
             .outputs()
@@ -55,12 +58,14 @@ impl Encoder {
             name,
             executor,
             output,
+            routes,
         })
     }
 
-    /// The inputs that it reads, in order of their names.
+    /// The inputs that it reads from data, in order of their names.
     pub fn inputs(&self) -> impl Iterator<Item = &str> {
-        self.executor.names(Slot::Input)
+        let names = self.executor.names(Slot::Input);
+        names.filter(|name| !self.routes.contains_key(*name))
     }
 
     /// Uses these parameters from now on; more than it needs may be given.
@@ -76,7 +81,8 @@ impl Encoder {
     /// # Errors
     /// Inputs that do not fit, results that are no rows, and what the device reports.
     pub fn rows(&mut self, inputs: &BTreeMap<String, HostTensor>) -> Result<Vec<Vec<f32>>> {
-        self.executor.fill(Slot::Input, inputs)?;
+        self.executor
+            .fill_with(Slot::Input, &[inputs, &self.routes])?;
         self.executor.step_words(&[0; STEP_WORDS])?;
         let found = self.executor.run_and_read(&["forward"], &[self.output])?;
         let refuse = |reason: &str| Error::Evaluation {
