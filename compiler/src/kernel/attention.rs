@@ -256,7 +256,10 @@ fn numbers(b: &mut Builder, name: &str, operand: &Operand, batch: &Expr) -> Numb
     let stride = operand.view.strides.last().copied().unwrap_or(1);
     Numbers {
         array,
-        start: b.bind(&format!("{name}_start"), address.at(&[batch.clone()])),
+        start: b.bind(
+            &format!("{name}_start"),
+            address.at(std::slice::from_ref(batch)),
+        ),
         stride: (stride != 1).then(|| b.size(&format!("{name}_key_stride"), stride)),
     }
 }
