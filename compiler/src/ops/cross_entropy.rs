@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// log(sum(exp(x w))) - (x w)[target] per row; operands `x[R, D]`, `w[D, V]` and target `u32[R]`, all
+/// `log(sum(exp(x w))) - (x w)[target]` per row; operands `x[R, D]`, `w[D, V]` and target `u32[R]`, all
 /// below V. The logits `[R, V]` are named nowhere, so that kernels may make and forget them in parts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CrossEntropy {
