@@ -5,7 +5,7 @@
 //! | law | where |
 //! |---|---|
 //! | a composite equals its decomposition | [`decompose`] |
-//! | log_sum_exp(x w) - (x w)[target] over many classes is a cross-entropy of x and w | [`cross_entropy`] |
+//! | `log_sum_exp(x w) - (x w)[target]` over many classes is a cross-entropy of x and w | [`cross_entropy`] |
 //! | equal ops on equal operands are one value; random nodes are never merged, since a run may replace each by its path | [`simplify`] |
 //! | what no output reads is dropped, unread inputs and parameters too | [`simplify`] |
 //! | an elementwise op of constants is a constant; so is a constant moved, and a sum of known length | [`simplify`] |
