@@ -1,6 +1,10 @@
 //! The command, as a user runs it: where time goes, and whether the device computes rightly.
 
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a panic is how a test fails; a test says when it is skipped"
+)]
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
