@@ -15,7 +15,10 @@ mod template;
 mod training;
 mod weights;
 
-pub use data::{DataSpec, Fit, Given, ImageSpec, Product, Source, TextSpec};
+pub use data::{
+    BlockMask, DataSpec, Filter, Fit, Given, ImageSpec, MaskUnit, Product, Rendition, Source,
+    TextSpec, TokenMask,
+};
 pub use evaluation::{Classes, EvalSpec, Measure, MetricSpec};
 pub use optimizer::{DecayOn, OptimizerSpec};
 pub use pattern::Pattern;
