@@ -168,6 +168,14 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// What an entry computes for data cannot be had.
+    #[error("entry `{entry}`, which data gives: {reason}")]
+    Frozen {
+        /// The entry.
+        entry: String,
+        /// Why not.
+        reason: String,
+    },
     /// The run folder is not this run's.
     #[error("`{}` {reason}", path.display())]
     RunFolder {
@@ -202,6 +210,7 @@ impl Error {
             Self::Batch { .. } => codes::BATCH,
             Self::Data(_) => codes::DATA,
             Self::Evaluation { .. } => codes::EVALUATION,
+            Self::Frozen { .. } => codes::FROZEN,
             Self::RunFolder { .. } => codes::RUN_FOLDER,
         }
     }

@@ -13,6 +13,7 @@ mod report;
 mod run;
 mod train;
 mod verify;
+mod weights;
 
 use crate::failure::Failure;
 use crate::output::Output;
@@ -78,6 +79,8 @@ verbs! {
     Train = train;
     /// Measure a trained run on held-out data
     Eval = eval;
+    /// List what a name map makes of a checkpoint, or export one
+    Weights = weights;
     /// Compare the fused shaders with the reference evaluator
     Verify = verify;
     /// Show what a run did

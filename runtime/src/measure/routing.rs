@@ -127,6 +127,7 @@ impl Observer {
         &mut self,
         parameters: &Tensors,
         batches: &Batches,
+        complete: &mut dyn FnMut(&mut Tensors) -> Result<()>,
     ) -> Result<Vec<RouterUse>> {
         self.executor.fill(Slot::Parameter, parameters)?;
         self.executor.step_words(&[0; STEP_WORDS])?;
@@ -141,7 +142,8 @@ impl Observer {
             .map(|router| vec![Sums::new(router.experts); router.streams.len()])
             .collect();
         for step in 0..batches.per_epoch() {
-            let batch = batches.at(step)?;
+            let mut batch = batches.at(step)?;
+            complete(&mut batch.tensors)?;
             self.executor.fill(Slot::Input, &batch.tensors)?;
             let found = self.executor.run_and_read(&["forward"], &ids)?;
             let text = batches.text().and_then(|(name, _)| batch.tensors.get(name));
