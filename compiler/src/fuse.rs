@@ -12,8 +12,10 @@
 //! - Elementwise members are computed once per element; nothing is recomputed in another group
 //!   except constants and indices.
 
+mod attention;
 mod build;
 mod cluster;
+mod cross_entropy;
 mod dispatch;
 mod emit;
 pub mod meaning;

@@ -18,6 +18,8 @@ mod expression;
 mod flow;
 mod indexing;
 mod losses;
+mod metrics;
+mod mixing;
 mod movement;
 mod names;
 mod parameter;
@@ -31,7 +33,7 @@ mod tracer;
 mod value;
 mod windows;
 
-pub use decode::{Decoding, POSITION, decoding};
+pub use decode::{Changes, Decoding, POSITION, decoding};
 
 use crate::graph::{Graph, ValueId};
 use crate::model::Model;
@@ -68,10 +70,63 @@ pub enum Mode {
 pub enum Recorded {
     /// No outputs.
     Nothing,
-    /// The share of each stream's assignments that are processed.
-    Rates,
-    /// Also logits, probabilities, choices, weights, slots and what is kept.
+    /// For each stream `PATH.WHAT.STREAM`, as metrics (see [`RouterMetric`]).
+    Metrics,
+    /// Also logits, probabilities, choices, weights, slots, what is kept, and what a mask counts.
     Everything,
+}
+
+/// What a router did with the tokens of a stream that its mask counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouterMetric {
+    /// The share of their assignments that are processed; where experts choose, the share of tokens
+    /// that some expert takes. Not a number where no token counts.
+    Success,
+    /// How many of their assignments are not processed; where experts choose, tokens that none takes.
+    Dropped,
+    /// How many of them each expert is asked to take, `[E]`, before the capacity drops any; where
+    /// experts choose, how many each takes.
+    Tokens,
+    /// Their mean probability of each expert, `[E]`.
+    Gates,
+    /// The mean entropy of a token's probabilities, in nats.
+    Entropy,
+    /// The mean square of the log-sum-exp of a token's scores.
+    Z,
+}
+
+impl RouterMetric {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Success,
+        Self::Dropped,
+        Self::Tokens,
+        Self::Gates,
+        Self::Entropy,
+        Self::Z,
+    ];
+
+    /// The word between the router's path and the stream in an output's name.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Dropped => "dropped",
+            Self::Tokens => "tokens",
+            Self::Gates => "gates",
+            Self::Entropy => "entropy",
+            Self::Z => "z",
+        }
+    }
+
+    /// Router, metric and stream of an output's name.
+    #[must_use]
+    pub fn of(name: &str) -> Option<(&str, Self, &str)> {
+        let (rest, stream) = name.rsplit_once('.')?;
+        let (path, word) = rest.rsplit_once('.')?;
+        let metric = Self::ALL.into_iter().find(|it| it.word() == word)?;
+        Some((path, metric, stream))
+    }
 }
 
 /// What experts get, instead of a router's own choice: for experiments. Combine weights keep their

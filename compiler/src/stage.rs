@@ -5,8 +5,10 @@
 //! - Every number is inside the range that has a meaning; defaults are filled in.
 //! - No files are opened: paths stay as written, relative to the file their span names.
 
+mod alarm;
 mod data;
 mod evaluation;
+mod generate;
 mod optimizer;
 mod pattern;
 mod read;
@@ -15,11 +17,13 @@ mod template;
 mod training;
 mod weights;
 
+pub use alarm::{Alarm, Trouble};
 pub use data::{
     BlockMask, DataSpec, Filter, Fit, Given, ImageSpec, MaskUnit, Product, Rendition, Source,
     TextSpec, TokenMask,
 };
 pub use evaluation::{Classes, EvalSpec, Measure, MetricSpec};
+pub use generate::{GenerateSpec, Part as PromptPart, Prompted};
 pub use optimizer::{DecayOn, OptimizerSpec};
 pub use pattern::Pattern;
 pub use select::{ParameterFacts, unreached};
@@ -47,6 +51,9 @@ pub struct Experiment {
     pub evals: Vec<EvalSpec>,
     /// The metrics, in name order.
     pub metrics: Vec<MetricSpec>,
+    /// How entries become text.
+    #[serde(default)]
+    pub generations: Vec<GenerateSpec>,
 }
 
 impl Experiment {
@@ -88,6 +95,26 @@ impl Experiment {
         self.evals.iter().find(|eval| eval.name == name)
     }
 
+    /// The generation of this name; without a name, the only one there is.
+    ///
+    /// # Errors
+    /// What to say when there is none, or no only one.
+    pub fn generation(&self, name: Option<&str>) -> Result<&GenerateSpec, Box<Diagnostic>> {
+        let found = match (name, self.generations.as_slice()) {
+            (None, [only]) => Some(only),
+            (name, all) => all.iter().find(|it| Some(it.name.as_str()) == name),
+        };
+        found.ok_or_else(|| {
+            let known: Vec<&str> = self.generations.iter().map(|it| it.name.as_str()).collect();
+            let name = name.unwrap_or("");
+            Box::new(check::unknown_request::report(
+                "generate section",
+                name,
+                &known,
+            ))
+        })
+    }
+
     /// The names of a stage and of all stages before it, first one first.
     #[must_use]
     pub fn chain(&self, name: &str) -> Vec<&StageSpec> {
@@ -118,6 +145,7 @@ pub fn experiment(model: &Model) -> (Option<Experiment>, Vec<Diagnostic>) {
     let weights = collect(&mut reader, SectionKind::Weights, weights::read);
     let metrics = evaluation::metrics(&mut reader);
     let evals = collect(&mut reader, SectionKind::Eval, evaluation::read);
+    let generations = collect(&mut reader, SectionKind::Generate, generate::read);
     let stages = collect(&mut reader, SectionKind::Stage, |reader, view| {
         training::read(reader, view, &data)
     });
@@ -127,6 +155,7 @@ pub fn experiment(model: &Model) -> (Option<Experiment>, Vec<Diagnostic>) {
         weights,
         evals,
         metrics,
+        generations,
     };
     cycles(&experiment, &mut reader);
     let failed = reader.diagnostics.has_errors();

@@ -256,6 +256,24 @@ pages! {
     /// Fix: the message says what is missing.
     EVALUATION = "E0621", "an evaluation that cannot be carried out";
 
+    /// What: an alarm of the stage went off while it trained.
+    ///
+    /// Why: some runs go wrong while their losses look fine. A router that sends all tokens to one expert
+    /// (`collapse`), an expert that no token chooses (`dead_expert`), a modality whose tokens are mostly
+    /// dropped (`starved`) and a loss that never changes (`constant_loss`) are told after they have lasted
+    /// for 200 steps, as warnings. A stage states other numbers, and what ends the run.
+    ///
+    /// Example:
+    /// ```text
+    /// stage pretrain {
+    ///     alarms { dead_expert = stop(steps: 500)   starved = warn(success: 0.8)   collapse = none }
+    ///     …
+    /// }
+    /// ```
+    /// Fix: look at the router's curves in `report.html`. More of a balance loss, `priority = batch`, more
+    /// capacity or a lower learning rate help routers; a constant loss usually has no gradient.
+    ALARM = "E0622", "an alarm went off";
+
     /// What: data gives an input what an entry computes, and that cannot be had.
     ///
     /// Why: such results are computed once for each sample and kept, so the parameters of the entry
@@ -268,7 +286,7 @@ pages! {
     /// ```
     /// Fix: put the stage `after` one that trains these parameters, load them with `init = load(…)`,
     /// and freeze what trains here.
-    FROZEN = "E0622", "what an entry computes for data cannot be had";
+    FROZEN = "E0623", "what an entry computes for data cannot be had";
 }
 
 #[cfg(test)]

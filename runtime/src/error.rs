@@ -168,6 +168,14 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// Choices of experts that a file states and that cannot be used.
+    #[error("{} states no usable route: {reason}", file.display())]
+    Route {
+        /// The file.
+        file: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// What an entry computes for data cannot be had.
     #[error("entry `{entry}`, which data gives: {reason}")]
     Frozen {
@@ -198,7 +206,7 @@ impl Error {
             Self::KernelRejected { .. } => codes::KERNEL_REJECTED,
             Self::InvalidPlan { .. } => codes::INVALID_PLAN,
             Self::UnknownName { .. } | Self::NotGiven { .. } => codes::UNKNOWN_NAME,
-            Self::TensorMismatch { .. } => codes::TENSOR_MISMATCH,
+            Self::TensorMismatch { .. } | Self::Route { .. } => codes::TENSOR_MISMATCH,
             Self::OutOfMemory { .. } => codes::OUT_OF_MEMORY,
             Self::DeviceLost { .. } => codes::DEVICE_LOST,
             Self::DeviceFault { .. } => codes::DEVICE_FAULT,

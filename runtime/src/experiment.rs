@@ -6,6 +6,7 @@
 //! trainer: steps -> metrics.jsonl, checkpoints;  evaluator: parameters -> evaluations.jsonl
 //! ```
 
+mod alarms;
 mod batches;
 mod draws;
 mod plan;
@@ -22,17 +23,19 @@ use crate::failure::{Failure, NonFinite};
 use crate::frozen::Frozen;
 use crate::measure::{self, Evaluator, RouterUse};
 use crate::once::Tensors;
-use crate::project::Project;
+use crate::profile::{PROFILED_STEPS, Recording};
+use crate::project::{Mistakes, Project};
 use crate::train::{
     EvaluationRecord, Manifest, Outcome, RunFolder, StepRecord, TrainOptions, Trainer,
 };
+use alarms::Guard;
 use batches::Loader;
 use gatewright_compiler::stage::{Experiment, StageSpec};
 use gatewright_grammar::diagnostic::Diagnostic;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Checkpoints that stay besides the best one.
@@ -61,6 +64,8 @@ pub struct Options {
     pub from: Option<PathBuf>,
     /// The folder that keeps what entries compute for data; without one, nothing is kept.
     pub cache: Option<PathBuf>,
+    /// Measure a few steps kernel by kernel; see [`PROFILED_STEPS`].
+    pub profile: bool,
 }
 
 /// What is known when the first step begins.
@@ -90,6 +95,8 @@ pub trait Observer {
     fn note(&mut self, text: &str);
     /// A step was logged.
     fn step(&mut self, record: &StepRecord);
+    /// An alarm went off that only warns.
+    fn alarm(&mut self, warning: &Mistakes);
     /// Everything was measured.
     fn evaluated(&mut self, record: &EvaluationRecord);
 }
@@ -111,13 +118,15 @@ pub struct Summary {
     pub routing: Vec<RouterUse>,
     /// Rows that entries computed for data, because no file held them; none where data asks for none.
     pub computed: Option<u64>,
+    /// What was measured, if that was asked for.
+    pub recording: Option<Recording>,
 }
 
-/// Trains a stage to its end, or until `stop` is set.
+/// Trains a stage to its end, or until `stop` is set. An alarm that ends the run sets it too.
 ///
 /// # Errors
-/// Mistakes in the spec, data that cannot be used, a folder of another run, and what compiler and
-/// device report.
+/// Mistakes in the spec, data that cannot be used, a folder of another run, an alarm that ends the
+/// run, and what compiler and device report.
 pub fn train(
     project: &mut Project,
     experiment: &Experiment,
@@ -132,6 +141,9 @@ pub fn train(
     let mut loader = Loader::open(project, experiment, stage, options)?;
     observer.phase("compiling");
     let compiled = plan(project, stage, device.limits())?;
+    let routes = compiled.lowered.iter();
+    let routes = routes.map(|lowered| project.routes.inputs(lowered));
+    loader.routes = routes.collect::<Result<_, Error>>()?;
     let dispatches = compiled
         .plan
         .programs
@@ -201,6 +213,14 @@ pub fn train(
         frozen.take_notes().iter().for_each(|it| observer.note(it));
         loader.freeze(frozen);
     }
+    let recording = options.profile.then(|| {
+        let first = trainer.step();
+        Recording::new(first + PROFILED_STEPS.start..first + PROFILED_STEPS.end)
+    });
+    if let Some(recording) = &recording {
+        loader.record(recording.trace());
+        trainer.record(recording.clone());
+    }
     let overrides = measure::Overrides {
         data: BTreeMap::new(),
         bad: options.bad,
@@ -208,7 +228,10 @@ pub fn train(
     };
     observer.phase("preparing evaluations");
     let mut evaluator = Evaluator::new(project, experiment, stage, device, &overrides)?;
+    let guard = Guard::new(stage, &compiled.lowered);
     let mut run = Run {
+        project,
+        guard,
         trainer: &mut trainer,
         folder: &mut folder,
         evaluator: &mut evaluator,
@@ -225,7 +248,10 @@ pub fn train(
             let place = locate(&mut trainer, &folder, &mut loader)?;
             Err(Failure::NonFinite(Box::new(NonFinite { error, place })))
         }
-        summary => summary,
+        summary => summary.map(|summary| Summary {
+            recording,
+            ..summary
+        }),
     }
 }
 
@@ -260,6 +286,8 @@ fn freeze(
 }
 
 struct Run<'a> {
+    project: &'a Project,
+    guard: Guard,
     trainer: &'a mut Trainer,
     folder: &'a mut RunFolder,
     evaluator: &'a mut Evaluator,
@@ -284,6 +312,7 @@ impl Run<'_> {
         let mut training = Duration::ZERO;
         let mut cold_start = None;
         let mut outcome = Outcome::Finished;
+        let mut ended = None;
         while self.trainer.step() < total {
             let next = match stage.eval_every {
                 0 => total,
@@ -292,15 +321,29 @@ impl Run<'_> {
             self.trainer.stop_before(next);
             let since = Instant::now();
             let observer = &mut *self.observer;
+            let (project, guard) = (self.project, &mut self.guard);
             let mut observe = |record: &StepRecord| {
                 cold_start.get_or_insert_with(|| begun.elapsed());
                 observer.step(record);
+                for alert in guard.watch.look(record) {
+                    let told = guard.told(project, &alert);
+                    match alert.alarm.stops {
+                        true => {
+                            stop.store(true, Ordering::Relaxed);
+                            ended = Some(told);
+                        }
+                        false => observer.alarm(&told),
+                    }
+                }
             };
             outcome = self
                 .trainer
                 .run(loader, Some(self.folder), &mut observe, stop)?;
             training += since.elapsed();
             loader.frozen().map_or(Ok(()), Frozen::save)?;
+            if let Some(told) = ended {
+                return Err(told.into());
+            }
             if outcome != Outcome::Finished {
                 break;
             }
@@ -314,6 +357,7 @@ impl Run<'_> {
             evaluations: self.evaluations,
             routing: self.routing,
             computed: loader.frozen().map(|frozen| frozen.computed()),
+            recording: None,
         })
     }
 
@@ -366,7 +410,12 @@ fn manifest(
     let hashes = [
         (
             "specification",
-            hash(&format!("{}\n{}", stage.name, project.model.to_text())),
+            hash(&format!(
+                "{}\n{}{}",
+                stage.name,
+                project.model.to_text(),
+                forced(project)
+            )),
         ),
         ("data", hash(&loader.inventory())),
     ];
@@ -390,8 +439,13 @@ fn resolved(project: &Project) -> String {
         .sets
         .iter()
         .map(|(name, value)| format!("// --set {name}={value}\n"));
-    let route = overrides.route.map(|route| format!("// --route {route}\n"));
-    preset.chain(sets).chain(route).collect::<String>() + &project.text
+    preset.chain(sets).collect::<String>() + &forced(project) + &project.text
+}
+
+/// The route that is forced, as a comment; none leaves no trace.
+fn forced(project: &Project) -> String {
+    let route = project.overrides.route;
+    route.map_or(String::new(), |route| format!("// --route {route}\n"))
 }
 
 fn hash(text: &str) -> String {

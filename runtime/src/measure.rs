@@ -17,7 +17,7 @@ mod routing;
 pub use embed::Encoder;
 pub use evaluator::{Evaluator, Overrides};
 pub use retrieval::{Captioned, measure};
-pub use routing::{RouterUse, StreamUse, Token};
+pub use routing::{RouterUse, StreamUse, Token, WordUse};
 
 use serde::{Deserialize, Serialize};
 

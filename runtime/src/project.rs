@@ -1,6 +1,7 @@
 //! A spec file on disk, bound: what every verb starts from.
 
 use crate::codes::UNREADABLE;
+use crate::routes::Routes;
 use gatewright_compiler::lower::{self, Lowered, Mode, Request, Route};
 use gatewright_compiler::model::{BindOptions, Model, bind};
 use gatewright_compiler::stage::{self, Experiment};
@@ -32,6 +33,8 @@ pub struct Project {
     pub text: String,
     /// What was given beside it.
     pub overrides: Overrides,
+    /// What routers give where `overrides.route` is a file.
+    pub routes: Routes,
     /// Warnings so far.
     pub warnings: Vec<Diagnostic>,
 }
@@ -80,6 +83,7 @@ impl Project {
                     path,
                     text,
                     overrides: overrides.clone(),
+                    routes: Routes::default(),
                     warnings: diagnostics,
                 })
             }

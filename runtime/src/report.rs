@@ -3,8 +3,10 @@
 //! Everything in it is also in the run folder as JSON: `metrics.jsonl`, `evaluations.jsonl`,
 //! `routing.json`, `manifest.json`.
 
+mod curves;
 mod page;
 mod plot;
+mod routers;
 
 use crate::checkpoint::write_atomically;
 use crate::error::Result;

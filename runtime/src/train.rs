@@ -8,22 +8,26 @@
 //!   in steps that are logged or saved.
 //! - Nothing that is not finite is ever saved.
 
+mod alarm;
 mod folder;
 mod record;
 mod update;
 
+pub use alarm::{Alert, Subject, Watch};
 pub use folder::{EvaluationRecord, Findings, Manifest, RunFolder};
-pub use record::StepRecord;
+pub use record::{RouterRecord, StepRecord, StreamRecord};
 pub use update::{Place, Update};
 
 use crate::checkpoint::{Checkpoint, Metadata, differences};
 use crate::error::{Error, Result};
 use crate::execute::{Executor, NonFinitePlace, Slot};
+use crate::profile::{Recording, Track};
 use crate::tensor::HostTensor;
 use gatewright_compiler::plan::{ACCUMULATE, BufferId, Training};
-use record::{Clock, Means, Scalar};
+use record::{Clock, Kind, Means, Measured};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 /// Where batches come from. What is given must not depend on what was asked for before.
 pub trait Batches {
@@ -88,7 +92,7 @@ pub struct Trainer {
     options: TrainOptions,
     training: Training,
     /// What is read, for each objective.
-    scalars: Vec<Vec<Scalar>>,
+    measured: Vec<Vec<Measured>>,
     /// Updates so far towards each objective.
     updates: Vec<u64>,
     step: u64,
@@ -96,6 +100,8 @@ pub struct Trainer {
     last: usize,
     /// Parameters that the plan does not have and checkpoints hold.
     carried: BTreeMap<String, HostTensor>,
+    /// Where the time of some steps goes.
+    recording: Option<Recording>,
 }
 
 impl Trainer {
@@ -118,18 +124,19 @@ impl Trainer {
             executor.program_index(ACCUMULATE)?;
         }
         let objectives = training.objectives.iter();
-        let scalars = objectives
-            .map(|it| record::scalars(&executor, it))
+        let measured = objectives
+            .map(|it| record::measured(&executor, it))
             .collect();
         Ok(Self {
             updates: vec![0; training.objectives.len()],
             executor,
             options,
             training,
-            scalars,
+            measured,
             step: 0,
             last: 0,
             carried: BTreeMap::new(),
+            recording: None,
         })
     }
 
@@ -161,6 +168,11 @@ impl Trainer {
         let mut all = self.carried.clone();
         all.extend(self.executor.read_all(Slot::Parameter)?);
         Ok(all)
+    }
+
+    /// Measures the steps that a recording covers kernel by kernel, which slows them down.
+    pub fn record(&mut self, recording: Recording) {
+        self.recording = Some(recording);
     }
 
     /// Stops before this step from now on.
@@ -297,7 +309,7 @@ impl Trainer {
     /// As [`Self::run`].
     pub fn advance(&mut self, batches: &mut dyn Batches, read: bool) -> Result<Option<StepRecord>> {
         let objective = self.choose(batches)?;
-        let [mut losses, mut metrics] = [Means::default(), Means::default()];
+        let mut found = Found::default();
         for place in self.places() {
             self.prepare(batches, place)?;
             let mut programs = vec![self.training.objectives[objective].gradients.clone()];
@@ -305,22 +317,41 @@ impl Trainer {
             let programs: Vec<&str> = programs.iter().map(String::as_str).collect();
             if read {
                 let ids = self.reads(objective, place);
-                let values = self.executor.run_and_read(&programs, &ids)?;
-                self.note(objective, &values, &mut losses, &mut metrics)?;
+                let values = self.execute(&programs, &ids)?;
+                self.note(objective, &values, &mut found)?;
             } else {
-                self.executor.run(&programs)?;
+                self.execute(&programs, &[])?;
             }
         }
         let record = read.then(|| StepRecord {
             step: self.step,
             objective: self.name_of(objective),
-            losses: losses.take(),
-            metrics: metrics.take(),
+            losses: found.losses.take(),
+            metrics: found.metrics.take(),
+            routers: record::routers(found.routers.take_all()),
             learning_rate: self.options.update.scalars(self.step).rate,
             examples_per_second: 0.0,
         });
         self.finish_step(objective);
         Ok(record)
+    }
+
+    /// Runs programs and reads buffers, kernel by kernel in steps that are recorded.
+    fn execute(&mut self, programs: &[&str], reads: &[BufferId]) -> Result<Vec<HostTensor>> {
+        let recording = self.recording.as_ref();
+        let Some(recording) = recording.filter(|it| it.covers(self.step)) else {
+            return self.executor.run_and_read(programs, reads);
+        };
+        let name = format!("step {}", self.step);
+        let begun = Instant::now();
+        let run = || self.executor.profile(programs);
+        match recording.trace().measure(Track::Host, name, run)? {
+            None => self.executor.run_and_read(programs, reads),
+            Some(profile) => {
+                recording.add(begun, profile);
+                self.executor.run_and_read(&[], reads)
+            }
+        }
     }
 
     /// Repeats the steps from a checkpoint to the first one with a loss that is not finite, at most
@@ -339,12 +370,11 @@ impl Trainer {
             let objective = self.choose(batches)?;
             for place in self.places() {
                 self.prepare(batches, place)?;
-                let ids = self.scalars[objective].iter().map(|scalar| scalar.id);
+                let ids = self.measured[objective].iter().map(|it| it.id);
                 let ids: Vec<BufferId> = ids.collect();
                 let gradients = self.training.objectives[objective].gradients.clone();
                 let values = self.executor.run_and_read(&[&gradients], &ids)?;
-                let [mut losses, mut metrics] = [Means::default(), Means::default()];
-                match self.note(objective, &values, &mut losses, &mut metrics) {
+                match self.note(objective, &values, &mut Found::default()) {
                     Err(Error::NonFinite { .. }) => return self.non_finite_place(),
                     result => result?,
                 }
@@ -388,7 +418,16 @@ impl Trainer {
 
     /// Writes what a batch of the next step reads.
     fn prepare(&mut self, batches: &mut dyn Batches, place: Place) -> Result<()> {
-        let batch = batches.batch(place.batch())?;
+        let number = place.batch();
+        let recording = self.recording.as_ref();
+        let batch = match recording.filter(|it| it.covers(place.step)) {
+            Some(recording) => {
+                let name = format!("wait for batch {number}");
+                let trace = recording.trace();
+                trace.measure(Track::Host, name, || batches.batch(number))?
+            }
+            None => batches.batch(number)?,
+        };
         let inputs = &self.training.objectives[self.last].inputs;
         self.executor.give(inputs, &batch)?;
         let classes = self.training.classes.iter().map(|class| {
@@ -409,33 +448,30 @@ impl Trainer {
         accumulate.into_iter().chain(update).collect()
     }
 
-    /// What is read after a batch: its scalars, and with the last one the norm of the gradients.
+    /// What is read after a batch, and with the last one the norm of the gradients.
     fn reads(&self, objective: usize, place: Place) -> Vec<BufferId> {
-        let scalars = self.scalars[objective].iter().map(|scalar| scalar.id);
+        let measured = self.measured[objective].iter().map(|it| it.id);
         let last = place.part + 1 == place.parts;
         let norm = self.training.objectives[objective].norm.filter(|_| last);
-        scalars.chain(norm).collect()
+        measured.chain(norm).collect()
     }
 
     /// Takes down what was read after a batch. A metric without a finite value is left out.
-    fn note(
-        &self,
-        objective: usize,
-        values: &[HostTensor],
-        losses: &mut Means,
-        metrics: &mut Means,
-    ) -> Result<()> {
-        let scalars = self.scalars[objective].iter();
-        let named = scalars.map(|scalar| (scalar.name.as_str(), scalar.is_loss));
-        let names = named.chain([("grad_norm", false)]);
-        for ((name, is_loss), tensor) in names.zip(values) {
-            let value = record::first_value(tensor);
-            if is_loss {
-                self.check_finite(name, &[value])?;
-                losses.add(name, value);
-            } else if value.is_finite() {
-                metrics.add(name, value);
-            }
+    fn note(&self, objective: usize, tensors: &[HostTensor], found: &mut Found) -> Result<()> {
+        let measured = self.measured[objective].iter();
+        let named = measured.map(|it| (it.name.as_str(), it.kind));
+        let names = named.chain([("grad_norm", Kind::Metric)]);
+        for ((name, kind), tensor) in names.zip(tensors) {
+            let values = record::values(tensor);
+            let means = match kind {
+                Kind::Objective | Kind::Loss => {
+                    self.check_finite(name, &values)?;
+                    &mut found.losses
+                }
+                Kind::Metric => &mut found.metrics,
+                Kind::Router => &mut found.routers,
+            };
+            means.add(name, &values);
         }
         Ok(())
     }
@@ -464,10 +500,10 @@ impl Trainer {
 
     /// The value checkpoints are ranked by; values of different objectives do not compare.
     fn objective(&self, record: &StepRecord) -> Option<f64> {
-        let [scalars] = self.scalars.as_slice() else {
+        let [measured] = self.measured.as_slice() else {
             return None;
         };
-        let first = scalars.iter().find(|scalar| scalar.is_loss)?;
+        let first = measured.iter().find(|it| it.kind <= Kind::Loss)?;
         record.losses.get(&first.name).map(|loss| f64::from(*loss))
     }
 
@@ -478,6 +514,14 @@ impl Trainer {
         }
         Ok(())
     }
+}
+
+/// What the batches of a step measured.
+#[derive(Default)]
+struct Found {
+    losses: Means,
+    metrics: Means,
+    routers: Means,
 }
 
 /// Whether something that happens every `every` steps happens at this count; never for 0.

@@ -54,6 +54,7 @@ impl Recorded {
             model,
             path: "test.gate".into(),
             overrides: Overrides::default(),
+            routes: gatewright_runtime::routes::Routes::default(),
             text,
             warnings: Vec::new(),
         };

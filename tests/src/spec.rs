@@ -84,6 +84,7 @@ pub fn project(text: &str, preset: Option<&str>, sets: &[(&str, &str)]) -> Proje
         path: "test.gate".into(),
         text: text.to_owned(),
         overrides: Overrides::default(),
+        routes: gatewright_runtime::routes::Routes::default(),
         warnings: Vec::new(),
     }
 }

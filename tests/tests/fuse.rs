@@ -5,6 +5,7 @@
 use gatewright_compiler::compile::{Options, fuse_graph};
 use gatewright_compiler::fuse::Group;
 use gatewright_compiler::graph::{DType, DimKind, Graph, Origin, OutputKind, Rows, Type, ValueId};
+use gatewright_compiler::kernel::spec::KernelSpec;
 use gatewright_compiler::ops::*;
 use gatewright_compiler::plan::Limits;
 use gatewright_compiler::size::{Bindings, Size};
@@ -284,6 +285,93 @@ fn a_dense_block_forward_and_backward() {
         let x = net.add(Add {}, &[x, y]);
         net.objective(x);
         check(net, &limits, 80);
+    }
+}
+
+/// Queries of two masked sequences, of which the second sees nothing; gradients of all operands.
+#[test]
+fn masked_attention_forward_and_backward() {
+    for limits in limits() {
+        for causal in [false, true] {
+            let mut net = Net::default();
+            let [q, k, v] = ["q", "k", "v"].map(|name| net.param(name, &[2, 3, 5, 4]));
+            let mask = net.input("mask", &[2, 5]);
+            let least = net.scalar(0.5, mask);
+            let relation = Relation::Less;
+            let seen = net.add(Compare { relation }, &[least, mask]);
+            let attention = Attention {
+                scale: 0.5,
+                causal,
+                masked: true,
+            };
+            let y = net.add(attention, &[q, k, v, seen]);
+            net.objective(y);
+            let (graph, groups) = fused(&net.graph, &limits, true);
+            let (mut inputs, mut parameters) = (Tensors::new(), Tensors::new());
+            fill(&graph, &mut inputs, &mut parameters);
+            if let Some(mask) = inputs.get_mut("mask") {
+                mask.data = vec![1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+            }
+            assert_same(&graph, &groups, &limits, &inputs, &parameters);
+            let attention = |it: &&Group| matches!(it.spec, KernelSpec::Attention { .. });
+            let walks = groups.iter().filter(attention).count();
+            let most = if limits.max_storage_bindings < 9 {
+                4
+            } else {
+                3
+            };
+            assert_eq!(walks, most);
+        }
+    }
+}
+
+/// Next-token losses over many classes: logits are cut and named by the loss alone.
+#[test]
+fn cross_entropy_over_many_classes_names_no_logits() {
+    for limits in limits() {
+        for transpose_b in [false, true] {
+            let [batch, tokens, width, classes] = [2, 4, 3, 8200];
+            let mut net = Net::default();
+            let x = net.param("x", &[batch * tokens, width]);
+            let w = net.param(
+                "w",
+                &match transpose_b {
+                    true => [classes, width],
+                    false => [width, classes],
+                },
+            );
+            let sizes = |sizes: &[usize]| sizes.iter().copied().map(Size::from).collect::<Vec<_>>();
+            let product = Matmul {
+                transpose_a: false,
+                transpose_b,
+            };
+            let logits = net.add(product, &[x, w]);
+            let shape = sizes(&[batch, tokens, classes]);
+            let logits = net.add(Reshape { shape }, &[logits]);
+            let cut = Slice {
+                axis: 1,
+                start: 0.into(),
+                length: (tokens - 1).into(),
+            };
+            let logits = net.add(cut, &[logits]);
+            let shape = sizes(&[batch, tokens - 1, 1]);
+            let target = Constant {
+                ty: Type::new(DType::U32, shape),
+                value: 8195.0,
+            };
+            let target = net.add(target, &[]);
+            let picked = net.add(GatherLast {}, &[logits, target]);
+            let shape = sizes(&[batch, tokens - 1]);
+            let picked = net.add(Reshape { shape }, &[picked]);
+            let total = net.add(LogSumExp {}, &[logits]);
+            let loss = net.add(Sub {}, &[total, picked]);
+            net.objective(loss);
+            let groups = check(net, &limits, 12);
+            let parts = |it: &&Group| matches!(it.spec, KernelSpec::CrossEntropy { .. });
+            assert_eq!(groups.iter().filter(parts).count(), 2);
+            let matmul = |it: &&Group| matches!(it.spec, KernelSpec::Matmul { .. });
+            assert_eq!(groups.iter().filter(matmul).count(), 0);
+        }
     }
 }
 

@@ -12,6 +12,7 @@
 //! Sums of b over k are added up beside the product where a tile holds its right panel in registers:
 //! every row tile does, the first one stores.
 
+mod ahead;
 pub(super) mod grouped;
 mod subgroup;
 mod workgroup;

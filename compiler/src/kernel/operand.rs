@@ -99,11 +99,15 @@ impl Bound {
         }
     }
 
-    fn read(&self, index: Expr) -> Expr {
-        let element = match self.vec4 {
+    fn element(&self, index: Expr) -> Expr {
+        match self.vec4 {
             true => self.array.at4(index),
             false => self.array.at(index),
-        };
+        }
+    }
+
+    fn read(&self, index: Expr) -> Expr {
+        let element = self.element(index);
         match self.dtype {
             DType::Bool => element.differs(0u32),
             _ => element,
@@ -113,6 +117,11 @@ impl Bound {
     /// The element, or vec4, at these indices.
     pub(crate) fn load(&self, indices: &[Expr]) -> Expr {
         self.read(self.address.at(indices))
+    }
+
+    /// What memory holds at these indices: truth values are words.
+    pub(crate) fn load_stored(&self, indices: &[Expr]) -> Expr {
+        self.element(self.address.at(indices))
     }
 
     /// Writes a value per row; such an output is bound by scalar.

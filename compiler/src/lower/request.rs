@@ -1,14 +1,12 @@
-//! From a request to outputs: entries, objectives, losses, recorded routing.
+//! From a request to outputs: entries, objectives, losses.
 
 use super::names::Scope;
 use super::tracer::Tracer;
-use super::value::{Frame, Reported, Tensor, Traced, Value};
-use super::{Recorded, RouterInstance, Target};
+use super::value::{Frame, Reported, Traced, Value};
+use super::{Recorded, Target};
 use crate::check;
 use crate::graph::{DType, OutputKind};
 use crate::model::Definition;
-use crate::ops::{Cast, Slice, Sum};
-use crate::size::Size;
 use gatewright_grammar::ast::{Expr, ExprKind, FormulaKind, Let, SectionKind};
 use gatewright_grammar::source::Span;
 
@@ -28,7 +26,7 @@ impl Tracer<'_> {
             if request.routing == Recorded::Everything {
                 self.record_decisions(&instance);
             }
-            self.record_rates(&instance)?;
+            self.record_metrics(&instance)?;
         }
         Ok(())
     }
@@ -243,59 +241,5 @@ impl Tracer<'_> {
             Value::Absent(_) => self.wrong(expr.span, "a tensor", &value),
             other => self.fail(check::not_a_scalar::report(expr.span, name, other.noun())),
         }
-    }
-
-    /// What a router decided, as outputs.
-    fn record_decisions(&mut self, instance: &RouterInstance) {
-        let path = &instance.path;
-        for (name, value) in [
-            ("logits", instance.logits),
-            ("probs", instance.probs),
-            ("expert", instance.expert),
-            ("weight", instance.weight),
-            ("slot", instance.slot),
-            ("kept", instance.kept),
-        ] {
-            self.graph
-                .add_output(format!("{path}.{name}"), OutputKind::Value, value);
-        }
-    }
-
-    /// The share of each stream's assignments that are processed, as metrics.
-    fn record_rates(&mut self, instance: &RouterInstance) -> Traced<()> {
-        self.origin.path.clone_from(&instance.path);
-        let path = &instance.path;
-        let kept = self.emit(Cast { to: DType::F32 }, &[instance.kept])?;
-        let kept = Tensor {
-            id: kept,
-            axes: Vec::new(),
-        };
-        for (stream, start, length) in &instance.streams {
-            let op = Slice {
-                axis: 1,
-                start: start.clone(),
-                length: length.clone(),
-            };
-            let own = self.emit(op, &[kept.id])?;
-            let rate = self.mean_of(own)?;
-            self.graph
-                .add_output(format!("{path}.success.{stream}"), OutputKind::Metric, rate);
-        }
-        Ok(())
-    }
-
-    fn mean_of(&mut self, id: crate::graph::ValueId) -> Traced<crate::graph::ValueId> {
-        let shape = self.graph.ty(id).shape.clone();
-        let axes: Vec<usize> = (0..shape.len()).collect();
-        let sum = self.emit(Sum { axes: axes.clone() }, &[id])?;
-        let total = shape.iter().fold(Size::from(1), |all, size| all.mul(size));
-        let count = match total.as_const() {
-            Some(total) => self.constant(DType::F32, Vec::new(), total as f64)?,
-            None => {
-                let ones = self.constant(DType::F32, shape, 1.0)?;
-                self.emit(Sum { axes }, &[ones])?
-            }
-        };
-        self.emit(crate::ops::Div {}, &[sum, count])
     }
 }

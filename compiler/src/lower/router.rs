@@ -69,16 +69,14 @@ impl Tracer<'_> {
             &[expert, order],
         )?;
         let chosen = vec![groups, tokens, Size::from(choices)];
-        let limit = match slots {
-            Some(slots) => self.constant(DType::U32, chosen.clone(), slots as f64)?,
-            None => self.constant(DType::U32, chosen.clone(), f64::from(u32::MAX))?,
+        // Without a capacity, whatever is sent to an expert that exists.
+        let (judged, limit) = match slots {
+            Some(slots) => (slot, slots),
+            None => (expert, experts),
         };
-        let kept = self.emit(
-            Compare {
-                relation: Relation::Less,
-            },
-            &[slot, limit],
-        )?;
+        let limit = self.constant(DType::U32, chosen.clone(), limit as f64)?;
+        let relation = Relation::Less;
+        let kept = self.emit(Compare { relation }, &[judged, limit])?;
         let per_expert = slots.map(|slots| chosen[0].mul(&Size::from(slots)));
         let (plan, rows) = self.dispatch(&path, routing, per_expert, [expert, order])?;
         let weight = self.renormalise(policy.renormalise, raw, kept, &chosen)?;

@@ -42,6 +42,10 @@ impl Tracer<'_> {
         let scored = vec![groups.clone(), tokens.clone(), Size::from(count)];
         let noisy = self.add_noise(policy, &path, clean, &scored)?;
         let routed = self.restrict(policy, noisy, &streams)?;
+        let clean = match policy.noise {
+            None => routed,
+            Some(_) => self.restrict(policy, clean, &streams)?,
+        };
         let combine = self.emit(Softmax {}, &[routed])?;
         let combine = self.times(combine, counted, &scored)?;
         let dispatch = self.hide(routed, counted, &scored)?;

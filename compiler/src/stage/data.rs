@@ -1,11 +1,11 @@
 //! `data name { … }`
 
 mod given;
-mod image;
+pub(super) mod image;
 mod text;
 
-pub(super) use given::leading;
 pub use given::{Given, Product};
+pub(super) use given::{input, leading};
 pub use image::{BlockMask, Filter, Fit, ImageSpec, Rendition};
 pub use text::{MaskUnit, TextSpec, TokenMask};
 

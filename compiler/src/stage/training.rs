@@ -1,5 +1,6 @@
 //! `stage name after other { … }`
 
+use super::alarm::{self, Alarm};
 use super::data::DataSpec;
 use super::optimizer::{self, OptimizerSpec};
 use super::pattern::Pattern;
@@ -26,6 +27,8 @@ const KEYS: &[&str] = &[
     "eval_every",
     "checkpoint_every",
     "evaluate",
+    "watch",
+    "alarms",
     "budget",
 ];
 
@@ -65,6 +68,10 @@ pub struct StageSpec {
     pub checkpoint_every: u64,
     /// The evaluations to run; all of them unless stated.
     pub evaluate: Vec<String>,
+    /// Whether steps measure what routers do.
+    pub watch: bool,
+    /// What is looked out for while it trains.
+    pub alarms: Vec<Alarm>,
     /// Bytes of device memory to stay below.
     pub budget: Option<u64>,
 }
@@ -180,6 +187,11 @@ pub(super) fn read(
     let seed = keys
         .get("seed")
         .map(|at| reader.number(at, "seed", 0.0..=f64::from(u32::MAX)));
+    let watch = match keys.get("watch") {
+        Some(at) => reader.word(at, "watch", &[("routers", true), ("none", false)]),
+        None => Some(true),
+    };
+    let alarms = alarm::read(reader, &keys);
     let budget = keys.get("budget").map(|at| budget(reader, at));
     let spec = StageSpec {
         name: view.name.clone(),
@@ -198,6 +210,8 @@ pub(super) fn read(
         eval_every: eval_every?,
         checkpoint_every: checkpoint_every?,
         evaluate: evaluate?,
+        watch: watch?,
+        alarms: alarms?,
         budget: budget.flatten(),
     };
     inputs(

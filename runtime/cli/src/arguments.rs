@@ -37,7 +37,8 @@ pub(crate) struct Seed {
 #[derive(Args, Debug)]
 pub(crate) struct Forced {
     /// Override every router's choice, for experiments: `balanced`, `random`, `expert=N`, or a file of
-    /// choices (safetensors, `PATH.route` or `PATH.expert` u32[G, S, k] for each router)
+    /// choices (safetensors; for each router `PATH.route` or `PATH.expert` u32[G, S, k] for a batch, or
+    /// `PATH.route.STREAM` u32[N, k] for every sequence of a stream)
     #[arg(long, value_name = "ROUTE", value_parser = route)]
     pub(crate) route: Option<ForcedRoute>,
 }

@@ -2,6 +2,7 @@
 
 use crate::output::Output;
 use gatewright_runtime::experiment::{Observer, Opening};
+use gatewright_runtime::project::Mistakes;
 use gatewright_runtime::train::{EvaluationRecord, StepRecord};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
@@ -124,6 +125,15 @@ impl Observer for Progress<'_> {
         }
     }
 
+    fn alarm(&mut self, warning: &Mistakes) {
+        let out = &mut *self.out;
+        let mut show = || out.diagnostics(&warning.sources, &warning.diagnostics);
+        match &self.bar {
+            Some(bar) => bar.suspend(show),
+            None => show(),
+        }
+    }
+
     fn evaluated(&mut self, record: &EvaluationRecord) {
         let scores = record.evaluations.iter().flat_map(|evaluation| {
             evaluation
@@ -166,9 +176,12 @@ fn step_text(record: &StepRecord, known: &BTreeMap<String, f32>) -> String {
     let mut parts: Vec<String> = objective.chain(losses).collect();
     // The mean over router instances, by stream.
     let mut rates: BTreeMap<String, Vec<f32>> = BTreeMap::new();
-    for (name, value) in &record.metrics {
-        if let Some((_, stream)) = name.rsplit_once(".success.") {
-            rates.entry(stream.to_owned()).or_default().push(*value);
+    for router in record.routers.values() {
+        for (stream, own) in &router.streams {
+            rates
+                .entry(stream.to_owned())
+                .or_default()
+                .push(own.success);
         }
     }
     for (stream, values) in rates {

@@ -9,6 +9,7 @@ use gatewright_compiler::stage::{Experiment, StageSpec};
 use gatewright_grammar::diagnostic::Diagnostic;
 use gatewright_runtime::failure;
 use gatewright_runtime::project::{Mistakes, Overrides, Project};
+use gatewright_runtime::routes::Routes;
 
 impl From<Box<Mistakes>> for Failure {
     fn from(mistakes: Box<Mistakes>) -> Self {
@@ -42,21 +43,16 @@ pub(crate) fn open(spec: &Spec, out: &mut Output) -> Result<Project, Failure> {
     Ok(project)
 }
 
-/// Forces a route on every router; one that a file states fits one batch alone.
+/// Forces a route on every router.
 ///
 /// # Errors
-/// A file where there is more than one batch.
+/// A file that cannot be read.
 pub(crate) fn force(project: &mut Project, forced: &Forced) -> Result<(), Failure> {
     let Some(forced) = &forced.route else {
         return Ok(());
     };
     if let Some(file) = &forced.file {
-        let message = format!(
-            "{} would route one batch; `--route FILE` is for `gatewright run`, and here there are \
-             `balanced`, `random` and `expert=N`",
-            file.display()
-        );
-        return Err(Failure::Usage(message));
+        project.routes = Routes::read(file)?;
     }
     project.overrides.route = Some(forced.route);
     Ok(())

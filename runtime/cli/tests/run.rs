@@ -174,3 +174,75 @@ fn what_cannot_be_is_said() {
     assert!(errors.contains("E0312"), "{errors}");
     assert!(errors.contains("trunk.2."), "{errors}");
 }
+
+#[test]
+fn routes_are_forced() {
+    let run = Run::new();
+    let call = |route: &str| {
+        let mut more = vec!["--objective", "pretrain", "--device", "reference"];
+        if !route.is_empty() {
+            more.extend(["--route", route]);
+        }
+        run.call(&more)
+    };
+    let chosen = |layer: u32| {
+        let found = run.written("out.safetensors");
+        let tensor = &found[&format!("trunk.{layer}.ffn.gate.expert")];
+        (tensor.shape.clone(), tensor.as_u32().unwrap().to_vec())
+    };
+    assert_eq!(call("").0, Some(0));
+    let own = run.written("out.safetensors");
+    // What a run recorded gives the same run.
+    let recorded = run.path("recorded.safetensors");
+    std::fs::rename(run.path("out.safetensors"), &recorded).unwrap();
+    let (code, errors) = call(recorded.to_str().unwrap());
+    assert_eq!(code, Some(0), "{errors}");
+    assert_eq!(own, run.written("out.safetensors"));
+    // Two groups of three pairs with 16 + 8 tokens each.
+    assert_eq!(call("expert=3").0, Some(0));
+    assert_eq!(chosen(1), (vec![2, 72, 1], vec![3; 144]));
+    assert_eq!(call("balanced").0, Some(0));
+    assert!(
+        chosen(3)
+            .1
+            .iter()
+            .enumerate()
+            .all(|(at, it)| *it as usize == at % 72 % 4)
+    );
+    assert_eq!(call("random").0, Some(0));
+    assert!((0..4).all(|expert| chosen(3).1.contains(&expert)));
+
+    let write = |streams: &[(&str, usize, u32)]| {
+        let mut routes = Tensors::new();
+        for layer in [1, 3] {
+            for (stream, tokens, expert) in streams {
+                let name = format!("trunk.{layer}.ffn.gate.route.{stream}");
+                let tensor = HostTensor::u32([*tokens, 1], vec![*expert; *tokens]).unwrap();
+                routes.insert(name, tensor);
+            }
+        }
+        let named = routes.iter().map(|(name, it)| (name.clone(), it));
+        let path = run.path("routes.safetensors");
+        write_tensors(&path, &named.collect(), None).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (code, errors) = call(&write(&[("image", 16, 2), ("text", 8, 1)]));
+    assert_eq!(code, Some(0), "{errors}");
+    let group = [[2; 48].as_slice(), &[1; 24]].concat();
+    assert_eq!(chosen(1).1, [group.clone(), group].concat());
+    let (code, errors) = call(&write(&[("image", 16, 2)]));
+    assert_eq!(code, Some(1));
+    assert!(
+        errors.contains("`trunk.1.ffn.gate.route.text`, u32[N, 1]"),
+        "{errors}"
+    );
+    let (code, errors) = call(&write(&[("image", 16, 2), ("text", 8, 4)]));
+    assert_eq!(code, Some(1));
+    assert!(
+        errors.contains("names expert 4, and there are 4"),
+        "{errors}"
+    );
+    let (code, errors) = call(&write(&[("image", 16, 2), ("text", 7, 1)]));
+    assert_eq!(code, Some(1));
+    assert!(errors.contains("sequences that make 24 tokens"), "{errors}");
+}

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+use gatewright_runtime::checkpoint::write_tensors;
+use gatewright_runtime::tensor::HostTensor;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -287,5 +289,131 @@ fn a_stage_starts_from_foreign_names() {
     assert!(
         said.contains("checkpoint of `weights` `reference` is not given"),
         "{said}"
+    );
+}
+
+/// Pictures to the experts 0 and 1 by their place, text to expert 3.
+fn routes(path: &Path) {
+    let tensor = |tokens: usize, expert: fn(usize) -> u32| {
+        HostTensor::u32([tokens, 1], (0..tokens).map(expert).collect::<Vec<_>>()).unwrap()
+    };
+    let routes = [
+        ("image", tensor(16, |place| place as u32 % 2)),
+        ("text", tensor(8, |_| 3)),
+    ];
+    let named = routes
+        .iter()
+        .map(|(stream, it)| (format!("trunk.1.ffn.gate.route.{stream}"), it));
+    write_tensors(path, &named.collect(), None).unwrap();
+}
+
+#[test]
+fn routes_are_forced_in_training_and_evaluation() {
+    if !has_device() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let run = folder.path().join("run");
+    let file = folder.path().join("routes.safetensors");
+    routes(&file);
+    let route = format!("--route={}", file.display());
+    succeed(&mut train(&run, &["--steps=2", &route]));
+    let tokens = |record: &Value, stream: &str| {
+        record["routers"]["trunk.1.ffn.gate"]["streams"][stream]["tokens"].clone()
+    };
+    for record in lines(&run, "metrics.jsonl") {
+        assert_eq!(
+            tokens(&record, "image"),
+            serde_json::json!([128.0, 128.0, 0.0, 0.0])
+        );
+        assert_eq!(
+            tokens(&record, "text"),
+            serde_json::json!([0.0, 0.0, 0.0, 128.0])
+        );
+    }
+    let said = fail(&mut train(&run, &["--steps=2", "--resume"]), 1);
+    assert!(
+        said.contains("was started with another specification"),
+        "{said}"
+    );
+    let eval = |route: &str| {
+        let spec = models().join("limoe.gate");
+        let mut command = gatewright("eval", &spec);
+        let output = succeed(command.arg("--json").arg(route).arg("--run").arg(&run));
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let streams = &found["routing"][0]["streams"];
+        [0, 1].map(|stream| streams[stream]["tokens"].clone())
+    };
+    let half = 254 * 8;
+    let by_place = [
+        serde_json::json!([half, half, 0, 0]),
+        serde_json::json!([0, 0, 0, half]),
+    ];
+    assert_eq!(eval(&route), by_place);
+    let one = [
+        serde_json::json!([0, 2 * half, 0, 0]),
+        serde_json::json!([0, half, 0, 0]),
+    ];
+    assert_eq!(eval("--route=expert=1"), one);
+    for route in ["balanced", "random", "expert=2"] {
+        let run = folder.path().join(route);
+        succeed(&mut train(&run, &["--steps=1", "--route", route]));
+    }
+}
+
+#[test]
+fn an_alarm_warns_or_stops_with_its_place() {
+    if !has_device() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let run = folder.path().join("warned");
+    let output = succeed(&mut train(
+        &run,
+        &[
+            "--steps=4",
+            "--route=expert=2",
+            "--set=pretrain.alarms.dead_expert=warn(steps: 2)",
+        ],
+    ));
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("warning[E0622]: no token chose expert 0"),
+        "{said}"
+    );
+    assert!(
+        said.contains("router gate {") && said.contains("limoe.gate:"),
+        "{said}"
+    );
+    let run = folder.path().join("stopped");
+    let stop = "--set=pretrain.alarms.collapse=stop(steps: 2, experts: 1.5)";
+    let said = fail(
+        &mut train(&run, &["--steps=9", "--route=expert=2", stop]),
+        1,
+    );
+    assert!(
+        said.contains("uses 1.0 of its experts for 2 steps"),
+        "{said}"
+    );
+    assert_eq!(lines(&run, "metrics.jsonl").len(), 3);
+    // What was reached is kept.
+    last_checkpoint(&run);
+    let quiet = folder.path().join("quiet");
+    let none = [
+        "--steps=4",
+        "--route=expert=2",
+        "--set=pretrain.alarms=none",
+    ];
+    let output = succeed(&mut train(&quiet, &none));
+    assert!(!text(&output.stderr).contains("E0622"));
+    let unwatched = folder.path().join("unwatched");
+    succeed(&mut train(
+        &unwatched,
+        &["--steps=1", "--set=pretrain.watch=none"],
+    ));
+    assert!(
+        lines(&unwatched, "metrics.jsonl")[0]
+            .get("routers")
+            .is_none()
     );
 }

@@ -96,11 +96,20 @@ impl Executor {
     /// # Errors
     /// [`Error::NotGiven`] for a name that `tensors` lacks, and what [`Self::write`] reports.
     pub fn fill(&self, slot: Slot, tensors: &BTreeMap<String, HostTensor>) -> Result<()> {
+        self.fill_with(slot, &[tensors])
+    }
+
+    /// The same from several places, the first of which that has a name gives its tensor.
+    ///
+    /// # Errors
+    /// As [`Self::fill`].
+    pub fn fill_with(&self, slot: Slot, given: &[&BTreeMap<String, HostTensor>]) -> Result<()> {
         for (name, id) in self.entries(slot) {
-            let tensor = tensors.get(name).ok_or_else(|| Error::NotGiven {
+            let tensor = given.iter().find_map(|tensors| tensors.get(name));
+            let tensor = tensor.ok_or_else(|| Error::NotGiven {
                 kind: slot.word(),
                 name: name.to_owned(),
-                present: tensors.keys().cloned().collect(),
+                present: given.iter().flat_map(|it| it.keys().cloned()).collect(),
             })?;
             self.write(id, tensor)?;
         }

@@ -6,6 +6,8 @@ use crate::data::{self, Batches, Loading, Prefetch, Split};
 use crate::error::{Error, Result};
 use crate::failure::Failure;
 use crate::frozen::{self, Frozen};
+use crate::once::Tensors;
+use crate::profile::Trace;
 use crate::project::Project;
 use crate::tensor::HostTensor;
 use crate::train;
@@ -28,6 +30,8 @@ pub(super) struct Loader {
     parts: u64,
     /// Computes what entries give of the data.
     frozen: Option<Frozen>,
+    /// Forced choices of experts, by objective.
+    pub(super) routes: Vec<Tensors>,
 }
 
 /// One source, whose batches are used one after the other.
@@ -42,6 +46,8 @@ struct Source {
     prefetch: Option<Prefetch>,
     /// The batch that comes next.
     next: u64,
+    /// Where the time of each batch goes.
+    trace: Option<Arc<Trace>>,
 }
 
 impl Loader {
@@ -65,6 +71,7 @@ impl Loader {
             draws: Draws::new(seed, stage.data.iter().map(|share| share.weight)),
             parts: stage.accumulate.max(1),
             frozen: None,
+            routes: Vec::new(),
         })
     }
 
@@ -91,6 +98,13 @@ impl Loader {
     /// What computes inputs of the data, if anything does.
     pub(super) fn frozen(&mut self) -> Option<&mut Frozen> {
         self.frozen.as_mut()
+    }
+
+    /// Takes down when batches are made, from the next one on.
+    pub(super) fn record(&mut self, trace: &Arc<Trace>) {
+        for source in &mut self.sources {
+            source.trace = Some(Arc::clone(trace));
+        }
     }
 
     /// Usable records, and how many were left out.
@@ -134,6 +148,8 @@ impl train::Batches for Loader {
         if let Some(frozen) = &mut self.frozen {
             frozen.complete(&source.computed, &mut batch)?;
         }
+        let routes = self.routes.get(source.objective);
+        batch.extend(routes.cloned().unwrap_or_default());
         Ok(batch)
     }
 }
@@ -174,6 +190,7 @@ impl Source {
             batches: Arc::new(batches.map_err(Error::from)?),
             prefetch: None,
             next: 0,
+            trace: None,
         })
     }
 
@@ -181,7 +198,12 @@ impl Source {
     fn batch(&mut self, number: u64, step: u64) -> Result<BTreeMap<String, HostTensor>> {
         if self.next != number || self.prefetch.is_none() {
             let all = number..u64::MAX;
-            self.prefetch = Some(Prefetch::start(self.batches.clone(), all, AHEAD)?);
+            self.prefetch = Some(Prefetch::start(
+                self.batches.clone(),
+                all,
+                AHEAD,
+                self.trace.clone(),
+            )?);
         }
         self.next = number + 1;
         let batch = self.prefetch.as_mut().and_then(Iterator::next);

@@ -57,7 +57,10 @@ pub fn plan(
     let mut traced = Vec::with_capacity(objectives.len());
     for objective in &objectives {
         let request = Request {
-            routing: Recorded::Rates,
+            routing: match stage.watch {
+                true => Recorded::Metrics,
+                false => Recorded::Nothing,
+            },
             bindings: bindings(project, stage),
             ..Request::new(Target::Objective(objective.clone()), Mode::Train)
         };

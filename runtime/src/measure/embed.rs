@@ -18,6 +18,8 @@ pub struct Encoder {
     name: String,
     executor: Executor,
     outputs: Vec<BufferId>,
+    /// Forced choices of experts.
+    routes: Tensors,
 }
 
 impl Encoder {
@@ -45,6 +47,7 @@ impl Encoder {
             ..Request::new(what, Mode::Eval)
         };
         let lowered = project.lower(&request)?;
+        let routes = project.routes.inputs(&lowered)?;
         let first = lowered.graph.outputs().first();
         let first = first.map(|output| output.name.clone());
         let names = values.unwrap_or_else(|| first.into_iter().collect());
@@ -57,12 +60,14 @@ impl Encoder {
             name,
             executor,
             outputs,
+            routes,
         })
     }
 
-    /// The inputs that it reads, in order of their names.
+    /// The inputs that it reads from data, in order of their names.
     pub fn inputs(&self) -> impl Iterator<Item = &str> {
-        self.executor.names(Slot::Input)
+        let names = self.executor.names(Slot::Input);
+        names.filter(|name| !self.routes.contains_key(*name))
     }
 
     /// Uses these parameters from now on; more than it needs may be given.
@@ -101,7 +106,8 @@ impl Encoder {
     /// # Errors
     /// Inputs that do not fit, and what the device reports.
     pub fn results(&mut self, inputs: &BTreeMap<String, HostTensor>) -> Result<Vec<HostTensor>> {
-        self.executor.fill(Slot::Input, inputs)?;
+        self.executor
+            .fill_with(Slot::Input, &[inputs, &self.routes])?;
         self.executor.step_words(&[0; STEP_WORDS])?;
         self.executor.run_and_read(&["forward"], &self.outputs)
     }

@@ -8,7 +8,7 @@ use crate::execute::{self, Executor, Slot};
 use crate::failure::Failure;
 use crate::once::{self, Tensors};
 use crate::project::Project;
-use gatewright_compiler::lower::{Mode, Recorded, Request, RouterInstance, Target};
+use gatewright_compiler::lower::{Chooser, Mode, Recorded, Request, RouterInstance, Target};
 use gatewright_compiler::plan::{BufferId, STEP_WORDS};
 use gatewright_compiler::size::{Bindings, Size};
 use serde::{Deserialize, Serialize};
@@ -16,12 +16,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Records whose single tokens are kept.
 const SHOWN: usize = 8;
+/// Words that are kept for each expert.
+const WORDS: usize = 12;
 
 /// What one use of a router did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RouterUse {
     /// `trunk.1.ffn.gate`
     pub path: String,
+    /// Choices of a token.
+    #[serde(default)]
+    pub choices: usize,
     /// By stream, in token order.
     pub streams: Vec<StreamUse>,
 }
@@ -31,16 +36,40 @@ pub struct RouterUse {
 pub struct StreamUse {
     /// `image`
     pub name: String,
-    /// Assignments of each expert.
+    /// Assignments of each expert; where experts choose, the tokens that each takes.
     pub tokens: Vec<u64>,
-    /// The share of assignments that were processed.
+    /// The share of assignments that were processed; where experts choose, the share of tokens that
+    /// some expert takes.
     pub success: f64,
+    /// How many were not.
+    #[serde(default)]
+    pub dropped: u64,
     /// exp of the entropy of the mean probabilities: how many experts the stream uses.
     pub effective_experts: f64,
     /// The mean entropy of a token's probabilities, in nats.
     pub entropy: f64,
+    /// For two experts, how many records have tokens of both; for one and itself, how many have some.
+    #[serde(default)]
+    pub together: Vec<Vec<u64>>,
+    /// For two experts, how many tokens chose both; empty where a token has one choice.
+    #[serde(default)]
+    pub chosen_together: Vec<Vec<u64>>,
+    /// The words that each expert is given most often, where the stream is the text.
+    #[serde(default)]
+    pub words: Vec<Vec<WordUse>>,
     /// The first choices of a few records' tokens.
     pub records: Vec<Token>,
+}
+
+/// A word among the tokens of an expert.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WordUse {
+    /// The token's text.
+    pub word: String,
+    /// How often the expert is given it.
+    pub count: u64,
+    /// How often any expert is.
+    pub of: u64,
 }
 
 /// The tokens of one record in one stream.
@@ -61,6 +90,8 @@ pub struct Token {
 pub(super) struct Observer {
     executor: Executor,
     routers: Vec<Watched>,
+    /// Forced choices of experts.
+    routes: Tensors,
     /// Rows of a batch.
     batch: usize,
 }
@@ -70,11 +101,14 @@ struct Watched {
     path: String,
     experts: usize,
     choices: usize,
+    chooser: Chooser,
     /// Name, start and length inside a group.
     streams: Vec<(String, usize, usize)>,
     probs: BufferId,
     expert: BufferId,
     kept: BufferId,
+    /// One where a token counts, when a mask hides some.
+    counted: Option<BufferId>,
 }
 
 /// Sums over batches.
@@ -86,6 +120,9 @@ struct Sums {
     probability: Vec<f64>,
     entropy: f64,
     positions: u64,
+    together: Vec<Vec<u64>>,
+    chosen_together: Vec<Vec<u64>>,
+    words: BTreeMap<u32, Vec<u64>>,
     records: Vec<Token>,
 }
 
@@ -106,6 +143,7 @@ impl Observer {
         if lowered.routers.is_empty() {
             return Ok(None);
         }
+        let routes = project.routes.inputs(&lowered)?;
         let none = BTreeSet::new();
         let compiled = once::compiled("routing", &lowered, device.limits(), none, None, None)?;
         let executor = Executor::new(device, compiled.plan, &execute::Options::default())?;
@@ -113,12 +151,13 @@ impl Observer {
         let routers = watched.collect::<Result<Vec<_>>>()?;
         let inputs = executor.types(Slot::Input);
         let batch = inputs
-            .values()
-            .next()
-            .and_then(|(_, shape)| shape.first().copied());
+            .iter()
+            .find(|(name, _)| !routes.contains_key(*name))
+            .and_then(|(_, (_, shape))| shape.first().copied());
         Ok(Some(Self {
             executor,
             routers,
+            routes,
             batch: batch.unwrap_or(1),
         }))
     }
@@ -134,22 +173,26 @@ impl Observer {
         let ids: Vec<BufferId> = self
             .routers
             .iter()
-            .flat_map(|router| [router.probs, router.expert, router.kept])
+            .flat_map(|router| {
+                let counted = router.counted.unwrap_or(router.kept);
+                [router.probs, router.expert, router.kept, counted]
+            })
             .collect();
         let mut sums: Vec<Vec<Sums>> = self
             .routers
             .iter()
-            .map(|router| vec![Sums::new(router.experts); router.streams.len()])
+            .map(|router| vec![Sums::new(router.experts, router.choices); router.streams.len()])
             .collect();
         for step in 0..batches.per_epoch() {
             let mut batch = batches.at(step)?;
             complete(&mut batch.tensors)?;
-            self.executor.fill(Slot::Input, &batch.tensors)?;
+            let given = [&batch.tensors, &self.routes];
+            self.executor.fill_with(Slot::Input, &given)?;
             let found = self.executor.run_and_read(&["forward"], &ids)?;
             let text = batches.text().and_then(|(name, _)| batch.tensors.get(name));
             let words = text.and_then(|tensor| tensor.as_u32()).unwrap_or_default();
-            for ((router, sums), found) in self.routers.iter().zip(&mut sums).zip(found.chunks(3)) {
-                let [probs, expert, kept] = found else {
+            for ((router, sums), found) in self.routers.iter().zip(&mut sums).zip(found.chunks(4)) {
+                let [probs, expert, kept, counted] = found else {
                     continue;
                 };
                 let view = View {
@@ -161,9 +204,12 @@ impl Observer {
                     probs: probs.as_f32().unwrap_or_default(),
                     expert: expert.as_u32().unwrap_or_default(),
                     kept: kept.as_u32().unwrap_or_default(),
+                    counted: router.counted.and_then(|_| counted.as_f32()),
                 };
                 for (stream, sums) in sums.iter_mut().enumerate() {
-                    view.add(stream, sums);
+                    let name = &router.streams[stream].0;
+                    let text = batches.text().filter(|(input, _)| input == name);
+                    view.add(stream, text.map(|_| words), sums);
                     if step == 0 {
                         view.keep(stream, batches, &batch.indices, words, sums);
                     }
@@ -176,11 +222,15 @@ impl Observer {
             .zip(sums)
             .map(|(router, sums)| RouterUse {
                 path: router.path.clone(),
+                choices: router.choices,
                 streams: router
                     .streams
                     .iter()
                     .zip(sums)
-                    .map(|((name, ..), sums)| sums.finish(name))
+                    .map(|((name, ..), sums)| {
+                        let text = batches.text().map(|(_, column)| column);
+                        sums.finish(name, &|id| text.and_then(|it| it.tokenize.token(id)))
+                    })
                     .collect(),
             });
         Ok(uses.collect())
@@ -194,6 +244,7 @@ fn watched(executor: &Executor, router: &RouterInstance) -> Result<Watched> {
         path: router.path.clone(),
         experts: router.experts,
         choices: router.choices,
+        chooser: router.chooser,
         streams: router
             .streams
             .iter()
@@ -202,6 +253,7 @@ fn watched(executor: &Executor, router: &RouterInstance) -> Result<Watched> {
         probs: find("probs")?,
         expert: find("expert")?,
         kept: find("kept")?,
+        counted: router.counted.map(|_| find("counted")).transpose()?,
     })
 }
 
@@ -215,11 +267,13 @@ struct View<'a> {
     probs: &'a [f32],
     expert: &'a [u32],
     kept: &'a [u32],
+    /// None when every token counts.
+    counted: Option<&'a [f32]>,
 }
 
 impl View<'_> {
     /// Positions of a record's tokens in a stream.
-    fn positions(&self, stream: usize, row: usize) -> impl Iterator<Item = usize> + use<> {
+    fn positions(&self, stream: usize, row: usize) -> impl Iterator<Item = usize> + Clone + use<> {
         let (_, start, length) = &self.router.streams[stream];
         let per_group = (self.batch / self.groups).max(1);
         let own = length / per_group;
@@ -227,29 +281,71 @@ impl View<'_> {
         first..first + own
     }
 
-    fn add(&self, stream: usize, sums: &mut Sums) {
-        let (experts, choices) = (self.router.experts, self.router.choices);
+    /// Adds the tokens of a stream that count; `words` holds the tokens of a text.
+    fn add(&self, stream: usize, words: Option<&[u32]>, sums: &mut Sums) {
         for row in 0..self.rows {
-            for position in self.positions(stream, row) {
-                let p = &self.probs[position * experts..(position + 1) * experts];
-                for (sum, p) in sums.probability.iter_mut().zip(p) {
-                    *sum += f64::from(*p);
+            let mut used = vec![false; self.router.experts];
+            let positions = self.positions(stream, row);
+            let length = positions.clone().count();
+            for (place, position) in positions.enumerate() {
+                if self.counted.is_some_and(|it| it[position] == 0.0) {
+                    continue;
                 }
-                let terms = p
-                    .iter()
-                    .filter(|p| **p > 0.0)
-                    .map(|p| f64::from(-p * p.ln()));
-                sums.entropy += terms.sum::<f64>();
-                sums.positions += 1;
-                for choice in position * choices..(position + 1) * choices {
-                    sums.assignments += 1;
-                    sums.kept += u64::from(self.kept[choice] != 0);
-                    if let Some(count) = sums.tokens.get_mut(self.expert[choice] as usize) {
-                        *count += 1;
+                self.add_probabilities(position, sums);
+                let chosen = self.add_choices(position, sums);
+                let word = words.and_then(|words| words.get(row * length + place));
+                for expert in chosen {
+                    used[expert] = true;
+                    if let Some(word) = word {
+                        sums.see_word(*word, expert);
                     }
                 }
             }
+            let used = used.iter().enumerate().filter(|(_, used)| **used);
+            let used: Vec<usize> = used.map(|(expert, _)| expert).collect();
+            count_pairs(&used, &mut sums.together);
         }
+    }
+
+    fn add_probabilities(&self, position: usize, sums: &mut Sums) {
+        let experts = self.router.experts;
+        let p = &self.probs[position * experts..(position + 1) * experts];
+        for (sum, p) in sums.probability.iter_mut().zip(p) {
+            *sum += f64::from(*p);
+        }
+        let terms = p.iter().filter(|p| **p > 0.0);
+        sums.entropy += terms.map(|p| f64::from(-p * p.ln())).sum::<f64>();
+        sums.positions += 1;
+    }
+
+    /// The experts of a token: those it chose, or those that took it.
+    fn add_choices(&self, position: usize, sums: &mut Sums) -> Vec<usize> {
+        let all = position * self.router.choices..(position + 1) * self.router.choices;
+        let kept = |choice: &usize| self.kept[*choice] != 0;
+        let served = all.clone().filter(kept).count() as u64;
+        let chosen: Vec<usize> = match self.router.chooser {
+            Chooser::Experts => {
+                sums.assignments += 1;
+                sums.kept += served.min(1);
+                all.filter(kept)
+                    .map(|it| self.expert[it] as usize)
+                    .collect()
+            }
+            Chooser::Tokens | Chooser::Soft => {
+                sums.assignments += all.len() as u64;
+                sums.kept += served;
+                all.map(|it| self.expert[it] as usize).collect()
+            }
+        };
+        let chosen: Vec<usize> = chosen
+            .into_iter()
+            .filter(|expert| *expert < self.router.experts)
+            .collect();
+        for expert in &chosen {
+            sums.tokens[*expert] += 1;
+        }
+        count_pairs(&chosen, &mut sums.chosen_together);
+        chosen
     }
 
     /// Keeps single tokens of evenly spread records.
@@ -293,26 +389,74 @@ impl View<'_> {
     }
 }
 
+/// Counts every pair of the experts in a list, and each with itself.
+fn count_pairs(experts: &[usize], counts: &mut [Vec<u64>]) {
+    for one in experts {
+        for other in experts {
+            if let Some(count) = counts.get_mut(*one).and_then(|row| row.get_mut(*other)) {
+                *count += 1;
+            }
+        }
+    }
+}
+
 impl Sums {
-    fn new(experts: usize) -> Self {
+    fn new(experts: usize, choices: usize) -> Self {
+        let square = vec![vec![0; experts]; experts];
         Self {
             tokens: vec![0; experts],
             probability: vec![0.0; experts],
+            chosen_together: if choices > 1 {
+                square.clone()
+            } else {
+                Vec::new()
+            },
+            together: square,
             ..Self::default()
         }
     }
 
-    fn finish(self, name: &str) -> StreamUse {
+    fn see_word(&mut self, word: u32, expert: usize) {
+        let experts = self.tokens.len();
+        let counts = self.words.entry(word).or_insert_with(|| vec![0; experts]);
+        counts[expert] += 1;
+    }
+
+    fn finish(self, name: &str, word: &dyn Fn(u32) -> Option<String>) -> StreamUse {
         let positions = self.positions.max(1) as f64;
         let mean = self.probability.iter().map(|sum| sum / positions);
         let spread: f64 = mean.filter(|p| *p > 0.0).map(|p| -p * p.ln()).sum();
         StreamUse {
             name: name.to_owned(),
+            words: self.most_frequent(word),
             tokens: self.tokens,
             success: self.kept as f64 / self.assignments.max(1) as f64,
+            dropped: self.assignments - self.kept,
             effective_experts: spread.exp(),
             entropy: self.entropy / positions,
+            together: self.together,
+            chosen_together: self.chosen_together,
             records: self.records,
         }
+    }
+
+    /// The words that each expert is given most often, the most frequent first.
+    fn most_frequent(&self, word: &dyn Fn(u32) -> Option<String>) -> Vec<Vec<WordUse>> {
+        if self.words.is_empty() {
+            return Vec::new();
+        }
+        let list = |expert: usize| {
+            let counts = self.words.iter().map(|(id, counts)| (id, counts[expert]));
+            let mut all: Vec<(&u32, u64)> = counts.filter(|(_, count)| *count > 0).collect();
+            all.sort_by_key(|(id, count)| (std::cmp::Reverse(*count), **id));
+            let most = all.into_iter().take(WORDS);
+            most.map(|(id, count)| WordUse {
+                word: word(*id).unwrap_or_else(|| id.to_string()),
+                count,
+                of: self.words[id].iter().sum(),
+            })
+            .collect()
+        };
+        (0..self.tokens.len()).map(list).collect()
     }
 }

@@ -1,10 +1,10 @@
 //! The page: what was run, what was reached, what the routers did.
 
-use super::plot::{COLOURS, Legend, Line, bars, lines};
-use crate::measure::{Evaluation, Example, RouterUse, Score, StreamUse, Token};
+use super::curves::curves;
+use super::routers::routers;
+use crate::measure::{Evaluation, Example, Score};
 use crate::train::{EvaluationRecord, Findings};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-use std::collections::BTreeMap;
 
 const STYLE: &str = "
 :root { color-scheme: light; }
@@ -30,6 +30,11 @@ td.best { font-weight: 600; }
 .overlay .grid { position: absolute; inset: 0; display: grid; }
 .overlay .grid span { opacity: .55; font-size: 10px; color: #fff; display: flex; align-items: center; justify-content: center; }
 .word { display: inline-block; padding: 0 .35rem; margin: .1rem; border-radius: 4px; color: #fff; font-size: 13px; }
+.matrix { display: grid; gap: 1px; font-size: 10px; width: max-content; margin: .3rem 0 .8rem; }
+.matrix span { width: 2.1rem; height: 1.5rem; display: flex; align-items: center; justify-content: center; }
+.matrix span.head { color: #777; }
+.side { display: flex; flex-wrap: wrap; gap: 2rem; align-items: flex-start; }
+.words td { text-align: left; }
 footer { margin: 3rem 0 1rem; color: #777; font-size: 13px; }
 ";
 
@@ -135,188 +140,6 @@ fn card(example: &Example) -> Markup {
     }
 }
 
-fn percent(share: f64) -> String {
+pub(super) fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
-}
-
-/// Losses, success, measures and speed over the steps.
-fn curves(findings: &Findings) -> Markup {
-    let series = |pick: &dyn Fn(&str) -> Option<String>| {
-        let mut all: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
-        for record in &findings.steps {
-            for (name, value) in record.losses.iter().chain(&record.metrics) {
-                if let Some(name) = pick(name) {
-                    all.entry(name)
-                        .or_default()
-                        .push((record.step as f64, f64::from(*value)));
-                }
-            }
-        }
-        let line = |(name, points)| Line { name, points };
-        all.into_iter().map(line).collect::<Vec<_>>()
-    };
-    let losses = series(&|name| name.strip_prefix("loss.").map(str::to_owned));
-    let objective = series(&|name| name.strip_prefix("objective.").map(str::to_owned));
-    let success = series(&|name| {
-        name.split_once(".success.")
-            .map(|(router, stream)| format!("{stream} ({router})"))
-    });
-    let norm = series(&|name| (name == "grad_norm").then(|| "gradient norm".to_owned()));
-    let measured = measured(findings);
-    let held_out = measured.iter().map(|(name, measured)| {
-        lines(
-            &format!("Held out: {name}"),
-            "share",
-            Legend::Left,
-            measured,
-        )
-    });
-    let plots = [
-        lines("Objective", "value", Legend::Above, &objective),
-        lines("Losses", "value", Legend::Above, &losses),
-        lines(
-            "Tokens that their expert served",
-            "share",
-            Legend::Below,
-            &success,
-        ),
-        lines("Gradient norm", "norm", Legend::Above, &norm),
-    ];
-    html! {
-        h2 { "How it learned" }
-        div.plots { @for plot in plots.into_iter().chain(held_out).flatten() { (PreEscaped(plot)) } }
-    }
-}
-
-/// Scores over the evaluations, by evaluation.
-fn measured(findings: &Findings) -> BTreeMap<String, Vec<Line>> {
-    let mut all: BTreeMap<String, BTreeMap<String, Vec<(f64, f64)>>> = BTreeMap::new();
-    for record in &findings.evaluations {
-        for evaluation in &record.evaluations {
-            let own = all.entry(evaluation.name.clone()).or_default();
-            for score in &evaluation.scores {
-                let name = format!("{} {}", score.measure, score.direction.replace("->", "→"));
-                let points = own.entry(name).or_default();
-                points.push((record.step as f64, score.value));
-            }
-        }
-    }
-    let lines = |own: BTreeMap<String, Vec<(f64, f64)>>| {
-        let all = own.into_iter();
-        all.map(|(name, points)| Line { name, points }).collect()
-    };
-    all.into_iter()
-        .map(|(name, own)| (name, lines(own)))
-        .collect()
-}
-
-fn routers(routing: &[RouterUse]) -> Markup {
-    html! {
-        @if !routing.is_empty() { h2 { "Which expert serves what" } }
-        @for router in routing {
-            h3 { (router.path) }
-            (uses(router))
-            @for stream in &router.streams { (single(stream)) }
-        }
-    }
-}
-
-fn uses(router: &RouterUse) -> Markup {
-    let experts = router
-        .streams
-        .first()
-        .map_or(0, |stream| stream.tokens.len());
-    let groups: Vec<String> = (0..experts).map(|expert| format!("{expert}")).collect();
-    let series: Vec<(String, Vec<f64>)> = router
-        .streams
-        .iter()
-        .map(|stream| {
-            let total = stream.tokens.iter().sum::<u64>().max(1) as f64;
-            let shares = stream.tokens.iter().map(|count| *count as f64 / total);
-            (stream.name.clone(), shares.collect())
-        })
-        .collect();
-    let plot = bars(
-        "Share of each modality's tokens by expert",
-        "share",
-        &groups,
-        &series,
-    );
-    html! {
-        @if let Some(plot) = plot { div.plots { (PreEscaped(plot)) } }
-        table {
-            tr { th { "stream" } th { "tokens" } th { "served" } th { "experts in use" } th { "entropy of a token" } }
-            @for stream in &router.streams {
-                tr {
-                    td { (stream.name) }
-                    td { (stream.tokens.iter().sum::<u64>()) }
-                    td { (percent(stream.success)) }
-                    td { (format!("{:.1}", stream.effective_experts)) }
-                    td { (format!("{:.3} nats", stream.entropy)) }
-                }
-            }
-        }
-    }
-}
-
-/// Single records: pictures with the expert of each patch, captions with the expert of each word.
-fn single(stream: &StreamUse) -> Markup {
-    html! {
-        @if !stream.records.is_empty() {
-            p { "Tokens of " (stream.name) " by expert" }
-            div.tokens {
-                @for record in &stream.records {
-                    @if record.words.is_empty() { (overlay(record)) } @else { (words(record)) }
-                }
-            }
-        }
-    }
-}
-
-fn overlay(record: &Token) -> Markup {
-    let side = record.experts.len().isqrt();
-    let square = side * side == record.experts.len();
-    html! {
-        @if let (Some(picture), true) = (&record.picture, square) {
-            div.overlay title=(record.key) {
-                img src=(picture) alt=(record.key);
-                div.grid style=(format!("grid-template-columns: repeat({side}, 1fr)")) {
-                    @for expert in &record.experts { span style=(paint(*expert)) { (expert) } }
-                }
-            }
-        }
-    }
-}
-
-/// A word and the expert of its token; a run of the same pair, such as padding, is shown once.
-fn words(record: &Token) -> Markup {
-    let mut runs: Vec<(&String, u32, usize)> = Vec::new();
-    for (word, expert) in record.words.iter().zip(&record.experts) {
-        match runs.last_mut() {
-            Some((last, own, count)) if *last == word && own == expert => *count += 1,
-            _ => runs.push((word, *expert, 1)),
-        }
-    }
-    html! {
-        div {
-            @for (word, expert, count) in runs {
-                span.word style=(paint(expert)) title=(format!("expert {expert}")) {
-                    (word) @if count > 1 { " ×" (count) }
-                }
-            }
-        }
-    }
-}
-
-fn paint(expert: u32) -> String {
-    let index = expert as usize;
-    let (red, green, blue) = COLOURS[index % COLOURS.len()];
-    // Past the last colour they repeat, darker each time.
-    let shade = |channel: u8| usize::from(channel) / (1 + index / COLOURS.len());
-    format!(
-        "background: rgb({}, {}, {})",
-        shade(red),
-        shade(green),
-        shade(blue)
-    )
 }

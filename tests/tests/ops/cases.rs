@@ -446,7 +446,63 @@ fn composites() -> Vec<Case> {
                 causal,
                 masked,
             };
+            all.extend(attention_gradients(&attention, &operands));
             all.push(Case::new(attention, operands));
+        }
+    }
+    all.extend(cross_entropies());
+    all
+}
+
+/// The log-sum-exp and the gradients of attention over q, k, v and a mask.
+fn attention_gradients(of: &Attention, operands: &[Operand]) -> Vec<Case> {
+    let Normal(q) = &operands[0] else {
+        return Vec::new();
+    };
+    let mask = operands.get(3).into_iter().cloned();
+    let scores = operands[..2].iter().cloned().chain(mask.clone());
+    let log_sum_exp = AttentionLogSumExp { of: of.clone() };
+    let mut all = vec![Case::new(log_sum_exp, scores.collect::<Vec<_>>())];
+    for wrt in [
+        AttentionOperand::Queries,
+        AttentionOperand::Keys,
+        AttentionOperand::Values,
+    ] {
+        let per_query = Normal(q[..3].to_vec());
+        let rest = [Normal(q.clone()), per_query.clone(), per_query];
+        let operands = operands[..3].iter().cloned().chain(rest);
+        let operands: Vec<Operand> = operands.chain(mask.clone()).collect();
+        let of = of.clone();
+        all.push(Case::new(AttentionGradient { of, wrt }, operands));
+    }
+    all
+}
+
+/// Cross-entropy of rows against classes, its log-sum-exp and its gradients.
+fn cross_entropies() -> Vec<Case> {
+    let mut all = Vec::new();
+    for (transpose, [rows, width, classes]) in
+        [(false, [1, 1, 1]), (false, [3, 2, 5]), (true, [2, 3, 4])]
+    {
+        let x = Normal(vec![rows, width]);
+        let w = Normal(match transpose {
+            true => vec![classes, width],
+            false => vec![width, classes],
+        });
+        let target = Below(vec![rows], classes);
+        let both = [x, w];
+        all.push(Case::new(CrossEntropyLogSumExp { transpose }, both.clone()));
+        let [x, w] = both;
+        let operands = [x, w, target];
+        all.push(Case::new(CrossEntropy { transpose }, operands.clone()));
+        let per_row = Normal(vec![rows]);
+        let operands: Vec<Operand> = operands
+            .into_iter()
+            .chain([per_row.clone(), per_row])
+            .collect();
+        for wrt in [CrossEntropyOperand::Rows, CrossEntropyOperand::Classes] {
+            let op = CrossEntropyGradient { transpose, wrt };
+            all.push(Case::new(op, operands.clone()));
         }
     }
     all

@@ -1,11 +1,6 @@
 //! Every routing policy on small shapes: the evaluator against a plain oracle, its gradients against
 //! finite differences, the fused interpreter and the device against the evaluator.
 
-#![allow(
-    clippy::print_stderr,
-    reason = "a test says when it is skipped for want of an adapter"
-)]
-
 mod losses;
 
 use gatewright_compiler::evaluate::evaluate;
@@ -14,9 +9,9 @@ use gatewright_compiler::lower::{Lowered, Mode, Request, Route, Target, lower};
 use gatewright_compiler::plan::Limits;
 use gatewright_compiler::size::Bindings;
 use gatewright_compiler::tensor::Tensor;
-use gatewright_runtime::device::{Choice, Device};
 use gatewright_runtime::once::{self, Backend, Once};
 use gatewright_runtime::project::{Overrides, Project};
+use gatewright_tests::backends::backends;
 use gatewright_tests::fused::{assert_same, fill, fused, numbers};
 use gatewright_tests::reference::{Tensors, difference, from_host, to_host};
 use gatewright_tests::spec::{bound, lowered, render};
@@ -190,13 +185,29 @@ fn inputs([batch, tokens]: [usize; 2]) -> Tensors {
     [("x".to_owned(), x), ("shown".to_owned(), shown)].into()
 }
 
-/// y by its definition.
+/// What a policy does by its definition.
+#[derive(Default)]
+struct Done {
+    y: Vec<f64>,
+    /// Assignments of tokens that count; these tokens where experts choose.
+    asked: f64,
+    /// How many of them are processed.
+    served: f64,
+    /// How many tokens each expert is asked to take; how many each takes where experts choose.
+    tokens: [f64; EXPERTS],
+    /// Sums over the tokens that count: the probability of each expert, entropy, squared log-sum-exp.
+    gates: [f64; EXPERTS],
+    entropy: f64,
+    z: f64,
+    counted: f64,
+}
+
 fn oracle(
     policy: &Policy,
     [batch, tokens]: [usize; 2],
     inputs: &Tensors,
     parameters: &Tensors,
-) -> Vec<f64> {
+) -> Done {
     let find = |part: &str, end: &str| {
         let found = parameters
             .iter()
@@ -238,7 +249,8 @@ fn oracle(
         e.iter().map(|x| x / e.iter().sum::<f64>()).collect()
     };
     let per_group = policy.group.unwrap_or(batch) * tokens;
-    let mut result = Vec::new();
+    let mut done = Done::default();
+    let mut result: Vec<f64> = Vec::new();
     for group in inputs["x"].data.chunks(per_group * WIDTH) {
         let rows: Vec<&[f64]> = group.chunks(WIDTH).collect();
         let offset = result.len() / WIDTH;
@@ -265,6 +277,29 @@ fn oracle(
                 .collect()
             })
             .collect();
+        for i in (0..rows.len()).filter(|i| counts(*i)) {
+            let p = softmax(&scores[i]);
+            let mut own = [0.0; EXPERTS];
+            for (column, p) in p.iter().enumerate() {
+                own[column / per_expert] += p;
+            }
+            for (sum, p) in done.gates.iter_mut().zip(own) {
+                *sum += p;
+                done.entropy -= if p > 0.0 { p * p.ln() } else { 0.0 };
+            }
+            let max = scores[i].iter().copied().fold(f64::MIN, f64::max);
+            let exp: f64 = scores[i].iter().map(|z| (z - max).exp()).sum();
+            done.z += (max + exp.ln()).powi(2);
+            done.counted += 1.0;
+            if let Chosen::Soft(_) = policy.choice {
+                let first = (0..EXPERTS)
+                    .rev()
+                    .max_by(|a, b| own[*a].total_cmp(&own[*b]));
+                done.tokens[first.expect("experts")] += 1.0;
+                done.asked += 1.0;
+                done.served += 1.0;
+            }
+        }
         if let Chosen::Soft(_) = policy.choice {
             for p in 0..columns {
                 let column: Vec<f64> = (0..rows.len())
@@ -327,6 +362,20 @@ fn oracle(
                 used[*e] <= slots
             })
             .collect();
+        match policy.choice {
+            Chosen::Experts => {
+                done.asked += all.len() as f64;
+                let taken = |i: &&usize| served.iter().zip(&kept).any(|((j, _), k)| j == *i && *k);
+                done.served += all.iter().filter(taken).count() as f64;
+            }
+            _ => {
+                done.asked += served.len() as f64;
+                done.served += kept.iter().filter(|kept| **kept).count() as f64;
+            }
+        }
+        for ((_, e), kept) in served.iter().zip(&kept) {
+            done.tokens[*e] += f64::from(policy.choice != Chosen::Experts || *kept);
+        }
         for ((i, e), _) in served.iter().zip(&kept).filter(|(_, kept)| **kept) {
             let own = served.iter().zip(&kept).filter(|((j, _), _)| j == i);
             let sum: f64 = match policy.renormalise {
@@ -341,7 +390,7 @@ fn oracle(
         }
         result.extend(y.concat());
     }
-    result
+    Done { y: result, ..done }
 }
 
 fn traced(text: &str, what: Target) -> Lowered {
@@ -370,13 +419,47 @@ fn the_evaluator_gives_what_the_definition_says() {
             let found = evaluate(&traced.graph, &inputs, &parameters, &Bindings::new(), 0, 0)
                 .unwrap_or_else(|error| panic!("{error}"));
             let expected = oracle(&policy, shape, &inputs, &parameters);
-            let expected = Tensor::new(found["y"].shape.clone(), expected).expect("as long");
+            let expected = Tensor::new(found["y"].shape.clone(), expected.y).expect("as long");
             let off = difference(&found["y"], &expected);
             assert!(
                 off < 1e-12,
                 "{} at {shape:?} differs by {off:e}",
                 policy.text
             );
+        }
+    }
+}
+
+#[test]
+fn metrics_are_what_the_definition_says() {
+    for policy in policies() {
+        for shape in SHAPES {
+            let traced = traced(&text(&policy, shape), Target::Objective("o".to_owned()));
+            let inputs = inputs(shape);
+            let parameters = parameters(&traced, &inputs);
+            let found = evaluate(&traced.graph, &inputs, &parameters, &Bindings::new(), 0, 0)
+                .unwrap_or_else(|error| panic!("{error}"));
+            let expected = oracle(&policy, shape, &inputs, &parameters);
+            let path = &traced.routers[0].path;
+            let mean = |sum: f64| sum / expected.counted;
+            for (word, values) in [
+                ("success", vec![expected.served / expected.asked]),
+                ("dropped", vec![expected.asked - expected.served]),
+                ("tokens", expected.tokens.to_vec()),
+                ("gates", expected.gates.map(mean).to_vec()),
+                ("entropy", vec![mean(expected.entropy)]),
+                ("z", vec![mean(expected.z)]),
+            ] {
+                let own = &found[&format!("{path}.{word}.tokens")].data;
+                let off = own.iter().zip(&values).map(|(a, b)| (a - b).abs());
+                let off = off.fold(0.0, f64::max);
+                // Closed experts have scores of -1e9, which a squared sum does not see.
+                assert!(
+                    own.len() == values.len() && off < 1e-9,
+                    "{} at {shape:?}: {word} is {own:?}, not {values:?}",
+                    policy.text
+                );
+            }
         }
     }
 }
@@ -436,6 +519,7 @@ fn project(text: &str) -> Project {
     let (sources, model) = bound(text, None, &[]).unwrap_or_else(|e| panic!("{e}"));
     Project {
         overrides: Overrides::default(),
+        routes: gatewright_runtime::routes::Routes::default(),
         sources,
         model,
         path: "test.gate".into(),
@@ -446,11 +530,7 @@ fn project(text: &str) -> Project {
 
 #[test]
 fn devices_agree() {
-    let Ok(device) = Device::open(&Choice::Auto) else {
-        eprintln!("skipped: no adapter");
-        return;
-    };
-    let backends = [Backend::Device(device), Backend::Reference];
+    let devices = backends();
     for policy in policies() {
         for shape in [[1, 1], [3, 7]] {
             let mut project = project(&text(&policy, shape));
@@ -470,19 +550,23 @@ fn devices_agree() {
                 steps: None,
                 seed: 0,
             };
-            let [found, expected] = backends.each_ref().map(|backend| {
+            let mut run = |backend: &Backend| {
                 let results = once::run(&mut project, &once, backend);
                 let mut results = results.unwrap_or_else(|error| panic!("{error}"));
                 results.outputs.extend(results.gradients);
                 from_host(&results.outputs)
-            });
-            for (name, expected) in &expected {
-                let off = difference(&found[name], expected);
-                assert!(
-                    off < 2e-5,
-                    "{} {shape:?}: {name} differs by {off:e}",
-                    policy.text
-                );
+            };
+            let expected = run(&Backend::Reference);
+            for device in &devices {
+                let found = run(device);
+                for (name, expected) in &expected {
+                    let off = difference(&found[name], expected);
+                    assert!(
+                        off < 2e-5,
+                        "{} {shape:?}: {name} differs by {off:e} on {device:?}",
+                        policy.text
+                    );
+                }
             }
         }
     }

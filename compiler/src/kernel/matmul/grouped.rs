@@ -38,6 +38,9 @@ pub(crate) struct Grouped<'a> {
 pub(super) struct Dispatched<'a> {
     plan: Array,
     expert: Expr,
+    /// Row of this workgroup's tile in its expert's segment, and how many of the segment are in use;
+    /// for software drivers only.
+    segment: Option<[Expr; 2]>,
     inputs: &'a [(RowAddress, Operand)],
     /// Sums of unused rows count as zero.
     gathered: bool,
@@ -56,6 +59,13 @@ impl Dispatched<'_> {
     /// The expert of this workgroup's rows.
     pub(super) fn expert(&self) -> Expr {
         self.expert.clone()
+    }
+
+    /// Rows of this workgroup's tile that are in use, or more, and whether the tile is the first of its
+    /// expert, where that is known.
+    pub(super) fn segment(&self) -> Option<(Expr, Expr)> {
+        let [position, used] = self.segment.as_ref()?;
+        Some((used - position, position.equals(0u32)))
     }
 
     /// Whether the epilogue asks for the assignment of a row.
@@ -120,7 +130,7 @@ impl Grouped<'_> {
         let tiling = tiling(self.layout.tile, self.n, limits)?;
         let mut b = Builder::new("grouped_matmul", invocations(tiling, limits));
         b.doc("A row tile belongs to one expert; tiles past the last expert leave.");
-        let (frame, slots) = self.frame(&mut b, tiling);
+        let (frame, slots) = self.frame(&mut b, tiling, limits);
         let expert = frame
             .dispatched
             .as_ref()
@@ -134,7 +144,7 @@ impl Grouped<'_> {
         launch(b, slots, grid, [flops, 4 * words])
     }
 
-    fn frame(&self, b: &mut Builder, tiling: Tiling) -> (Frame<'_>, Vec<Slot>) {
+    fn frame(&self, b: &mut Builder, tiling: Tiling, limits: &Limits) -> (Frame<'_>, Vec<Slot>) {
         let Self { layout, n, k, .. } = *self;
         let tokens = layout.assignments / layout.choices;
         let rows = if self.gather { tokens } else { layout.rows };
@@ -157,9 +167,12 @@ impl Grouped<'_> {
                 along_k: false,
             });
         }
+        let segment =
+            (limits.profile == Profile::CpuVulkan).then(|| self.segment(b, plan, &expert, tiling));
         let dispatched = Dispatched {
             plan,
             expert,
+            segment,
             inputs: self.inputs,
             gathered: self.gather,
         };
@@ -183,6 +196,19 @@ impl Grouped<'_> {
             sums: None,
         };
         (frame, slots)
+    }
+
+    /// Where this workgroup's tile lies in its expert's segment, and the rows in use there.
+    fn segment(&self, b: &mut Builder, plan: Array, expert: &Expr, tiling: Tiling) -> [Expr; 2] {
+        let layout = self.layout;
+        let last = b.size("last_expert", layout.experts.saturating_sub(1));
+        let expert = b.bind("expert_inside", expert.min(last));
+        let segment = b.size("segment", layout.segment());
+        let used = b.size("used", layout.used());
+        let first = b.copy("segment_start", plan.at(segment + &expert));
+        let used = b.copy("rows_used", plan.at(used + expert));
+        let row = Expr::builtin(Builtin::GroupY) * tiling.rows as u32;
+        [b.bind("row_of_segment", row - first), used]
     }
 }
 

@@ -20,6 +20,7 @@
 //!
 //! A long epilogue runs in a loop over rows, through workgroup memory, to keep the text small.
 
+use super::ahead::Ahead;
 use super::{Access, Frame, Panel, Tiling};
 use crate::kernel::ir::{Builder, Builtin, Expr, Ty};
 
@@ -37,40 +38,32 @@ pub(super) fn body(b: &mut Builder, frame: &Frame<'_>, tiling: Tiling) -> Result
     let lane = Expr::builtin(Builtin::LocalIndex);
     let [row, column] = tiling.place();
     let row = b.bind("row", row * tiling.rows as u32);
-    let column = column * tiling.columns as u32;
+    let tile_column = column * tiling.columns as u32;
     let own = if wide { &lane * 4u32 } else { lane.clone() };
-    let column = b.bind("column", column + own);
+    let column = b.bind("column", &tile_column + own);
     let left = Left::new(b, &frame.a, &row, &lane, tiling.rows / 8);
     let right = Right::new(b, &frame.b, &column, wide);
-    let zero = Expr::from(0.0f32).widened(wide);
-    let sums: Vec<Expr> = (0..tiling.rows)
-        .map(|i| b.var(&format!("sum_{i}"), &zero))
-        .collect();
-    let total = frame.sums.as_ref().map(|_| b.var("column_sum", &zero));
-    let [begin, end] = &frame.k_range;
-    b.repeat("step", begin, end, 4u32, |b, k| {
-        let k = Step {
-            k,
-            end,
-            tail: frame.k_tail,
-        };
-        let blocks = left.load(b, &k, &lane);
-        let rows = right.load(b, &k);
-        if let Some(total) = &total {
-            let terms = rows.iter().enumerate();
-            let sum = terms.fold(total.clone(), |sum, (part, row)| {
-                sum + k.masked(&(k.k + part as u32), row.clone())
-            });
-            b.assign(total, sum);
-        }
-        for (i, sum) in sums.iter().enumerate() {
-            let mut total = sum.clone();
-            for (kk, row) in rows.iter().enumerate() {
-                total = total + row * left.broadcast(&blocks, i, kk);
-            }
-            b.assign(sum, total);
-        }
-    });
+    let zero = Expr::from(0.0f32);
+    let mut first = zero.clone();
+    if frame.epilogue.vec4 && wide {
+        first = read_ahead(b, frame, [&row, &(tile_column >> 2u32)], &lane, tiling);
+    }
+    let mut sums = vec![b.var("sum_0", first.widened(wide))];
+    sums.extend((1..tiling.rows).map(|i| b.var(&format!("sum_{i}"), zero.widened(wide))));
+    let total = frame
+        .sums
+        .as_ref()
+        .map(|_| b.var("column_sum", zero.widened(wide)));
+    let sweep = Sweep {
+        left,
+        right,
+        lane: lane.clone(),
+        total: total.clone(),
+    };
+    let heights = frame.heights(b, tiling.rows);
+    for (rows, end) in &heights.ends {
+        sweep.run(b, frame, &sums[..*rows], end);
+    }
     let parts = frame.parts(b, &column, wide)?;
     if let (Some(total), Some((array, first))) = (&total, &frame.sums) {
         let column = b.bind("sum_column", &column >> 2u32);
@@ -93,7 +86,10 @@ pub(super) fn body(b: &mut Builder, frame: &Frame<'_>, tiling: Tiling) -> Result
         b.store(tile, &lane + 8 * i as u32, sum);
     }
     // Lanes read back what they wrote: no barrier.
-    let rows = b.size("tile_rows", tiling.rows);
+    let rows = match heights.rows {
+        Some(rows) => rows,
+        None => b.size("tile_rows", tiling.rows),
+    };
     b.repeat("tile_row", 0u32, rows, 1u32, |b, i| {
         let index = i * 8u32 + &lane;
         let sum = b.bind(
@@ -107,6 +103,99 @@ pub(super) fn body(b: &mut Builder, frame: &Frame<'_>, tiling: Tiling) -> Result
         let row = b.bind("row_of_tile", &row + i);
         frame.finish(b, &row, &parts, &sum)
     })
+}
+
+/// Reads the tile of the outputs ahead, and the strip of an expert's weights at its first tile; zero.
+fn read_ahead(
+    b: &mut Builder,
+    frame: &Frame<'_>,
+    [row, column]: [&Expr; 2],
+    lane: &Expr,
+    tiling: Tiling,
+) -> Expr {
+    let ahead = Ahead::new(b, lane);
+    if let Some((_, first)) = frame.dispatched.as_ref().and_then(|it| it.segment()) {
+        let [begin, end] = &frame.k_range;
+        let end = b.bind("strip_end", first.select(end, begin));
+        ahead.strip(b, &frame.b, column, [begin, &end]);
+    }
+    ahead.outputs(b, frame, [row, column], tiling.rows);
+    ahead.zero()
+}
+
+/// How many rows of a tile are computed.
+struct Heights {
+    /// Rows of each sweep, and where its sum ends: only one of them runs.
+    ends: Vec<(usize, Expr)>,
+    /// Rows of the sweep that runs, where there are several.
+    rows: Option<Expr>,
+}
+
+impl Frame<'_> {
+    /// The whole tile, or half or a quarter of it where the rows of an expert end there.
+    fn heights(&self, b: &mut Builder, rows: usize) -> Heights {
+        let [begin, end] = &self.k_range;
+        let segment = self.dispatched.as_ref().and_then(|it| it.segment());
+        let Some((used, _)) = segment.filter(|_| rows == 32) else {
+            return Heights {
+                ends: vec![(rows, end.clone())],
+                rows: None,
+            };
+        };
+        let [half, quarter] = [rows as u32 / 2, rows as u32 / 4];
+        let (all, half, quarter) = (Expr::from(rows as u32), half.into(), quarter.into());
+        let upper = used.at_most(&quarter).select(&quarter, &half);
+        let height = used.at_most(&half).select(upper, &all);
+        let height = b.copy("height", height);
+        let sweeps = [(rows, all), (rows / 2, half), (rows / 4, quarter)];
+        let ends = sweeps.map(|(rows, it)| {
+            let end = height.equals(it).select(end, begin);
+            (rows, b.copy("sweep_end", end))
+        });
+        Heights {
+            ends: ends.to_vec(),
+            rows: Some(height),
+        }
+    }
+}
+
+/// The sum over k of one tile.
+struct Sweep<'a> {
+    left: Left<'a>,
+    right: Right<'a>,
+    lane: Expr,
+    /// The sums of the right panel.
+    total: Option<Expr>,
+}
+
+impl Sweep<'_> {
+    /// Adds the products up to `end` to the sums of the first rows.
+    fn run(&self, b: &mut Builder, frame: &Frame<'_>, sums: &[Expr], end: &Expr) {
+        let begin = &frame.k_range[0];
+        b.repeat("step", begin, end, 4u32, |b, k| {
+            let k = Step {
+                k,
+                end,
+                tail: frame.k_tail,
+            };
+            let blocks = self.left.load(b, &k, &self.lane, sums.len() / 8);
+            let rows = self.right.load(b, &k);
+            if let Some(total) = &self.total {
+                let terms = rows.iter().enumerate();
+                let sum = terms.fold(total.clone(), |sum, (part, row)| {
+                    sum + k.masked(&(k.k + part as u32), row.clone())
+                });
+                b.assign(total, sum);
+            }
+            for (i, sum) in sums.iter().enumerate() {
+                let mut total = sum.clone();
+                for (kk, row) in rows.iter().enumerate() {
+                    total = total + row * self.left.broadcast(&blocks, i, kk);
+                }
+                b.assign(sum, total);
+            }
+        });
+    }
 }
 
 /// A step of four along the sum.
@@ -145,9 +234,10 @@ impl<'a> Left<'a> {
         Self { panel, rows }
     }
 
-    /// What this lane holds of each block of eight rows.
-    fn load(&self, b: &mut Builder, step: &Step<'_>, lane: &Expr) -> Vec<Expr> {
-        let mut blocks = Vec::new();
+    /// What this lane holds of each of the first blocks of eight rows.
+    fn load(&self, b: &mut Builder, step: &Step<'_>, lane: &Expr, blocks: usize) -> Vec<Expr> {
+        let rows = &self.rows[..blocks];
+        let mut loaded = Vec::new();
         let (mut k, mut inside) = (step.k.clone(), step.k.clone());
         if self.panel.access == Access::AlongOuter {
             k = b.bind("a_k", step.k + (lane >> 1u32));
@@ -158,7 +248,7 @@ impl<'a> Left<'a> {
             };
             inside = b.bind("a_k_inside", inside);
         }
-        for (number, row) in self.rows.iter().enumerate() {
+        for (number, row) in rows.iter().enumerate() {
             let value = match self.panel.access {
                 Access::AlongK => self.panel.load(row, &(step.k >> 2u32)),
                 Access::AlongOuter => step.masked(&k, self.panel.load(row, &inside)),
@@ -171,9 +261,9 @@ impl<'a> Left<'a> {
                     Expr::vec4(parts)
                 }
             };
-            blocks.push(b.copy(&format!("a_{number}"), value));
+            loaded.push(b.copy(&format!("a_{number}"), value));
         }
-        blocks
+        loaded
     }
 
     /// Element (row i of the tile, k) for all lanes.

@@ -226,7 +226,7 @@ fn shape(kind: &str, sizes: impl Iterator<Item = Option<u64>>) -> String {
     format!("{kind}[{}]", all.join(", "))
 }
 
-fn input<'m>(model: &'m Model, name: &str) -> Option<&'m Input> {
+pub(in crate::stage) fn input<'m>(model: &'m Model, name: &str) -> Option<&'m Input> {
     match &model.value(name)?.definition {
         Definition::Input(input) => Some(input),
         _ => None,

@@ -91,7 +91,7 @@ const KEYS: &[&str] = &[
 /// The arguments of a further rendition.
 const OTHER: &[&str] = &["size", "filter", "mean", "std"];
 
-pub(super) fn read(reader: &mut Reader, keys: &Keys) -> Option<ImageSpec> {
+pub(in crate::stage) fn read(reader: &mut Reader, keys: &Keys) -> Option<ImageSpec> {
     reader.known(keys, KEYS, 0);
     let size = reader
         .required(keys, "size", "224")

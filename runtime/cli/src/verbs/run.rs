@@ -68,17 +68,11 @@ pub(crate) struct Args {
 /// Evaluates and writes the results.
 pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     let mut project = project::open(&args.spec, out)?;
+    project::force(&mut project, &args.forced)?;
     let request = request(args);
     let mut inputs = read_tensors(&args.inputs)?;
-    if let Some(file) = args
-        .forced
-        .route
-        .as_ref()
-        .and_then(|forced| forced.file.as_ref())
-    {
-        inputs.extend(routes(file)?);
-    }
     let (lowered, bindings) = once::traced(&mut project, &request, &inputs)?;
+    inputs.extend(project.routes.inputs(&lowered)?);
     let map = match &args.map {
         Some(name) => Some(super::weights::map(&mut project, name)?),
         None => None,
@@ -141,19 +135,6 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The choices that a file states, also one that an earlier run wrote with all else it recorded.
-fn routes(file: &std::path::Path) -> Result<once::Tensors, Failure> {
-    let named = read_tensors(file)?
-        .into_iter()
-        .filter_map(|(name, tensor)| {
-            let path = name
-                .strip_suffix(".route")
-                .or_else(|| name.strip_suffix(".expert"))?;
-            Some((format!("{path}.route"), tensor))
-        });
-    Ok(named.collect())
-}
-
 fn request(args: &Args) -> Request {
     let what = match (&args.entry, &args.objective) {
         (Some(entry), _) => Target::Entry(entry.clone()),
@@ -169,7 +150,6 @@ fn request(args: &Args) -> Request {
     };
     Request {
         routing,
-        route: args.forced.route.as_ref().map(|forced| forced.route),
         ..Request::new(what, mode)
     }
 }
