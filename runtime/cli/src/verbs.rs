@@ -1,6 +1,7 @@
 //! The verbs, one file each: its arguments, its help, and what it does.
 
 mod check;
+mod compare;
 mod compile;
 mod completions;
 mod cost;
@@ -82,6 +83,8 @@ verbs! {
     Verify = verify;
     /// Show what a run did
     Report = report;
+    /// Compare the runs of several variants: means, spread, cost
+    Compare = compare;
     /// Say what this machine offers
     Doctor = doctor;
     /// Print a completion script for a shell
