@@ -53,6 +53,7 @@ pub(crate) mod bad_template;
 pub(crate) mod gives_other;
 pub(crate) mod input_not_given;
 pub(crate) mod left_over_weights;
+pub(crate) mod mixes_places;
 pub(crate) mod no_match;
 pub(crate) mod out_of_range;
 pub(crate) mod short_run;
@@ -107,4 +108,5 @@ pub const EXPLANATIONS: &[Explanation] = &[
     left_over_weights::PAGE,
     unreached::PAGE,
     bad_measure::PAGE,
+    mixes_places::PAGE,
 ];

@@ -21,6 +21,11 @@ pub fn examine(model: &Model) -> Vec<Diagnostic> {
             all.extend(training(model, stage));
         }
         all.extend(name_maps(model, experiment));
+        for generation in &experiment.generations {
+            let entry = Target::Entry(generation.entry.clone());
+            let request = Request::new(entry, Mode::Eval);
+            all.extend(lower::decoding(model, &request, &generation.changes()).1);
+        }
     }
     all.into_sorted()
 }

@@ -19,6 +19,7 @@ mod flow;
 mod indexing;
 mod losses;
 mod metrics;
+mod mixing;
 mod movement;
 mod names;
 mod parameter;
@@ -32,7 +33,7 @@ mod tracer;
 mod value;
 mod windows;
 
-pub use decode::{Decoding, POSITION, decoding};
+pub use decode::{Changes, Decoding, POSITION, decoding};
 
 use crate::graph::{Graph, ValueId};
 use crate::model::Model;

@@ -8,6 +8,7 @@
 mod alarm;
 mod data;
 mod evaluation;
+mod generate;
 mod optimizer;
 mod pattern;
 mod read;
@@ -19,6 +20,7 @@ mod weights;
 pub use alarm::{Alarm, Trouble};
 pub use data::{DataSpec, Fit, Given, ImageSpec, Product, Source, TextSpec};
 pub use evaluation::{Classes, EvalSpec, Measure, MetricSpec};
+pub use generate::{GenerateSpec, Part as PromptPart, Prompted};
 pub use optimizer::{DecayOn, OptimizerSpec};
 pub use pattern::Pattern;
 pub use select::{ParameterFacts, unreached};
@@ -46,6 +48,9 @@ pub struct Experiment {
     pub evals: Vec<EvalSpec>,
     /// The metrics, in name order.
     pub metrics: Vec<MetricSpec>,
+    /// How entries become text.
+    #[serde(default)]
+    pub generations: Vec<GenerateSpec>,
 }
 
 impl Experiment {
@@ -87,6 +92,26 @@ impl Experiment {
         self.evals.iter().find(|eval| eval.name == name)
     }
 
+    /// The generation of this name; without a name, the only one there is.
+    ///
+    /// # Errors
+    /// What to say when there is none, or no only one.
+    pub fn generation(&self, name: Option<&str>) -> Result<&GenerateSpec, Box<Diagnostic>> {
+        let found = match (name, self.generations.as_slice()) {
+            (None, [only]) => Some(only),
+            (name, all) => all.iter().find(|it| Some(it.name.as_str()) == name),
+        };
+        found.ok_or_else(|| {
+            let known: Vec<&str> = self.generations.iter().map(|it| it.name.as_str()).collect();
+            let name = name.unwrap_or("");
+            Box::new(check::unknown_request::report(
+                "generate section",
+                name,
+                &known,
+            ))
+        })
+    }
+
     /// The names of a stage and of all stages before it, first one first.
     #[must_use]
     pub fn chain(&self, name: &str) -> Vec<&StageSpec> {
@@ -117,6 +142,7 @@ pub fn experiment(model: &Model) -> (Option<Experiment>, Vec<Diagnostic>) {
     let weights = collect(&mut reader, SectionKind::Weights, weights::read);
     let metrics = evaluation::metrics(&mut reader);
     let evals = collect(&mut reader, SectionKind::Eval, evaluation::read);
+    let generations = collect(&mut reader, SectionKind::Generate, generate::read);
     let stages = collect(&mut reader, SectionKind::Stage, |reader, view| {
         training::read(reader, view, &data)
     });
@@ -126,6 +152,7 @@ pub fn experiment(model: &Model) -> (Option<Experiment>, Vec<Diagnostic>) {
         weights,
         evals,
         metrics,
+        generations,
     };
     cycles(&experiment, &mut reader);
     let failed = reader.diagnostics.has_errors();

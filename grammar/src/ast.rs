@@ -82,7 +82,8 @@ pub struct Dim {
     pub value: Option<Expr>,
 }
 
-/// An item made of fields: `preset`, `router`, `experts`, `stage`, `data`, `weights`, `eval`.
+/// An item made of fields: `preset`, `router`, `experts`, `stage`, `data`, `weights`, `eval`,
+/// `generate`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Section {
     /// Which kind.
@@ -112,6 +113,8 @@ pub enum SectionKind {
     Weights,
     /// A held-out evaluation.
     Eval,
+    /// How an entry becomes text.
+    Generate,
 }
 
 /// `key = value`, `key { … }`, or `"pattern" = value` in `weights`.

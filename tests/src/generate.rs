@@ -7,7 +7,9 @@ use crate::spec::{bound, model_text};
 use gatewright_compiler::compile;
 use gatewright_compiler::evaluate::evaluate;
 use gatewright_compiler::graph::{Graph, OutputKind};
-use gatewright_compiler::lower::{Decoding, Mode, POSITION, Request, Target, decoding, lower};
+use gatewright_compiler::lower::{
+    Changes, Decoding, Lowered, Mode, POSITION, Request, Target, decoding, lower,
+};
 use gatewright_compiler::size::Bindings;
 use gatewright_compiler::tensor::Tensor;
 use gatewright_runtime::device::Device;
@@ -30,21 +32,24 @@ struct Generation {
 }
 
 impl Generation {
-    fn open(backbone: &str, sets: &[(&str, &str)], backend: &Backend) -> Self {
-        let text = model_text("moe_llava/moe_llava.gate");
-        let sets = [&[("gate.second", "none")][..], sets].concat();
-        let preset = format!("tiny_{backbone}");
-        let (_, model) = bound(&text, Some(&preset), &sets).unwrap_or_else(|e| panic!("{e}"));
+    fn open(
+        (file, preset): (&str, &str),
+        sets: &[(&str, &str)],
+        changes: &Changes,
+        weights: impl FnOnce(&Lowered) -> Tensors,
+        backend: &Backend,
+    ) -> Self {
+        let (_, model) =
+            bound(&model_text(file), Some(preset), sets).unwrap_or_else(|e| panic!("{e}"));
         let request = Request::new(Target::Entry("respond".to_owned()), Mode::Eval);
         let whole = lower(&model, &request).0.expect("a sound spec");
-        let fixed = ["image".to_owned()].into();
-        let (programs, diagnostics) = decoding(&model, &request, &fixed);
+        let (programs, diagnostics) = decoding(&model, &request, changes);
         let programs = programs.unwrap_or_else(|| panic!("{diagnostics:?}"));
         for graph in [&programs.prefill, &programs.step] {
             graph.verify().expect("a sound graph");
         }
         Self {
-            weights: weights(backbone, whole.parameters.keys()),
+            weights: weights(&whole),
             whole: whole.graph,
             programs,
             state: Tensors::new(),
@@ -53,6 +58,18 @@ impl Generation {
                 Backend::Reference => None,
             },
         }
+    }
+
+    /// A recorded backbone.
+    fn moe_llava(backbone: &str, sets: &[(&str, &str)], backend: &Backend) -> Self {
+        let changes = Changes {
+            fixed: ["image".to_owned()].into(),
+            ..Changes::default()
+        };
+        let from = |whole: &Lowered| weights(backbone, whole.parameters.keys());
+        let preset = format!("tiny_{backbone}");
+        let file = ("moe_llava/moe_llava.gate", preset.as_str());
+        Self::open(file, sets, &changes, from, backend)
     }
 
     fn values(&self, graph: &Graph, inputs: &Tensors) -> Tensors {
@@ -132,7 +149,7 @@ fn ends(last: &[usize], places: usize) -> Tensors {
 /// # Panics
 /// When something differs.
 pub fn check_steps(backbone: &str, sparse_from: &str, backend: &Backend, tolerance: f64) {
-    let mut generation = Generation::open(backbone, &[("sparse_from", sparse_from)], backend);
+    let mut generation = Generation::moe_llava(backbone, &[("sparse_from", sparse_from)], backend);
     let read = generation.programs.step.parameters();
     assert!(read.keys().all(|path| !path.starts_with("tower.")));
     let given = inputs(backbone);
@@ -158,7 +175,7 @@ pub fn check_steps(backbone: &str, sparse_from: &str, backend: &Backend, toleran
 pub fn check_greedy(backbone: &str, backend: &Backend, tolerance: f64) {
     let expected = load(&format!("moe_llava/{backbone}_greedy.safetensors"));
     let (tokens, places, prompt, marker) = (20, 19 + ROWS, 8, 3);
-    let mut generation = Generation::open(backbone, &[("B", "1"), ("T", "20")], backend);
+    let mut generation = Generation::moe_llava(backbone, &[("B", "1"), ("T", "20")], backend);
     let given = inputs(backbone);
     let picture = &given["image"];
     let half = picture.data.len() / 2;
@@ -194,5 +211,92 @@ pub fn check_greedy(backbone: &str, backend: &Backend, tolerance: f64) {
             "{backbone} token {step}"
         );
         text[prompt + step] = best;
+    }
+}
+
+/// Two prompts padded on the left and six given answer tokens: the logits behind each are the recorded
+/// ones. A step reads no mixer and no adapter.
+///
+/// # Panics
+/// When something differs.
+pub fn check_moai(backend: &Backend, tolerance: f64) {
+    let (prompt, answer, rows) = (15, 6, 16);
+    let changes = Changes {
+        fixed: ["image", "map", "found", "place"].map(str::to_owned).into(),
+        prompt: ["pictured", "spoken"].map(str::to_owned).into(),
+    };
+    let entry = Target::Entry("respond".to_owned());
+    let weights = |_: &Lowered| crate::moai::recorded(&[]).imported(&entry);
+    let sets = [("B", "2"), ("T", "21")];
+    let file = ("moai/moai.gate", "tiny");
+    let mut generation = Generation::open(file, &sets, &changes, weights, backend);
+    let read = generation.programs.step.parameters();
+    let left_out = ["mixer", "tower", ".down.kernel", ".up.kernel"];
+    for path in read.keys() {
+        assert!(left_out.iter().all(|part| !path.contains(part)), "{path}");
+    }
+    let (given, recorded) = crate::moai::prompts();
+    let places = prompt + answer - 1 + rows;
+    // More places behind each line.
+    let longer = |x: &Tensor, length: usize, value: &dyn Fn(usize, usize) -> f64| {
+        let own = x.shape[1];
+        Tensor::from_fn(vec![2, length], |index| {
+            match (index / length, index % length) {
+                (b, at) if at < own => x.data[b * own + at],
+                (b, at) => value(b, at - own),
+            }
+        })
+    };
+    for step in 0..=answer {
+        let mut inputs = given.clone();
+        let forced = &recorded["forced_tokens"];
+        let token = |b: usize, at: usize| match at < step {
+            true => forced.data[b * answer + at],
+            false => 0.0,
+        };
+        let text = longer(&given["text"], prompt + answer, &token);
+        inputs.insert("text".to_owned(), text);
+        // Rows of the picture stand behind all tokens.
+        let shifted = given["place"]
+            .data
+            .iter()
+            .map(|row| match *row as usize >= prompt {
+                true => row + answer as f64,
+                false => *row,
+            });
+        let place = Tensor::new(given["place"].shape.clone(), shifted.collect());
+        let place = place.expect("the same shape");
+        let next = |_: usize, at: usize| (prompt + at) as f64;
+        inputs.insert("place".to_owned(), longer(&place, places, &next));
+        let seen = |_: usize, at: usize| f64::from(u8::from(at < step));
+        inputs.insert("seen".to_owned(), longer(&given["seen"], places, &seen));
+        for mask in ["pictured", "spoken"] {
+            let line = longer(&given[mask], places, &|_, _| 0.0);
+            inputs.insert(mask.to_owned(), line);
+        }
+        let last = (prompt - 2 + rows + step) as f64;
+        inputs.insert(POSITION.to_owned(), Tensor::full(vec![2], last));
+        let name = if step == 0 {
+            "prefill_logits"
+        } else {
+            "decode_logits"
+        };
+        let logits = &recorded[name];
+        let at = if step == 0 {
+            logits.shape[1] - 1
+        } else {
+            step - 1
+        };
+        let expected = Tensor::from_fn(vec![2, 1, WORDS], |index| {
+            let (b, word) = (index / WORDS, index % WORDS);
+            logits.data[(b * logits.shape[1] + at) * WORDS + word]
+        });
+        let found = generation.next(inputs);
+        same(
+            &format!("answer token {step}"),
+            &found,
+            &expected,
+            tolerance,
+        );
     }
 }

@@ -147,15 +147,22 @@ pub fn check_logits(backend: &Backend, tolerance: f64) {
     same(theirs, &found["logits"], &expected[theirs], tolerance);
 }
 
-/// Two prompts of different lengths, padded on the left.
+/// Two recorded prompts of different lengths, padded on the left: inputs, and what is expected.
+#[must_use]
+pub fn prompts() -> (Tensors, Tensors) {
+    let recorded = load("moai/eval.safetensors");
+    let palette = &load("moai/train.safetensors")["palette"];
+    let image = normalised(&recorded["image_u8"]);
+    (inputs(&recorded, "", image, palette), recorded)
+}
+
+/// Features and logits of these prompts.
 ///
 /// # Panics
 /// When something differs.
 pub fn check_padded(backend: &Backend, tolerance: f64) {
     let mut tiny = recorded(&[("B", "2"), ("T", "15")]);
-    let recorded = load("moai/eval.safetensors");
-    let palette = &load("moai/train.safetensors")["palette"];
-    let inputs = inputs(&recorded, "", normalised(&recorded["image_u8"]), palette);
+    let (inputs, recorded) = prompts();
     let what = Target::Entry("probe".to_owned());
     let found = tiny.run(&what, Mode::Eval, &inputs, backend).outputs;
     for (own, theirs) in [

@@ -174,12 +174,12 @@ fn a_model_beyond_the_device_is_measured_and_does_not_fit() {
 }
 
 /// The cost of one example of a dense model beside LIMoE.
-fn beside(file: &str, preset: &str, what: Target) -> Cost {
+fn beside(file: &str, preset: Option<&str>, what: Target) -> Cost {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../models")
         .join(file);
     let overrides = Overrides {
-        preset: Some(preset.to_owned()),
+        preset: preset.map(str::to_owned),
         sets: vec![("B".to_owned(), "1".to_owned())],
         route: None,
     };
@@ -207,8 +207,8 @@ fn compile_request(what: Target) -> gatewright_compiler::lower::Request {
 fn dense_models_beside_limoe_work_as_much_for_a_token() {
     for (preset, width, layers, experts) in [("b16", 768, 12, 6), ("demo", 128, 2, 1)] {
         let sparse = cost(pretrain(), Some(preset), &[("B", "1")], None).total;
-        let one = beside("limoe/one_tower.gate", preset, pretrain()).total;
-        let two = beside("limoe/two_tower.gate", preset, pretrain()).total;
+        let one = beside("limoe/one_tower.gate", Some(preset), pretrain()).total;
+        let two = beside("limoe/two_tower.gate", Some(preset), pretrain()).total;
         let routers = experts * width * 8;
         assert_eq!(
             one.parameters,
@@ -228,8 +228,36 @@ fn dense_models_beside_limoe_work_as_much_for_a_token() {
     }
     for (entry_name, expected) in [("embed_image", 34.9), ("embed_text", 2.73)] {
         for file in ["limoe/one_tower.gate", "limoe/two_tower.gate"] {
-            let forward = beside(file, "b16", entry(entry_name)).total.forward;
+            let forward = beside(file, Some("b16"), entry(entry_name)).total.forward;
             close(file, forward.contraction as f64 / 1e9, expected);
         }
+    }
+}
+
+#[test]
+fn v_moe_has_the_sizes_of_its_parts() {
+    // Width, layers, patch, side, classes, sparse layers.
+    for (preset, [width, layers, patch, side, classes, sparse]) in [
+        (None, [512, 8, 32, 224, 1000, 2]),
+        (Some("b16"), [768, 12, 16, 224, 1000, 6]),
+        (Some("b16_last2"), [768, 12, 16, 224, 1000, 2]),
+        (Some("demo"), [128, 2, 8, 32, 15, 1]),
+    ] {
+        let total = beside(
+            "vmoe/vmoe.gate",
+            preset,
+            Target::Objective("train".to_owned()),
+        )
+        .total;
+        let tokens = (side / patch) * (side / patch);
+        let expert = 8 * width * width + 5 * width;
+        let dense = layers * (12 * width * width + 13 * width)
+            + 2 * width
+            + (3 * patch * patch + 1 + tokens) * width
+            + (width + 1) * classes;
+        let routers = sparse * width * 8;
+        let of = |experts: usize| (dense + routers + sparse * (experts - 1) * expert) as u64;
+        assert_eq!(total.parameters, of(8), "{preset:?}");
+        assert_eq!(total.active_parameters, of(2), "{preset:?}");
     }
 }

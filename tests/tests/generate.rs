@@ -2,7 +2,7 @@
 
 use gatewright_runtime::once::Backend;
 use gatewright_tests::backends::backends;
-use gatewright_tests::generate::{check_greedy, check_steps};
+use gatewright_tests::generate::{check_greedy, check_moai, check_steps};
 use gatewright_tests::moe_llava::BACKBONES;
 
 #[test]
@@ -27,8 +27,14 @@ fn recorded_greedy_answers() {
 }
 
 #[test]
+fn answers_whose_prompts_were_mixed() {
+    check_moai(&Backend::Reference, 1e-5);
+}
+
+#[test]
 fn through_compiled_kernels() {
     for backend in backends() {
+        check_moai(&backend, 1e-5);
         check_steps("stablelm", "1", &backend, 1e-5);
         check_greedy("stablelm", &backend, 1e-5);
     }

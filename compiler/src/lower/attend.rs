@@ -43,7 +43,7 @@ impl Tracer<'_> {
                 }
             },
         };
-        let cached = self.cached(&k, &v, mask, causal, call.span)?;
+        let cached = self.cached(&k, &v, mask, causal)?;
         let (causal, (k, v, mask)) = match cached {
             Some((k, v, mask)) => (false, (k, v, Some(mask))),
             None => (causal, (k, v, mask)),

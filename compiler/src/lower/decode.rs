@@ -11,16 +11,22 @@
 //!   may differ in length.
 //!
 //! What depends on inputs that stay (a picture) and on nothing that changes is state too: it is
-//! computed in prefill and read in every step.
+//! computed in prefill and read in every step. What is zero at every place of an answer (the mask of a
+//! prompt's places) is zero in a step, and so nothing that such a mask hides is computed there.
+//!
+//! A decoder that mixes places in another way than by causal attention has no step: a third trace, of
+//! the decoder's body over a symbolic number of places, looks for it before.
 
+use super::mixing::mixes;
 use super::tracer::Tracer;
 use super::value::{Tensor, Traced, Value, Variable};
 use super::{Lowered, Request};
 use crate::check;
-use crate::graph::{DType, Graph, OutputKind, Type, ValueId};
+use crate::graph::{DType, DimKind, Graph, Output, OutputKind, Type, ValueId};
 use crate::model::Model;
 use crate::ops::{Broadcast, Compare, Input, Iota, Logic, LogicOperator, Op, Relation, WriteRow};
-use crate::size::Size;
+use crate::rewrite::simplify;
+use crate::size::{DimId, Size};
 use gatewright_grammar::ast::{Block, TypeAxis};
 use gatewright_grammar::diagnostic::{Diagnostic, Diagnostics};
 use gatewright_grammar::source::Span;
@@ -39,6 +45,15 @@ pub struct Decoding {
     pub step: Graph,
 }
 
+/// How the inputs of an entry change while it generates.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Inputs that are the same in every step.
+    pub fixed: BTreeSet<String>,
+    /// Inputs that are zero at every place of an answer.
+    pub prompt: BTreeSet<String>,
+}
+
 /// Which program is traced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -46,12 +61,18 @@ pub(super) enum Phase {
     Prefill,
     /// One place.
     Step,
+    /// The decoder's body over a symbolic number of places, as a step runs it.
+    Audit,
 }
 
 /// What tracing for generation knows.
 #[derive(Debug)]
 pub(super) struct Trace {
     phase: Phase,
+    /// Inputs that are zero in a step.
+    prompt: BTreeSet<String>,
+    /// The number of places in an audit.
+    places: Option<DimId>,
     /// The decoder's first argument, once it is called: name of its second axis, B and N.
     sequence: Option<Sequence>,
     /// Whether the decoder's body is being traced.
@@ -68,36 +89,56 @@ struct Sequence {
     position: ValueId,
 }
 
-/// Derives both programs of an entry; inputs named in `fixed` do not change from step to step. Absent
-/// exactly when a diagnostic is an error.
+/// Derives both programs of an entry. Absent exactly when a diagnostic is an error.
 #[must_use]
 pub fn decoding(
     model: &Model,
     request: &Request,
-    fixed: &BTreeSet<String>,
+    changes: &Changes,
 ) -> (Option<Decoding>, Vec<Diagnostic>) {
     let mut all = Diagnostics::default();
     let mut graphs = Vec::new();
-    for phase in [Phase::Prefill, Phase::Step] {
-        let (lowered, diagnostics) = trace(model, request, phase);
+    for phase in [Phase::Prefill, Phase::Audit, Phase::Step] {
+        let (lowered, mut diagnostics) = trace(model, request, phase, &changes.prompt);
+        if let (Phase::Audit, Some(lowered)) = (phase, &lowered) {
+            diagnostics.extend(audit(lowered));
+        }
         all.extend(diagnostics);
-        graphs.extend(lowered.map(|lowered| lowered.graph));
+        if all.has_errors() {
+            return (None, all.into_sorted());
+        }
+        graphs.extend(
+            lowered
+                .filter(|_| phase != Phase::Audit)
+                .map(|lowered| lowered.graph),
+        );
     }
     let derived = <[Graph; 2]>::try_from(graphs).ok();
-    let derived = derived.and_then(|[prefill, step]| match share(&prefill, &step, fixed) {
-        Ok(decoding) => Some(decoding),
-        Err(error) => {
-            all.push(check::operands::report(Span::default(), error.message));
-            None
-        }
-    });
+    let derived =
+        derived.and_then(
+            |[prefill, step]| match share(&prefill, &step, &changes.fixed) {
+                Ok(decoding) => Some(decoding),
+                Err(error) => {
+                    all.push(check::operands::report(Span::default(), error.message));
+                    None
+                }
+            },
+        );
     (derived, all.into_sorted())
 }
 
-fn trace(model: &Model, request: &Request, phase: Phase) -> (Option<Lowered>, Vec<Diagnostic>) {
+fn trace(
+    model: &Model,
+    request: &Request,
+    phase: Phase,
+    prompt: &BTreeSet<String>,
+) -> (Option<Lowered>, Vec<Diagnostic>) {
     let mut tracer = Tracer::new(model, request);
+    let places = (phase == Phase::Audit).then(|| tracer.graph.add_dim(PLACES, DimKind::Free));
     tracer.decoding = Some(Trace {
         phase,
+        prompt: prompt.clone(),
+        places,
         sequence: None,
         inside: false,
         masks: BTreeMap::new(),
@@ -105,11 +146,38 @@ fn trace(model: &Model, request: &Request, phase: Phase) -> (Option<Lowered>, Ve
     tracer.run()
 }
 
+/// The name of the symbolic number of places.
+const PLACES: &str = "'places";
+
+/// What an audit's trace has against cached steps.
+fn audit(lowered: &Lowered) -> Option<Diagnostic> {
+    let places = lowered.graph.dims().find(|(_, dim)| dim.name == PLACES)?.0;
+    let graph = match simplify(&lowered.graph) {
+        Ok(graph) => graph,
+        Err(error) => return Some(check::operands::report(Span::default(), error.message)),
+    };
+    let node = graph.node(mixes(&graph, places)?);
+    let (op, path) = (node.op.primitive().name(), &node.origin.path);
+    Some(check::mixes_places::report(node.origin.site, op, path))
+}
+
 impl Tracer<'_> {
     /// Whether an axis of this name may have one place where the model states all of them.
     pub(super) fn is_one_place(&self, name: &str, size: &Size) -> bool {
-        let sequence = self.decoding.as_ref().and_then(|it| it.sequence.as_ref());
-        size.is_one() && sequence.is_some_and(|sequence| sequence.axis == name)
+        let Some(trace) = &self.decoding else {
+            return false;
+        };
+        let audited = trace
+            .places
+            .is_some_and(|places| *size == Size::from(places));
+        let sequence = trace.sequence.as_ref();
+        (size.is_one() || audited) && sequence.is_some_and(|sequence| sequence.axis == name)
+    }
+
+    /// Whether an input is zero in what is traced.
+    pub(super) fn is_zero_in_step(&self, input: &str) -> bool {
+        let trace = self.decoding.as_ref();
+        trace.is_some_and(|it| it.phase != Phase::Prefill && it.prompt.contains(input))
     }
 
     /// Before a decoder is entered: notes its sequence, and cuts its arguments to one place in a step.
@@ -128,7 +196,7 @@ impl Tracer<'_> {
         }
         let phase = trace.phase;
         let sequence = self.sequence_of(block, given, span)?;
-        if phase == Phase::Step {
+        if phase != Phase::Prefill {
             for (param, variable) in block.params.iter().zip(given.iter_mut()) {
                 let mut stated = param.ty.iter().flat_map(|ty| &ty.axes).map(axis_name);
                 let at = stated.position(|name| name == Some(sequence.axis.as_str()));
@@ -136,7 +204,11 @@ impl Tracer<'_> {
                     && let Value::Tensor(tensor) = &variable.value
                 {
                     let tensor = tensor.clone();
-                    variable.value = Value::Tensor(self.row_at(&tensor, at, &sequence, span)?);
+                    let cut = match self.audited(&param.name.value, &tensor, at)? {
+                        Some(cut) => cut,
+                        None => self.row_at(&tensor, at, &sequence, span)?,
+                    };
+                    variable.value = Value::Tensor(cut);
                 }
             }
         }
@@ -152,10 +224,16 @@ impl Tracer<'_> {
             return Ok(result);
         };
         trace.inside = false;
-        let (Phase::Prefill, Some(sequence)) = (trace.phase, trace.sequence.clone()) else {
+        let (Phase::Prefill | Phase::Audit, Some(sequence)) = (trace.phase, trace.sequence.clone())
+        else {
             return Ok(result);
         };
         match result {
+            Value::Tensor(tensor) if trace.phase == Phase::Audit => {
+                let output = OutputKind::Value;
+                self.graph.add_output(PLACES, output, tensor.id);
+                self.zeros(&tensor, 1, Size::from(1)).map(Value::Tensor)
+            }
             Value::Tensor(tensor) => self.row_at(&tensor, 1, &sequence, span).map(Value::Tensor),
             other => self.wrong(span, "one tensor from a decoder that generates", &other),
         }
@@ -199,6 +277,49 @@ impl Tracer<'_> {
         })
     }
 
+    /// In an audit, what stands for an argument: as many places as there may be.
+    fn audited(&mut self, name: &str, tensor: &Tensor, axis: usize) -> Traced<Option<Tensor>> {
+        let Some(places) = self.decoding.as_ref().and_then(|trace| trace.places) else {
+            return Ok(None);
+        };
+        if self.is_zero(tensor.id) {
+            return self.zeros(tensor, axis, Size::from(places)).map(Some);
+        }
+        let mut ty = self.graph.ty(tensor.id).clone();
+        ty.shape[axis] = Size::from(places);
+        let input = Input {
+            name: format!("'argument.{name}"),
+            ty,
+            bound: None,
+        };
+        let axes = tensor.axes.clone();
+        let id = self.emit(input, &[])?;
+        Ok(Some(Tensor { id, axes }))
+    }
+
+    /// Zeros like a tensor of another size along one axis.
+    fn zeros(&mut self, like: &Tensor, axis: usize, size: Size) -> Traced<Tensor> {
+        let (dtype, mut shape) = (self.dtype(like), self.shape(like));
+        if let Some(own) = shape.get_mut(axis) {
+            *own = size;
+        }
+        Ok(Tensor {
+            id: self.constant(dtype, shape, 0.0)?,
+            axes: like.axes.clone(),
+        })
+    }
+
+    /// Whether a value is known to be zero everywhere.
+    fn is_zero(&self, id: ValueId) -> bool {
+        match &self.graph.node(id).op {
+            Op::Constant(constant) => constant.value == 0.0,
+            Op::Reshape(_) | Op::Broadcast(_) | Op::Transpose(_) | Op::Cast(_) => {
+                self.graph.operands(id).iter().all(|it| self.is_zero(*it))
+            }
+            _ => false,
+        }
+    }
+
     /// x[B, N, ...] at the position of each sequence: [B, 1, ...].
     fn row_at(
         &mut self,
@@ -213,12 +334,40 @@ impl Tracer<'_> {
                 "the places of a decoder's sequence are the second axis, behind the batch";
             return self.fail(check::arguments::report(span, headline));
         }
+        if self.is_zero(tensor.id) {
+            return self.zeros(tensor, 1, Size::from(1));
+        }
         let column = vec![sequence.batch.clone(), Size::from(1)];
         let at = Tensor {
             id: self.reshape(sequence.position, column)?,
             axes: tensor.axes[..2].to_vec(),
         };
         self.gather_along(tensor, 1, &at, span)
+    }
+
+    /// A mask of all places, as the one place of a step has it; in an audit it is unknown.
+    pub(super) fn mask_in_step(
+        &mut self,
+        mask: Tensor,
+        shape: &[Size],
+        span: Span,
+    ) -> Traced<Tensor> {
+        let Some(trace) = self.decoding.as_ref().filter(|trace| trace.inside) else {
+            return Ok(mask);
+        };
+        let Some(sequence) = trace.sequence.clone() else {
+            return Ok(mask);
+        };
+        let all = [sequence.batch.clone(), sequence.places.clone()];
+        let other = self.shape(&mask) != shape && self.shape(&mask) == all;
+        match (trace.phase, trace.places) {
+            (Phase::Step, _) if other => self.row_at(&mask, 1, &sequence, span),
+            (Phase::Audit, _) if other => {
+                let name = format!("mask.{}", self.graph.len());
+                Ok(self.audited(&name, &mask, 1)?.unwrap_or(mask))
+            }
+            _ => Ok(mask),
+        }
     }
 
     /// Where the elements along an axis stand: in a step the position [B, 1] of each sequence.
@@ -237,7 +386,6 @@ impl Tracer<'_> {
         v: &Tensor,
         mask: Option<ValueId>,
         causal: bool,
-        span: Span,
     ) -> Traced<Option<(Tensor, Tensor, ValueId)>> {
         let Some(trace) = self.decoding.as_ref().filter(|trace| trace.inside) else {
             return Ok(None);
@@ -245,12 +393,7 @@ impl Tracer<'_> {
         let (phase, Some(sequence)) = (trace.phase, trace.sequence.clone()) else {
             return Ok(None);
         };
-        if !causal {
-            let keys = self.shape(k).get(2).cloned();
-            if phase == Phase::Prefill && keys.as_ref() == Some(&sequence.places) {
-                let headline = "attention inside a decoder that generates must be causal";
-                return self.fail(check::arguments::report(span, headline));
-            }
+        if !causal || phase == Phase::Audit {
             return Ok(None);
         }
         let path = self.origin.path.clone();
@@ -382,10 +525,16 @@ fn share(
         first.add_output(name.clone(), OutputKind::State(name.clone()), value);
         states.insert(*id, name.clone());
     }
-    Ok(Decoding {
-        prefill: first,
-        step: with_states(step, &states)?,
-    })
+    let step = simplify(&reading(step, &states, step.outputs())?)?;
+    // What no step reads is not kept.
+    let read = step.inputs();
+    let kept = first.outputs().iter().filter(|output| match &output.kind {
+        OutputKind::State(name) => read.contains_key(name),
+        _ => true,
+    });
+    let kept: Vec<Output> = kept.cloned().collect();
+    let prefill = simplify(&reading(&first, &BTreeMap::new(), &kept)?)?;
+    Ok(Decoding { prefill, step })
 }
 
 /// Computed values that depend on fixed inputs and on no other input or draw, by a name that both
@@ -417,12 +566,13 @@ fn invariants(graph: &Graph, fixed: &BTreeSet<String>) -> BTreeMap<ValueId, Stri
     names
 }
 
-/// The graph that reads these values as inputs instead of computing them.
-fn with_states(
+/// The graph of these outputs that reads these values as inputs instead of computing them.
+fn reading(
     graph: &Graph,
     states: &BTreeMap<ValueId, String>,
+    outputs: &[Output],
 ) -> Result<Graph, crate::ops::OpError> {
-    let mut needed: BTreeSet<ValueId> = graph.outputs().iter().map(|it| it.value).collect();
+    let mut needed: BTreeSet<ValueId> = outputs.iter().map(|it| it.value).collect();
     for id in graph.ids().collect::<Vec<_>>().into_iter().rev() {
         if needed.contains(&id) && !states.contains_key(&id) {
             needed.extend(graph.operands(id));
@@ -449,7 +599,7 @@ fn with_states(
             .collect();
         placed.insert(id, result.add(op, &operands, node.origin.clone())?);
     }
-    for output in graph.outputs() {
+    for output in outputs {
         if let Some(value) = placed.get(&output.value) {
             result.add_output(output.name.clone(), output.kind.clone(), *value);
         }

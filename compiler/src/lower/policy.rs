@@ -119,7 +119,11 @@ impl Tracer<'_> {
         };
         let capacity_expr = self.moded(section, "capacity");
         let capacity = match (capacity_expr, choice) {
-            (Some(expr), Choice::Tokens(_)) => self.capacity(frame, expr)?,
+            // An expert that has room for every token drops none.
+            (Some(expr), Choice::Tokens(_)) => self.capacity(frame, expr)?.filter(|capacity| {
+                let (choices, experts) = (choices as f64, experts as f64);
+                capacity.factor * choices < experts
+            }),
             (Some(expr), _) => {
                 let forms = "absent here: `choose` states how much an expert takes";
                 return self.fail(check::bad_setting::report(expr.span, "capacity", forms));

@@ -145,6 +145,7 @@ impl Tracer<'_> {
                     let Value::Tensor(mask) = value else {
                         return self.wrong(expr.span, "a truth value per token", &value);
                     };
+                    let mask = self.mask_in_step(mask, &shape, expr.span)?;
                     if self.dtype(&mask) != DType::Bool || self.shape(&mask) != shape {
                         let (found, of) = (self.tensor_text(&mask), self.tensor_text(tensor));
                         let needed = format!("a truth value for each token of {of}");

@@ -72,7 +72,15 @@ impl Tracer<'_> {
         let chosen = vec![groups, tokens, Size::from(choices)];
         let per_expert = slots.map(|slots| chosen[0].mul(&Size::from(slots)));
         let (plan, rows) = self.dispatch(&path, routing, per_expert, [expert, order])?;
-        let kept = self.has_row(plan, rows, &chosen)?;
+        let kept = match slots {
+            Some(_) => self.has_row(plan, rows, &chosen)?,
+            // Without a capacity, whatever is sent to an expert that exists.
+            None => {
+                let limit = self.constant(DType::U32, chosen.clone(), experts as f64)?;
+                let relation = Relation::Less;
+                self.emit(Compare { relation }, &[expert, limit])?
+            }
+        };
         let weight = self.renormalise(policy.renormalise, raw, kept, &chosen)?;
         self.routers.push(RouterInstance {
             path,

@@ -277,7 +277,10 @@ impl<'a> Tracer<'a> {
             path: name.to_owned(),
         };
         let outer = std::mem::replace(&mut self.origin, origin);
-        let id = self.emit(op, &[]);
+        let id = match self.is_zero_in_step(name) {
+            true => self.constant(op.ty.dtype, op.ty.shape, 0.0),
+            false => self.emit(op, &[]),
+        };
         self.origin = outer;
         let tensor = Tensor { id: id?, axes };
         self.inputs.insert(name.to_owned(), tensor.clone());

@@ -106,7 +106,8 @@ pub(crate) fn check(section: &Section, diagnostics: &mut Diagnostics) {
         | SectionKind::Stage
         | SectionKind::Data
         | SectionKind::Weights
-        | SectionKind::Eval => return,
+        | SectionKind::Eval
+        | SectionKind::Generate => return,
     };
     for field in &section.fields {
         let (key, span) = key_text(&field.key);

@@ -176,7 +176,7 @@ fn heldout(reader: &mut Reader, keys: &Keys) -> Option<Vec<(String, Source)>> {
     read.into_iter().collect()
 }
 
-fn image(reader: &mut Reader, keys: &Keys) -> Option<ImageSpec> {
+pub(super) fn image(reader: &mut Reader, keys: &Keys) -> Option<ImageSpec> {
     reader.known(keys, &["size", "resize", "augment", "normalise"], 0);
     let size = reader
         .required(keys, "size", "224")
@@ -368,7 +368,7 @@ fn shape(kind: &str, sizes: impl Iterator<Item = Option<u64>>) -> String {
     format!("{kind}[{}]", all.join(", "))
 }
 
-fn input<'m>(model: &'m Model, name: &str) -> Option<&'m Input> {
+pub(super) fn input<'m>(model: &'m Model, name: &str) -> Option<&'m Input> {
     match &model.value(name)?.definition {
         Definition::Input(input) => Some(input),
         _ => None,

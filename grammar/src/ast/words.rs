@@ -5,7 +5,7 @@ use crate::source::Span;
 
 impl SectionKind {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Preset,
         Self::Router,
         Self::Experts,
@@ -13,6 +13,7 @@ impl SectionKind {
         Self::Data,
         Self::Weights,
         Self::Eval,
+        Self::Generate,
     ];
 
     /// The word that begins the item.
@@ -26,6 +27,7 @@ impl SectionKind {
             Self::Data => "data",
             Self::Weights => "weights",
             Self::Eval => "eval",
+            Self::Generate => "generate",
         }
     }
 }

@@ -15,6 +15,7 @@ pub(super) const ITEM_KEYWORDS: &[&str] = &[
     "data",
     "weights",
     "eval",
+    "generate",
     "input",
     "block",
     "encoder",
