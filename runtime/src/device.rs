@@ -13,6 +13,7 @@ pub(crate) mod memory;
 mod probe;
 mod select;
 pub(crate) mod timing;
+pub(crate) mod warm;
 
 pub use probe::{DeviceReport, ProbeResult};
 
@@ -58,10 +59,16 @@ pub struct Counters {
     pub bind_groups: u64,
     /// Submissions to the queue.
     pub submissions: u64,
+    /// Bytes of memory for kernels that exist now.
+    pub bytes: u64,
+    /// The most of them that existed at once.
+    pub peak_bytes: u64,
 }
 
 #[derive(Debug, Default)]
 struct Created {
+    bytes: AtomicU64,
+    peak_bytes: AtomicU64,
     buffers: AtomicU64,
     pipelines: AtomicU64,
     bind_groups: AtomicU64,
@@ -71,6 +78,7 @@ struct Created {
 /// An open device. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Device {
+    adapter: wgpu::Adapter,
     raw: wgpu::Device,
     queue: wgpu::Queue,
     info: Arc<wgpu::AdapterInfo>,
@@ -87,7 +95,15 @@ impl Device {
     /// [`Error::NoAdapter`], [`Error::UnknownAdapter`] with the names there are, or
     /// [`Error::AdapterRefused`].
     pub fn open(choice: &Choice) -> Result<Self> {
-        let adapter = select::select(choice)?;
+        Self::on(select::select(choice)?)
+    }
+
+    /// Another device on the same adapter, with a queue of its own.
+    fn sibling(&self) -> Result<Self> {
+        Self::on(self.adapter.clone())
+    }
+
+    fn on(adapter: wgpu::Adapter) -> Result<Self> {
         let info = adapter.get_info();
         let wanted = select::USEFUL_FEATURES & adapter.features();
         let request = adapter.request_device(&wgpu::DeviceDescriptor {
@@ -107,6 +123,7 @@ impl Device {
             info: Arc::new(info),
             created: Arc::default(),
             in_flight: Arc::default(),
+            adapter,
             raw,
             queue,
         })
@@ -148,6 +165,8 @@ impl Device {
             pipelines: load(&self.created.pipelines),
             bind_groups: load(&self.created.bind_groups),
             submissions: load(&self.created.submissions),
+            bytes: load(&self.created.bytes),
+            peak_bytes: load(&self.created.peak_bytes),
         }
     }
 
@@ -206,6 +225,14 @@ impl Device {
     /// The first error the driver reported since the last call.
     pub(crate) fn check(&self) -> Result<()> {
         self.faults.take()
+    }
+}
+
+impl Created {
+    /// Takes down new memory.
+    fn add_bytes(&self, bytes: u64) {
+        let now = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.peak_bytes.fetch_max(now, Ordering::Relaxed);
     }
 }
 

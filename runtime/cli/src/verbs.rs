@@ -1,5 +1,6 @@
 //! The verbs, one file each: its arguments, its help, and what it does.
 
+mod bench;
 mod check;
 mod compare;
 mod compile;
@@ -79,6 +80,8 @@ verbs! {
     Train = train;
     /// Measure a trained run on held-out data
     Eval = eval;
+    /// Time an entry or a training step, kernel by kernel
+    Bench = bench;
     /// Compare the fused shaders with the reference evaluator
     Verify = verify;
     /// Show what a run did
