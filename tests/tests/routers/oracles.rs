@@ -217,8 +217,8 @@ fn through_kernel(logit_gradient: &[[f64; 4]; 6]) -> Vec<f64> {
     let mut result = vec![0.0; 16];
     for (token, gradient) in logit_gradient.iter().enumerate() {
         for row in 0..4 {
-            for column in 0..4 {
-                result[4 * row + column] += LOGITS[4 * token + row] * gradient[column];
+            for (column, slope) in gradient.iter().enumerate() {
+                result[4 * row + column] += LOGITS[4 * token + row] * slope;
             }
         }
     }
@@ -236,9 +236,7 @@ fn gradients_follow_the_published_formulas() {
     let by_token = |range: std::ops::Range<usize>, each: &dyn Fn(usize, usize) -> f64| {
         let mut gradient = [[0.0; 4]; 6];
         for token in range {
-            for expert in 0..4 {
-                gradient[token][expert] = each(token, expert);
-            }
+            gradient[token] = [0, 1, 2, 3].map(|expert| each(token, expert));
         }
         through_kernel(&gradient)
     };
