@@ -132,6 +132,37 @@ pub fn compile_stage(
     })
 }
 
+/// Several forward graphs to one plan with a program of each name, over one set of parameters and
+/// inputs. An output of kind [`OutputKind::State`] of one is the input of its name of all: it stays
+/// in its buffer from program to program.
+///
+/// # Errors
+/// As [`compile`], and inputs, parameters or state that differ between the graphs.
+pub fn compile_programs(
+    programs: &[(&str, &Graph)],
+    options: &Options,
+) -> Result<Plan, CompileError> {
+    let mut fused = Vec::with_capacity(programs.len());
+    for (_, graph) in programs {
+        let (graph, groups) = fuse_graph(graph, options)?;
+        let bindings = bind_dims(&graph, &options.bindings, row_tile(options))?;
+        fused.push((graph, groups, bindings));
+    }
+    let parts = programs.iter().zip(&fused);
+    let parts = parts.map(|((name, _), (graph, groups, bindings))| plan::Part {
+        name: (*name).to_owned(),
+        graph,
+        groups,
+        bindings,
+    });
+    let parts: Vec<plan::Part> = parts.collect();
+    let request = plan::Request {
+        program: String::new(),
+        ..plan_request(options, &parts, 1)
+    };
+    Ok(plan::assemble(&request)?.0)
+}
+
 fn row_tile(options: &Options) -> usize {
     crate::kernel::row_tile(options.limits)
 }
@@ -222,7 +253,7 @@ fn check_elements(graph: &Graph, bindings: &Bindings) -> Result<(), CompileError
 
 /// Composites that the fuser takes as they are.
 fn kept_whole(op: &Op) -> bool {
-    matches!(op, Op::Softmax(_) | Op::LogSumExp(_))
+    matches!(op, Op::Softmax(_) | Op::LogSumExp(_) | Op::WriteRow(_))
 }
 
 /// Random nodes with given values become inputs named by their path.

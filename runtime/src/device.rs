@@ -58,6 +58,10 @@ pub struct Counters {
     pub bind_groups: u64,
     /// Submissions to the queue.
     pub submissions: u64,
+    /// Bytes copied from the host.
+    pub uploaded_bytes: u64,
+    /// Bytes copied to the host.
+    pub read_bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +70,8 @@ struct Created {
     pipelines: AtomicU64,
     bind_groups: AtomicU64,
     submissions: AtomicU64,
+    uploaded_bytes: AtomicU64,
+    read_bytes: AtomicU64,
 }
 
 /// An open device. Clones share it.
@@ -148,6 +154,8 @@ impl Device {
             pipelines: load(&self.created.pipelines),
             bind_groups: load(&self.created.bind_groups),
             submissions: load(&self.created.submissions),
+            uploaded_bytes: load(&self.created.uploaded_bytes),
+            read_bytes: load(&self.created.read_bytes),
         }
     }
 

@@ -94,6 +94,7 @@ pub(super) fn kind_of(context: &Context, id: ValueId) -> Result<Kind, FuseError>
         | Op::DispatchSlot(_)
         | Op::ScatterAdd(_)
         | Op::RowsWhere(_)
+        | Op::WriteRow(_)
         | Op::Attention(_) => Kind::Single,
         Op::GroupedOuter(_) => Kind::Outer,
         Op::ExpertSum(_) => Kind::ExpertSum,
@@ -914,6 +915,16 @@ fn single(context: &Context, id: ValueId) -> Result<Group, FuseError> {
             let width = context.elements(operands[0]) / count.max(1);
             let size = op.size.bind(context.bindings).unwrap_or(0);
             KernelSpec::ScatterAdd { count, width, size }
+        }
+        Op::WriteRow(op) => {
+            let x = shape(0);
+            let product = |sizes: &[usize]| sizes.iter().product::<usize>();
+            let blocks = product(&x[1..op.axis]);
+            let width = product(&x[op.axis + 1..]);
+            KernelSpec::WriteRow {
+                dtype: context.graph.ty(id).dtype,
+                sizes: [x[0], blocks, x[op.axis], width],
+            }
         }
         Op::RowsWhere(_) => KernelSpec::RowsWhere {
             count: context.elements(operands[0]),

@@ -41,7 +41,11 @@ pub fn prepare(graph: &Graph, bindings: &Bindings) -> Result<Graph, OpError> {
                 Some(concat) => concat,
                 None => rebuild.add(node.op.clone(), &operands)?,
             },
-            Op::Dispatch(_) | Op::DispatchSlot(_) | Op::GatherLast(_) | Op::ScatterLast(_) => {
+            Op::Dispatch(_)
+            | Op::DispatchSlot(_)
+            | Op::GatherLast(_)
+            | Op::ScatterLast(_)
+            | Op::WriteRow(_) => {
                 let stored = operands.iter().map(|operand| rebuild.stored(*operand));
                 let stored = stored.collect::<Result<Vec<_>, _>>()?;
                 rebuild.add(node.op.clone(), &stored)?

@@ -8,6 +8,7 @@ mod doctor;
 mod eval;
 mod explain;
 mod fmt;
+mod generate;
 mod graph;
 mod report;
 mod run;
@@ -78,6 +79,8 @@ verbs! {
     Train = train;
     /// Measure a trained run on held-out data
     Eval = eval;
+    /// Answer prompts, token by token
+    Generate = generate;
     /// Compare the fused shaders with the reference evaluator
     Verify = verify;
     /// Show what a run did
