@@ -2,13 +2,13 @@
 
 use crate::autodiff;
 use crate::fuse::{self, Group};
-use crate::graph::{DimKind, Graph, OutputKind, ValueId};
-use crate::kernel::spec::DispatchLayout;
+use crate::graph::{DimKind, Graph, OutputKind, Type, ValueId};
+use crate::kernel::spec::{DispatchLayout, MOST_HEAD_WIDTH};
 use crate::ops::{Input, Op, OpError};
 use crate::optimizer::Optimizer;
 use crate::plan::{self, Limits, Plan};
 use crate::rewrite;
-use crate::size::Bindings;
+use crate::size::{Bindings, Size};
 use std::collections::BTreeSet;
 
 /// What to compile a graph for.
@@ -223,7 +223,7 @@ pub fn fuse_graph(graph: &Graph, options: &Options) -> Result<(Graph, Vec<Group>
 pub fn expand(
     graph: &Graph,
     options: &Options,
-    keep: &dyn Fn(&Op) -> bool,
+    keep: &dyn Fn(&Op, &[&Type]) -> bool,
 ) -> Result<Graph, CompileError> {
     let step = |pass| move |error| CompileError::Pass { pass, error };
     let graph = replay(graph, &options.replay).map_err(step("replay"))?;
@@ -251,9 +251,18 @@ fn check_elements(graph: &Graph, bindings: &Bindings) -> Result<(), CompileError
     Ok(())
 }
 
-/// Composites that the fuser takes as they are.
-fn kept_whole(op: &Op) -> bool {
-    matches!(op, Op::Softmax(_) | Op::LogSumExp(_) | Op::WriteRow(_))
+/// Composites that the fuser takes as they are: row reductions, written rows, and attention of heads that are not
+/// too wide for its kernels.
+fn kept_whole(op: &Op, operands: &[&Type]) -> bool {
+    match op {
+        Op::Softmax(_) | Op::LogSumExp(_) | Op::WriteRow(_) => true,
+        Op::Attention(_) | Op::AttentionLogSumExp(_) | Op::AttentionGradient(_) => {
+            let width = operands.first().and_then(|q| q.shape.last());
+            let width = width.and_then(Size::as_const);
+            width.is_some_and(|width| width <= MOST_HEAD_WIDTH)
+        }
+        _ => false,
+    }
 }
 
 /// Random nodes with given values become inputs named by their path.

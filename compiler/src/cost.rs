@@ -193,7 +193,7 @@ fn expanded(
 ) -> Result<Graph, CompileError> {
     let limits = Limits::portable();
     let options = options(request, &limits, bindings, gradients);
-    compile::expand(&request.lowered.graph, &options, &|_| false)
+    compile::expand(&request.lowered.graph, &options, &|_, _| false)
 }
 
 /// Adds each parameter to the line that declares or calls for it.

@@ -12,6 +12,7 @@
 //! - Elementwise members are computed once per element; nothing is recomputed in another group
 //!   except constants and indices.
 
+mod attention;
 mod build;
 mod cluster;
 mod dispatch;

@@ -11,6 +11,7 @@
 //! - Loop bounds and sizes come from the launch's uniform words, so one kernel serves many shapes.
 //! - The order of every floating-point sum is fixed by the launch: results repeat bit for bit.
 
+mod attention;
 mod column;
 mod dispatch;
 mod expert_sum;
@@ -196,7 +197,28 @@ pub fn lower(spec: &KernelSpec, limits: &Limits) -> Result<Lowered, String> {
             column_sums: column_sums.as_ref(),
         }
         .lower(limits),
-        KernelSpec::Attention { .. } => Err("attention is not written yet".to_owned()),
+        KernelSpec::Attention {
+            batch,
+            queries,
+            keys,
+            width,
+            scale,
+            causal,
+            operands,
+            mask,
+            outputs,
+        } => attention::Attention {
+            batch: *batch,
+            queries: *queries,
+            keys: *keys,
+            width: *width,
+            scale: *scale,
+            causal: *causal,
+            operands,
+            mask: mask.as_ref(),
+            outputs,
+        }
+        .lower(limits),
         KernelSpec::TopK {
             tokens,
             experts,

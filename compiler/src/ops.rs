@@ -16,6 +16,7 @@ pub use build::Builder;
 use crate::graph::{DType, Graph, Origin, Type, ValueId};
 use crate::size::{Bindings, DimId, Size};
 use crate::tensor::Tensor;
+use attention::{Scores, add_row, dot, need_heads};
 use index::*;
 use queue::Plan;
 use serde::{Deserialize, Serialize};
@@ -263,6 +264,8 @@ register! {
     layer_norm::LayerNorm,
     rms_norm::RmsNorm,
     attention::Attention,
+    attention_log_sum_exp::AttentionLogSumExp,
+    attention_gradient::AttentionGradient,
     add::Add,
     sub::Sub,
     mul::Mul,
@@ -304,6 +307,9 @@ register! {
     expert_rows::ExpertRows,
     expert_sum::ExpertSum,
 }
+
+pub(crate) use attention::{HIDDEN, SEES_NONE};
+pub use attention_gradient::AttentionOperand;
 
 /// How a parameter starts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

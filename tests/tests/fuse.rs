@@ -5,6 +5,7 @@
 use gatewright_compiler::compile::{Options, fuse_graph};
 use gatewright_compiler::fuse::Group;
 use gatewright_compiler::graph::{DType, DimKind, Graph, Origin, OutputKind, Rows, Type, ValueId};
+use gatewright_compiler::kernel::spec::KernelSpec;
 use gatewright_compiler::ops::*;
 use gatewright_compiler::plan::Limits;
 use gatewright_compiler::size::{Bindings, Size};
@@ -284,6 +285,43 @@ fn a_dense_block_forward_and_backward() {
         let x = net.add(Add {}, &[x, y]);
         net.objective(x);
         check(net, &limits, 80);
+    }
+}
+
+/// Queries of two masked sequences, of which the second sees nothing; gradients of all operands.
+#[test]
+fn masked_attention_forward_and_backward() {
+    for limits in limits() {
+        for causal in [false, true] {
+            let mut net = Net::default();
+            let [q, k, v] = ["q", "k", "v"].map(|name| net.param(name, &[2, 3, 5, 4]));
+            let mask = net.input("mask", &[2, 5]);
+            let least = net.scalar(0.5, mask);
+            let relation = Relation::Less;
+            let seen = net.add(Compare { relation }, &[least, mask]);
+            let attention = Attention {
+                scale: 0.5,
+                causal,
+                masked: true,
+            };
+            let y = net.add(attention, &[q, k, v, seen]);
+            net.objective(y);
+            let (graph, groups) = fused(&net.graph, &limits, true);
+            let (mut inputs, mut parameters) = (Tensors::new(), Tensors::new());
+            fill(&graph, &mut inputs, &mut parameters);
+            if let Some(mask) = inputs.get_mut("mask") {
+                mask.data = vec![1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+            }
+            assert_same(&graph, &groups, &limits, &inputs, &parameters);
+            let attention = |it: &&Group| matches!(it.spec, KernelSpec::Attention { .. });
+            let walks = groups.iter().filter(attention).count();
+            let most = if limits.max_storage_bindings < 9 {
+                4
+            } else {
+                3
+            };
+            assert_eq!(walks, most);
+        }
     }
 }
 

@@ -79,7 +79,7 @@ fn grad(text: &str) -> Result<String, String> {
     let (lowered, training) = traced(text)?;
     let limits = Limits::portable();
     let options = options(&lowered, &limits, training);
-    let graph = expand(&lowered.graph, &options, &|_| true);
+    let graph = expand(&lowered.graph, &options, &|_, _| true);
     Ok(graph.map_err(|error| error.to_string())?.to_text())
 }
 

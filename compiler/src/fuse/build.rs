@@ -4,7 +4,7 @@ use super::cluster::Cluster;
 use super::dispatch::layout;
 use super::emit::{Emit, Space, common_space};
 use super::view::coalesce;
-use super::{Context, FuseError, Group};
+use super::{Context, FuseError, Group, attention};
 use crate::graph::{DType, ValueId};
 use crate::kernel::spec::{Instr, KernelSpec, Matrix, Operand, Reduce, Store, View};
 use crate::ops::Op;
@@ -38,6 +38,8 @@ pub(super) enum Kind {
     ExpertSum,
     /// Logits, softmax and top-k of a router.
     Route,
+    /// One walk of attention with what moves its results.
+    Attention,
     /// A kernel of its own.
     Single,
 }
@@ -69,7 +71,9 @@ impl Kind {
     pub(super) fn with(self, node: Kind) -> Option<Kind> {
         match (self, node) {
             (Kind::Pointwise, Kind::Pointwise | Kind::Row(_) | Kind::Column(_)) => Some(node),
-            (Kind::Row(_) | Kind::Matmul | Kind::Grouped, Kind::Pointwise) => Some(self),
+            (Kind::Row(_) | Kind::Matmul | Kind::Grouped | Kind::Attention, Kind::Pointwise) => {
+                Some(self)
+            }
             (Kind::Row(a), Kind::Row(b)) if a == b => Some(self),
             (Kind::Column(a), Kind::Column(b)) if a == b => Some(self),
             (Kind::Matmul, Kind::Column([1, ..])) | (Kind::Outer, Kind::ExpertSum) => Some(self),
@@ -94,8 +98,8 @@ pub(super) fn kind_of(context: &Context, id: ValueId) -> Result<Kind, FuseError>
         | Op::DispatchSlot(_)
         | Op::ScatterAdd(_)
         | Op::RowsWhere(_)
-        | Op::WriteRow(_)
-        | Op::Attention(_) => Kind::Single,
+        | Op::WriteRow(_) => Kind::Single,
+        Op::Attention(_) | Op::AttentionLogSumExp(_) | Op::AttentionGradient(_) => Kind::Attention,
         Op::GroupedOuter(_) => Kind::Outer,
         Op::ExpertSum(_) => Kind::ExpertSum,
         Op::Concat(_) => Kind::ConcatPart(0),
@@ -136,6 +140,7 @@ pub(super) fn spec(context: &Context, cluster: &Cluster) -> Result<Group, FuseEr
         Kind::Grouped => grouped(context, &cluster.members)?,
         Kind::ConcatPart(part) => concat_part(context, cluster.members[0], part)?,
         Kind::Route => route(context, &cluster.members)?,
+        Kind::Attention => attention::spec(context, &cluster.members)?,
         Kind::Outer => outer(context, &cluster.members)?,
         Kind::ExpertSum | Kind::Single => single(context, cluster.members[0])?,
     };
@@ -537,23 +542,33 @@ fn column_sums(
 /// A member that moves the group's result without computing: where its elements lie.
 fn moved_store(context: &Context, emit: &Emit, member: ValueId) -> Option<Store> {
     let operand = *context.graph.operands(member).first()?;
+    let value = *emit.values.get(&context.source(operand).base)?;
+    let strides = moved_strides(context, member, &emit.space.sizes)?;
+    let operand = Operand {
+        dtype: context.graph.ty(member).dtype,
+        elements: context.elements(member),
+        view: View { offset: 0, strides },
+    };
+    Some(Store { value, operand })
+}
+
+/// Strides over `sizes` at which a node that only moves a whole value writes it; none where no strides
+/// say so or where its last axis would scatter.
+pub(super) fn moved_strides(
+    context: &Context,
+    member: ValueId,
+    sizes: &[usize],
+) -> Option<Vec<usize>> {
+    let operand = *context.graph.operands(member).first()?;
     let source = context.source(operand);
-    let value = *emit.values.get(&source.base)?;
     let view = match &context.graph.node(member).op {
         Op::Transpose(op) => source.view.transpose(&op.order),
         Op::Reshape(_) => source.view.clone(),
         _ => return None,
     };
-    let strides = view.inverse()?.reshape(&emit.space.sizes)?.strides;
-    if strides.last() != Some(&1) || context.elements(source.base) != view.elements() {
-        return None;
-    }
-    let operand = Operand {
-        dtype: context.graph.ty(member).dtype,
-        elements: view.elements(),
-        view: View { offset: 0, strides },
-    };
-    Some(Store { value, operand })
+    let strides = view.inverse()?.reshape(sizes)?.strides;
+    let whole = context.elements(source.base) == view.elements();
+    (strides.last() == Some(&1) && whole).then_some(strides)
 }
 
 /// Emits what follows the contraction; gives the members that only move its result.

@@ -5,7 +5,7 @@
 //! comes back. Then other groups that feed the union join by the same rule.
 
 use super::build::{self, Kind};
-use super::{Context, FuseError};
+use super::{Context, FuseError, attention};
 use crate::graph::ValueId;
 use crate::ops::Op;
 use std::collections::BTreeMap;
@@ -31,6 +31,7 @@ pub(super) fn cluster(context: &Context) -> Result<Vec<Cluster>, FuseError> {
         of: BTreeMap::new(),
     };
     let routes = build::route_patterns(context);
+    let walks = attention::patterns(context);
     for id in context.graph.ids() {
         if !context.computed(id) {
             continue;
@@ -38,6 +39,17 @@ pub(super) fn cluster(context: &Context) -> Result<Vec<Cluster>, FuseError> {
         if let Some(route) = routes.iter().find(|route| route.contains(&id)) {
             if route.first() == Some(&id) {
                 state.start(Kind::Route, route.clone());
+            }
+            continue;
+        }
+        if let Some(walk) = walks.iter().find(|walk| walk.contains(&id)) {
+            if walk.first() == Some(&id) {
+                let alone = Cluster {
+                    kind: Kind::Attention,
+                    members: walk.clone(),
+                };
+                build::spec(context, &alone)?;
+                state.start(alone.kind, alone.members);
             }
             continue;
         }

@@ -73,6 +73,8 @@ fn needs_memory(context: &Context, user: ValueId, slot: usize, base: ValueId) ->
         Op::GroupedMatmul(_) | Op::GroupedOuter(_) => !(slot == 0 && gathers),
         Op::Matmul(_)
         | Op::Attention(_)
+        | Op::AttentionLogSumExp(_)
+        | Op::AttentionGradient(_)
         | Op::TopK(_)
         | Op::Dispatch(_)
         | Op::DispatchSlot(_)
@@ -146,12 +148,17 @@ fn view_of(context: &Context, id: ValueId) -> Source {
 }
 
 /// Matmul operands need a unit stride in one of their last two axes and at most two batch axes;
-/// the other indexed ops read dense rows.
+/// attention reads any rows, but dense numbers per query; the other indexed ops read dense rows.
 fn copy_for_contractions(context: &mut Context) {
     for id in context.graph.ids() {
         let operands = context.graph.operands(id);
-        let dense_only = match &context.graph.node(id).op {
-            Op::Matmul(_) => false,
+        let readable = match &context.graph.node(id).op {
+            Op::Matmul(_) => |_, view: &Strided| is_matrix(view),
+            Op::Attention(_) | Op::AttentionLogSumExp(_) => |_, _: &Strided| true,
+            Op::AttentionGradient(_) => |slot, view: &Strided| {
+                let per_query = slot == 4 || slot == 5;
+                !per_query || view.is_identity()
+            },
             Op::TopK(_)
             | Op::Dispatch(_)
             | Op::DispatchSlot(_)
@@ -169,22 +176,16 @@ fn copy_for_contractions(context: &mut Context) {
             | Op::GatherAssignments(_)
             | Op::UndispatchAssignments(_)
             | Op::Pad(_)
-            | Op::Attention(_)
-            | Op::ExpertRows(_) => true,
+            | Op::ExpertRows(_) => |_, view: &Strided| view.is_identity(),
             _ => continue,
         };
-        for operand in operands {
+        for (slot, operand) in operands.into_iter().enumerate() {
             let source = context.source(operand);
             let virtual_base = matches!(
                 context.graph.node(source.base).op,
                 Op::Constant(_) | Op::Iota(_)
             );
-            let readable = if dense_only {
-                source.view.is_identity()
-            } else {
-                is_matrix(&source.view)
-            };
-            if virtual_base || !readable {
+            if virtual_base || !readable(slot, &source.view) {
                 context.sources[operand.0 as usize] = own(context, operand);
                 rebase_users(context, operand);
             }

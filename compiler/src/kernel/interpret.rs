@@ -2,6 +2,7 @@
 //!
 //! Every family reads its inputs and writes its outputs exactly as [`spec`](super::spec) states.
 
+mod attention;
 mod dense;
 mod sparse;
 
@@ -36,6 +37,7 @@ pub fn run(
         | KernelSpec::Row { .. }
         | KernelSpec::Column { .. }
         | KernelSpec::Matmul { .. } => dense::run(spec, inputs, outputs, draws),
+        KernelSpec::Attention { .. } => attention::run(spec, inputs, outputs),
         _ => sparse::run(spec, inputs, outputs),
     }
 }

@@ -233,6 +233,47 @@ impl DispatchLayout {
     }
 }
 
+/// The widest head of an attention kernel: a lane holds up to four rows of a head.
+pub const MOST_HEAD_WIDTH: usize = 128;
+
+/// What an attention kernel can give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum AttentionResult {
+    /// The mixed values.
+    Mixed,
+    /// The log-sum-exp of the logits.
+    LogSumExp,
+    /// The gradient of the queries.
+    Queries,
+    /// The gradient of the keys.
+    Keys,
+    /// The gradient of the values.
+    Values,
+}
+
+/// The three walks that attention takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AttentionPass {
+    /// Every query over all keys, forward.
+    Forward,
+    /// Every query over all keys, for its gradient.
+    Queries,
+    /// Every key over all queries, for its gradient and that of its value.
+    Keys,
+}
+
+impl AttentionResult {
+    /// The walk that gives it.
+    #[must_use]
+    pub fn pass(self) -> AttentionPass {
+        match self {
+            Self::Mixed | Self::LogSumExp => AttentionPass::Forward,
+            Self::Queries => AttentionPass::Queries,
+            Self::Keys | Self::Values => AttentionPass::Keys,
+        }
+    }
+}
+
 /// One fused group with concrete sizes. Inputs and outputs are numbered as listed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum KernelSpec {
@@ -300,25 +341,28 @@ pub enum KernelSpec {
         /// A last output: the sums of b over k, a view over `[n]`; without batch axes only.
         column_sums: Option<Operand>,
     },
-    /// Fused attention forward. Inputs: q, k, v as matrices per (batch, head), then a u32 key mask
-    /// `[B, M]` when `masked`. Outputs: the result as a matrix, and the log-sum-exp `[B, H, N]`.
+    /// Attention whose weights are never stored. Inputs: q, k and v; for a gradient that of the result,
+    /// the log-sum-exp `[B, H, N]` and the sums of gradient times result `[B, H, N]`, both dense; then
+    /// the key mask as u32 when there is one. Outputs as listed, all of one [`AttentionPass`].
     Attention {
         /// B and H.
         batch: [usize; 2],
-        /// Queries per sequence.
+        /// N.
         queries: usize,
-        /// Keys per sequence.
+        /// M.
         keys: usize,
-        /// Size of a head.
+        /// Size of a head, at most [`MOST_HEAD_WIDTH`].
         width: usize,
         /// Factor of the logits.
         scale: f64,
         /// Query i sees keys up to `i + keys - queries`.
         causal: bool,
-        /// Whether a key mask follows.
-        masked: bool,
-        /// q, k, v and the result.
-        matrices: [Matrix; 4],
+        /// q, k, v and the gradient.
+        operands: Vec<Matrix>,
+        /// The key mask, a view over `[B, M]`.
+        mask: Option<Operand>,
+        /// Results, each as rows per batch and head; a row of the log-sum-exp is one element.
+        outputs: Vec<(AttentionResult, Matrix)>,
     },
     /// Top-k of score rows, and per-block expert counts for the dispatch. Inputs: scores
     /// `[tokens, experts]`. Outputs: indices u32 `[tokens, k]`, optionally the values `[tokens, k]`.

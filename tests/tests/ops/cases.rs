@@ -446,8 +446,33 @@ fn composites() -> Vec<Case> {
                 causal,
                 masked,
             };
+            all.extend(attention_gradients(&attention, &operands));
             all.push(Case::new(attention, operands));
         }
+    }
+    all
+}
+
+/// The log-sum-exp and the gradients of attention over q, k, v and a mask.
+fn attention_gradients(of: &Attention, operands: &[Operand]) -> Vec<Case> {
+    let Normal(q) = &operands[0] else {
+        return Vec::new();
+    };
+    let mask = operands.get(3).into_iter().cloned();
+    let scores = operands[..2].iter().cloned().chain(mask.clone());
+    let log_sum_exp = AttentionLogSumExp { of: of.clone() };
+    let mut all = vec![Case::new(log_sum_exp, scores.collect::<Vec<_>>())];
+    for wrt in [
+        AttentionOperand::Queries,
+        AttentionOperand::Keys,
+        AttentionOperand::Values,
+    ] {
+        let per_query = Normal(q[..3].to_vec());
+        let rest = [Normal(q.clone()), per_query.clone(), per_query];
+        let operands = operands[..3].iter().cloned().chain(rest);
+        let operands: Vec<Operand> = operands.chain(mask.clone()).collect();
+        let of = of.clone();
+        all.push(Case::new(AttentionGradient { of, wrt }, operands));
     }
     all
 }

@@ -125,7 +125,7 @@ fn rewrites_and_text_keep_every_value() {
         let expected = outputs(&built, &built.graph);
         let read = Graph::from_text(&built.graph.to_text()).unwrap();
         assert_eq!(read.to_text(), built.graph.to_text());
-        let plain = decompose(&built.graph, &|_| false).unwrap();
+        let plain = decompose(&built.graph, &|_, _| false).unwrap();
         let small = simplify(&plain).unwrap();
         assert_eq!(
             simplify(&small).unwrap().to_text(),
@@ -158,8 +158,8 @@ fn composites_decompose_and_others_do_not() {
     for case in cases() {
         let mut built = case.build();
         built.graph.add_output("y", OutputKind::Value, built.result);
-        let kept = decompose(&built.graph, &|_| true).unwrap();
-        let plain = decompose(&built.graph, &|_| false).unwrap();
+        let kept = decompose(&built.graph, &|_, _| true).unwrap();
+        let plain = decompose(&built.graph, &|_, _| false).unwrap();
         let composite = |graph: &Graph| {
             let mut ops = graph.ids().map(|id| graph.node(id).op.clone());
             ops.any(|op| op.primitive().class() == Class::Composite)

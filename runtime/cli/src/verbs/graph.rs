@@ -113,7 +113,7 @@ fn differentiated(project: &Project, wanted: &Wanted, lowered: &Lowered) -> Resu
         gradients,
         optimizer: None,
     };
-    expand(&lowered.graph, &options, &|_| true).map_err(|error| Failure::Bug(error.to_string()))
+    expand(&lowered.graph, &options, &|_, _| true).map_err(|error| Failure::Bug(error.to_string()))
 }
 
 fn drawn<'a>(name: &str, graph: &Graph, depth: Option<usize>, sources: &'a Sources) -> Drawn<'a> {
