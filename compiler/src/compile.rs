@@ -227,6 +227,7 @@ pub fn expand(
 ) -> Result<Graph, CompileError> {
     let step = |pass| move |error| CompileError::Pass { pass, error };
     let graph = replay(graph, &options.replay).map_err(step("replay"))?;
+    let graph = rewrite::cross_entropy(&graph, MANY_CLASSES).map_err(step("cross-entropy"))?;
     let graph = match &options.gradients {
         Some(paths) => differentiate(&graph, paths).map_err(step("autodiff"))?,
         None => graph,
@@ -251,11 +252,19 @@ fn check_elements(graph: &Graph, bindings: &Bindings) -> Result<(), CompileError
     Ok(())
 }
 
-/// Composites that the fuser takes as they are: row reductions, written rows, and attention of heads that are not
+/// Logits of so many classes are made in parts: once more on the way back, but never all at once.
+const MANY_CLASSES: usize = 8192;
+
+/// Composites that the fuser takes as they are: row reductions, written rows, cross-entropies, and attention of heads that are not
 /// too wide for its kernels.
 fn kept_whole(op: &Op, operands: &[&Type]) -> bool {
     match op {
-        Op::Softmax(_) | Op::LogSumExp(_) | Op::WriteRow(_) => true,
+        Op::Softmax(_)
+        | Op::LogSumExp(_)
+        | Op::WriteRow(_)
+        | Op::CrossEntropy(_)
+        | Op::CrossEntropyLogSumExp(_)
+        | Op::CrossEntropyGradient(_) => true,
         Op::Attention(_) | Op::AttentionLogSumExp(_) | Op::AttentionGradient(_) => {
             let width = operands.first().and_then(|q| q.shape.last());
             let width = width.and_then(Size::as_const);

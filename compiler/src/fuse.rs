@@ -15,6 +15,7 @@
 mod attention;
 mod build;
 mod cluster;
+mod cross_entropy;
 mod dispatch;
 mod emit;
 pub mod meaning;

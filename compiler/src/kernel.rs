@@ -13,6 +13,7 @@
 
 mod attention;
 mod column;
+mod cross_entropy;
 mod dispatch;
 mod expert_sum;
 pub mod interpret;
@@ -106,14 +107,21 @@ pub struct Lowered {
 impl Lowered {
     /// Appends launches whose input i is input `inputs[i]` here and whose outputs start at `output`.
     fn follow(&mut self, next: Lowered, inputs: &[usize], output: usize) {
+        self.append(next, |slot| match slot {
+            Slot::Input(index) => Slot::Input(inputs[index]),
+            Slot::Output(index) => Slot::Output(output + index),
+            other => other,
+        });
+    }
+
+    /// Appends launches with their inputs and outputs renamed; their own scratch stays their own.
+    fn append(&mut self, next: Lowered, rename: impl Fn(Slot) -> Slot) {
         let scratch = self.scratch.len();
         for mut launch in next.launches {
             for slot in &mut launch.bindings {
                 *slot = match *slot {
-                    Slot::Input(index) => Slot::Input(inputs[index]),
-                    Slot::Output(index) => Slot::Output(output + index),
                     Slot::Scratch(index) => Slot::Scratch(scratch + index),
-                    Slot::Step => Slot::Step,
+                    other => rename(other),
                 };
             }
             self.launches.push(launch);
@@ -217,6 +225,24 @@ pub fn lower(spec: &KernelSpec, limits: &Limits) -> Result<Lowered, String> {
             operands,
             mask: mask.as_ref(),
             outputs,
+        }
+        .lower(limits),
+        KernelSpec::CrossEntropy {
+            rows,
+            width,
+            classes,
+            x,
+            w,
+            outputs,
+            transpose,
+        } => cross_entropy::CrossEntropy {
+            rows: *rows,
+            width: *width,
+            classes: *classes,
+            x,
+            w,
+            outputs,
+            transpose: *transpose,
         }
         .lower(limits),
         KernelSpec::TopK {

@@ -84,10 +84,10 @@ pub enum RouterMetric {
     Success,
     /// How many of their assignments are not processed; where experts choose, tokens that none takes.
     Dropped,
-    /// How many of them each expert is asked to take, [E], before the capacity drops any; where
+    /// How many of them each expert is asked to take, `[E]`, before the capacity drops any; where
     /// experts choose, how many each takes.
     Tokens,
-    /// Their mean probability of each expert, [E].
+    /// Their mean probability of each expert, `[E]`.
     Gates,
     /// The mean entropy of a token's probabilities, in nats.
     Entropy,

@@ -266,6 +266,9 @@ register! {
     attention::Attention,
     attention_log_sum_exp::AttentionLogSumExp,
     attention_gradient::AttentionGradient,
+    cross_entropy::CrossEntropy,
+    cross_entropy_log_sum_exp::CrossEntropyLogSumExp,
+    cross_entropy_gradient::CrossEntropyGradient,
     add::Add,
     sub::Sub,
     mul::Mul,
@@ -310,6 +313,7 @@ register! {
 
 pub(crate) use attention::{HIDDEN, SEES_NONE};
 pub use attention_gradient::AttentionOperand;
+pub use cross_entropy_gradient::CrossEntropyOperand;
 
 /// How a parameter starts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -163,6 +163,16 @@ pub struct KernelText {
     pub uniform_words: u32,
 }
 
+impl KernelText {
+    /// Bytes of the uniform block: whole vectors, at least one.
+    #[must_use]
+    pub fn uniform_bytes(&self) -> u64 {
+        (u64::from(self.uniform_words) * 4)
+            .max(1)
+            .next_multiple_of(16)
+    }
+}
+
 /// One command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -5,6 +5,7 @@
 //! | law | where |
 //! |---|---|
 //! | a composite equals its decomposition | [`decompose`] |
+//! | `log_sum_exp(x w) - (x w)[target]` over many classes is a cross-entropy of x and w | [`cross_entropy`] |
 //! | equal ops on equal operands are one value; random nodes are never merged, since a run may replace each by its path | [`simplify`] |
 //! | what no output reads is dropped, unread inputs and parameters too | [`simplify`] |
 //! | an elementwise op of constants is a constant; so is a constant moved, and a sum of known length | [`simplify`] |
@@ -16,13 +17,15 @@
 //! Not laws: x * 0 = 0 (not for infinities and NaN), reordering sums (rounding), stop_gradient(x)
 //! = x (gradients).
 
+mod cross_entropy;
 mod decompose;
 mod simplify;
 
+pub use cross_entropy::cross_entropy;
 pub use decompose::decompose;
 pub use simplify::simplify;
 
-use crate::graph::{Graph, Node, ValueId};
+use crate::graph::{Graph, ValueId};
 use crate::ops::{Builder, OpError};
 use std::collections::BTreeSet;
 
@@ -30,7 +33,7 @@ use std::collections::BTreeSet;
 /// gets its operands in the new graph.
 fn rebuild(
     graph: &Graph,
-    mut place: impl FnMut(&mut Builder, &Node, &[ValueId]) -> Result<ValueId, OpError>,
+    mut place: impl FnMut(&mut Builder, ValueId, &[ValueId]) -> Result<ValueId, OpError>,
 ) -> Result<Graph, OpError> {
     let live = live(graph);
     let mut result = Graph::with_dims_of(graph);
@@ -49,7 +52,7 @@ fn rebuild(
             graph: &mut result,
             origin: node.origin.clone(),
         };
-        placed[id.0 as usize] = Some(place(&mut builder, node, &operands)?);
+        placed[id.0 as usize] = Some(place(&mut builder, id, &operands)?);
     }
     for output in graph.outputs() {
         let value = at(&placed, output.value)?;

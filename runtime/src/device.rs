@@ -13,6 +13,7 @@ pub(crate) mod memory;
 mod probe;
 mod select;
 pub(crate) mod timing;
+pub(crate) mod warm;
 
 pub use probe::{DeviceReport, ProbeResult};
 
@@ -62,10 +63,16 @@ pub struct Counters {
     pub uploaded_bytes: u64,
     /// Bytes copied to the host.
     pub read_bytes: u64,
+    /// Bytes of memory for kernels that exist now.
+    pub bytes: u64,
+    /// The most of them that existed at once.
+    pub peak_bytes: u64,
 }
 
 #[derive(Debug, Default)]
 struct Created {
+    bytes: AtomicU64,
+    peak_bytes: AtomicU64,
     buffers: AtomicU64,
     pipelines: AtomicU64,
     bind_groups: AtomicU64,
@@ -77,6 +84,7 @@ struct Created {
 /// An open device. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Device {
+    adapter: wgpu::Adapter,
     raw: wgpu::Device,
     queue: wgpu::Queue,
     info: Arc<wgpu::AdapterInfo>,
@@ -93,7 +101,15 @@ impl Device {
     /// [`Error::NoAdapter`], [`Error::UnknownAdapter`] with the names there are, or
     /// [`Error::AdapterRefused`].
     pub fn open(choice: &Choice) -> Result<Self> {
-        let adapter = select::select(choice)?;
+        Self::on(select::select(choice)?)
+    }
+
+    /// Another device on the same adapter, with a queue of its own.
+    fn sibling(&self) -> Result<Self> {
+        Self::on(self.adapter.clone())
+    }
+
+    fn on(adapter: wgpu::Adapter) -> Result<Self> {
         let info = adapter.get_info();
         let wanted = select::USEFUL_FEATURES & adapter.features();
         let request = adapter.request_device(&wgpu::DeviceDescriptor {
@@ -113,6 +129,7 @@ impl Device {
             info: Arc::new(info),
             created: Arc::default(),
             in_flight: Arc::default(),
+            adapter,
             raw,
             queue,
         })
@@ -156,6 +173,8 @@ impl Device {
             submissions: load(&self.created.submissions),
             uploaded_bytes: load(&self.created.uploaded_bytes),
             read_bytes: load(&self.created.read_bytes),
+            bytes: load(&self.created.bytes),
+            peak_bytes: load(&self.created.peak_bytes),
         }
     }
 
@@ -214,6 +233,14 @@ impl Device {
     /// The first error the driver reported since the last call.
     pub(crate) fn check(&self) -> Result<()> {
         self.faults.take()
+    }
+}
+
+impl Created {
+    /// Takes down new memory.
+    fn add_bytes(&self, bytes: u64) {
+        let now = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.peak_bytes.fetch_max(now, Ordering::Relaxed);
     }
 }
 

@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::execute::{self, Executor, NonFinitePlace, Slot};
 use crate::failure::{Failure, NonFinite};
 use crate::measure::{self, Evaluator, RouterUse};
+use crate::profile::{PROFILED_STEPS, Recording};
 use crate::project::{Mistakes, Project};
 use crate::train::{
     EvaluationRecord, Manifest, Outcome, RunFolder, StepRecord, TrainOptions, Trainer,
@@ -59,6 +60,8 @@ pub struct Options {
     pub weights: BTreeMap<String, PathBuf>,
     /// A run folder whose last parameters are where this stage starts.
     pub from: Option<PathBuf>,
+    /// Measure a few steps kernel by kernel; see [`PROFILED_STEPS`].
+    pub profile: bool,
 }
 
 /// What is known when the first step begins.
@@ -107,6 +110,8 @@ pub struct Summary {
     pub evaluations: Vec<EvaluationRecord>,
     /// What the routers did in the last one.
     pub routing: Vec<RouterUse>,
+    /// What was measured, if that was asked for.
+    pub recording: Option<Recording>,
 }
 
 /// Trains a stage to its end, or until `stop` is set. An alarm that ends the run sets it too.
@@ -189,6 +194,14 @@ pub fn train(
         trainer.restore(checkpoint)?;
     }
     opening.first_step = trainer.step();
+    let recording = options.profile.then(|| {
+        let first = trainer.step();
+        Recording::new(first + PROFILED_STEPS.start..first + PROFILED_STEPS.end)
+    });
+    if let Some(recording) = &recording {
+        loader.record(recording.trace());
+        trainer.record(recording.clone());
+    }
     let overrides = measure::Overrides {
         data: BTreeMap::new(),
         bad: options.bad,
@@ -216,7 +229,10 @@ pub fn train(
             let place = locate(&mut trainer, &folder, &mut loader)?;
             Err(Failure::NonFinite(Box::new(NonFinite { error, place })))
         }
-        summary => summary,
+        summary => summary.map(|summary| Summary {
+            recording,
+            ..summary
+        }),
     }
 }
 
@@ -290,6 +306,7 @@ impl Run<'_> {
             steps: self.trainer.step() - first,
             evaluations: self.evaluations,
             routing: self.routing,
+            recording: None,
         })
     }
 

@@ -1,5 +1,6 @@
 //! Plan and data to numbers.
 
+pub mod bench;
 pub mod checkpoint;
 pub mod codes;
 pub mod data;
@@ -12,10 +13,12 @@ pub mod generate;
 pub mod initialise;
 pub mod measure;
 pub mod once;
+pub mod profile;
 pub mod project;
 pub mod reference;
 pub mod report;
 pub mod routes;
+pub mod selftest;
 pub mod tensor;
 pub mod train;
 pub mod verify;

@@ -4,7 +4,8 @@
 //! another implementation.
 
 use crate::device::Device;
-use crate::execute::{self, Executor, Slot};
+use crate::error::Error;
+use crate::execute::{self, Executor, Slot, tensor_text};
 use crate::failure::Failure;
 use crate::project::{Mistakes, Project};
 use crate::tensor::{HostData, HostTensor};
@@ -12,7 +13,7 @@ use crate::train::Update;
 use gatewright_compiler::autodiff;
 use gatewright_compiler::compile::{self, CompileError, Compiled, bind_dims};
 use gatewright_compiler::evaluate::evaluate_values;
-use gatewright_compiler::graph::{DType, Graph, OutputKind, Type};
+use gatewright_compiler::graph::{DType, Graph, OutputKind, Type, ValueId};
 use gatewright_compiler::lower::{Lowered, Request};
 use gatewright_compiler::ops::Op;
 use gatewright_compiler::optimizer::Optimizer;
@@ -106,10 +107,45 @@ pub fn traced(
 pub fn evaluate(lowered: &Lowered, once: &Once, backend: &Backend) -> Result<Results, Failure> {
     // Says which size is missing in the words of the compiler, whatever evaluates.
     bind_dims(&lowered.graph, &Bindings::new(), 1)?;
+    check_given(
+        "input",
+        &lowered.graph,
+        &lowered.graph.inputs(),
+        once.inputs,
+    )?;
+    let parameters = lowered.graph.parameters();
+    check_given("parameter", &lowered.graph, &parameters, once.parameters)?;
     match backend {
         Backend::Reference => on_reference(lowered, once),
         Backend::Device(device) => on_device(lowered, once, device),
     }
+}
+
+/// That every value of the graph is given, in its shape.
+fn check_given(
+    kind: &'static str,
+    graph: &Graph,
+    wanted: &BTreeMap<String, ValueId>,
+    given: &Tensors,
+) -> Result<(), Error> {
+    for (name, id) in wanted {
+        let tensor = given.get(name).ok_or_else(|| Error::NotGiven {
+            kind,
+            name: name.clone(),
+            present: given.keys().cloned().collect(),
+        })?;
+        let ty = graph.ty(*id);
+        let shape = ty.shape.iter().map(|size| size.bind(&Bindings::new()));
+        let fits = shape.collect::<Option<Vec<usize>>>() == Some(tensor.shape.clone());
+        if !fits {
+            return Err(Error::TensorMismatch {
+                name: name.clone(),
+                expected: graph.type_text(ty),
+                found: tensor_text(tensor),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Values of symbolic dims that the shapes of given inputs tell.

@@ -21,11 +21,13 @@ pub use update::{Place, Update};
 use crate::checkpoint::{Checkpoint, Metadata, differences};
 use crate::error::{Error, Result};
 use crate::execute::{Executor, NonFinitePlace, Slot};
+use crate::profile::{Recording, Track};
 use crate::tensor::HostTensor;
 use gatewright_compiler::plan::{ACCUMULATE, BufferId, Training};
 use record::{Clock, Kind, Means, Measured};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 /// Where batches come from. What is given must not depend on what was asked for before.
 pub trait Batches {
@@ -96,6 +98,8 @@ pub struct Trainer {
     step: u64,
     /// The objective of the last batch.
     last: usize,
+    /// Where the time of some steps goes.
+    recording: Option<Recording>,
 }
 
 impl Trainer {
@@ -129,6 +133,7 @@ impl Trainer {
             measured,
             step: 0,
             last: 0,
+            recording: None,
         })
     }
 
@@ -141,6 +146,11 @@ impl Trainer {
     /// The same, to read results.
     pub fn executor_mut(&mut self) -> &mut Executor {
         &mut self.executor
+    }
+
+    /// Measures the steps that a recording covers kernel by kernel, which slows them down.
+    pub fn record(&mut self, recording: Recording) {
+        self.recording = Some(recording);
     }
 
     /// Stops before this step from now on.
@@ -283,10 +293,10 @@ impl Trainer {
             let programs: Vec<&str> = programs.iter().map(String::as_str).collect();
             if read {
                 let ids = self.reads(objective, place);
-                let values = self.executor.run_and_read(&programs, &ids)?;
+                let values = self.execute(&programs, &ids)?;
                 self.note(objective, &values, &mut found)?;
             } else {
-                self.executor.run(&programs)?;
+                self.execute(&programs, &[])?;
             }
         }
         let record = read.then(|| StepRecord {
@@ -300,6 +310,24 @@ impl Trainer {
         });
         self.finish_step(objective);
         Ok(record)
+    }
+
+    /// Runs programs and reads buffers, kernel by kernel in steps that are recorded.
+    fn execute(&mut self, programs: &[&str], reads: &[BufferId]) -> Result<Vec<HostTensor>> {
+        let recording = self.recording.as_ref();
+        let Some(recording) = recording.filter(|it| it.covers(self.step)) else {
+            return self.executor.run_and_read(programs, reads);
+        };
+        let name = format!("step {}", self.step);
+        let begun = Instant::now();
+        let run = || self.executor.profile(programs);
+        match recording.trace().measure(Track::Host, name, run)? {
+            None => self.executor.run_and_read(programs, reads),
+            Some(profile) => {
+                recording.add(begun, profile);
+                self.executor.run_and_read(&[], reads)
+            }
+        }
     }
 
     /// Repeats the steps from a checkpoint to the first one with a loss that is not finite, at most
@@ -366,7 +394,16 @@ impl Trainer {
 
     /// Writes what a batch of the next step reads.
     fn prepare(&mut self, batches: &mut dyn Batches, place: Place) -> Result<()> {
-        let batch = batches.batch(place.batch())?;
+        let number = place.batch();
+        let recording = self.recording.as_ref();
+        let batch = match recording.filter(|it| it.covers(place.step)) {
+            Some(recording) => {
+                let name = format!("wait for batch {number}");
+                let trace = recording.trace();
+                trace.measure(Track::Host, name, || batches.batch(number))?
+            }
+            None => batches.batch(number)?,
+        };
         let inputs = &self.training.objectives[self.last].inputs;
         self.executor.give(inputs, &batch)?;
         let classes = self.training.classes.iter().map(|class| {

@@ -1,9 +1,17 @@
 //! Costs of LIMoE against the figures of its configurations, and what every cost must satisfy.
 
+#![allow(
+    clippy::print_stderr,
+    reason = "a test says when it is skipped for want of an adapter"
+)]
+
 use gatewright_compiler::cost::{Cost, Request, measure};
 use gatewright_compiler::lower::{Mode, Target};
 use gatewright_compiler::optimizer::{Optimizer, Rule};
 use gatewright_compiler::plan::Limits;
+use gatewright_runtime::device::{Choice, Device};
+use gatewright_runtime::execute::{self, Executor};
+use gatewright_runtime::once;
 use gatewright_tests::spec::{bound, lowered, model_text};
 
 /// One cost of LIMoE: an entry's forward pass, or a step of `pretrain` with SGD on everything.
@@ -169,4 +177,77 @@ fn a_model_beyond_the_device_is_measured_and_does_not_fit() {
     assert!(!device.buffer.fits && !device.binding.fits);
     let text = serde_json::to_string(&cost).expect("JSON");
     assert_eq!(serde_json::from_str::<Cost>(&text).expect("a cost"), cost);
+}
+
+/// A routed layer, large enough that its tensors outweigh the size words of its launches.
+const LAYER: &str = "dim B = 8, N = 64, D = 128, E = 8
+input x: f32[B, N, D]
+router gate {
+    experts  = E
+    scores   = linear(E, bias: none) -> softmax
+    choose   = top_k(1)
+    capacity = 1.25
+    priority = batch
+    group    = batch
+}
+experts ffn {
+    router = gate
+    expert = mlp(hidden: 512, activation: gelu_tanh)
+}
+block squared(x: f32[P, Q, R]) { x * x -> mean(over: (P, Q, R)) }
+loss size = x -> ffn -> squared
+objective train = size
+";
+
+#[test]
+fn the_peak_of_a_training_step_is_predicted() {
+    let Ok(device) = Device::open(&Choice::Auto) else {
+        eprintln!("skipped: no adapter");
+        return;
+    };
+    let (sources, model) = bound(LAYER, None, &[]).unwrap_or_else(|e| panic!("{e}"));
+    let what = Target::Objective("train".to_owned());
+    let (lowered, _) =
+        lowered(&sources, &model, what, Mode::Train).unwrap_or_else(|e| panic!("{e}"));
+    let trained: Vec<String> = lowered.parameters.keys().cloned().collect();
+    let optimizer = Optimizer {
+        rule: Rule::AdamW {
+            beta1: 0.9,
+            beta2: 0.99,
+            eps: 1e-8,
+        },
+        clip: Some(1.0),
+        decayed: Vec::new(),
+        trained: trained.clone(),
+    };
+    let request = Request {
+        name: "step".to_owned(),
+        sources: &sources,
+        lowered: &lowered,
+        optimizer: Some(&optimizer),
+        limits: Some(device.limits()),
+    };
+    let cost = measure(&request).unwrap_or_else(|e| panic!("{e}"));
+    let predicted = cost.device.expect("a plan").memory_bytes as f64;
+    let none = Default::default();
+    let limits = device.limits();
+    let compiled = once::compiled(
+        "step",
+        &lowered,
+        limits,
+        none,
+        Some(trained),
+        Some(&optimizer),
+    );
+    let plan = compiled.unwrap_or_else(|e| panic!("{e}")).plan;
+    let mut executor = Executor::new(&device, plan, &execute::Options::default()).unwrap();
+    executor.run(&["gradients", "update"]).unwrap();
+    device.finish().unwrap();
+    let peak = device.counters().peak_bytes as f64;
+    assert!(
+        (peak - predicted).abs() <= 0.02 * peak,
+        "{predicted} bytes predicted, {peak} at the peak"
+    );
+    drop(executor);
+    assert_eq!(device.counters().bytes, 0);
 }

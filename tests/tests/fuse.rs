@@ -325,6 +325,56 @@ fn masked_attention_forward_and_backward() {
     }
 }
 
+/// Next-token losses over many classes: logits are cut and named by the loss alone.
+#[test]
+fn cross_entropy_over_many_classes_names_no_logits() {
+    for limits in limits() {
+        for transpose_b in [false, true] {
+            let [batch, tokens, width, classes] = [2, 4, 3, 8200];
+            let mut net = Net::default();
+            let x = net.param("x", &[batch * tokens, width]);
+            let w = net.param(
+                "w",
+                &match transpose_b {
+                    true => [classes, width],
+                    false => [width, classes],
+                },
+            );
+            let sizes = |sizes: &[usize]| sizes.iter().copied().map(Size::from).collect::<Vec<_>>();
+            let product = Matmul {
+                transpose_a: false,
+                transpose_b,
+            };
+            let logits = net.add(product, &[x, w]);
+            let shape = sizes(&[batch, tokens, classes]);
+            let logits = net.add(Reshape { shape }, &[logits]);
+            let cut = Slice {
+                axis: 1,
+                start: 0.into(),
+                length: (tokens - 1).into(),
+            };
+            let logits = net.add(cut, &[logits]);
+            let shape = sizes(&[batch, tokens - 1, 1]);
+            let target = Constant {
+                ty: Type::new(DType::U32, shape),
+                value: 8195.0,
+            };
+            let target = net.add(target, &[]);
+            let picked = net.add(GatherLast {}, &[logits, target]);
+            let shape = sizes(&[batch, tokens - 1]);
+            let picked = net.add(Reshape { shape }, &[picked]);
+            let total = net.add(LogSumExp {}, &[logits]);
+            let loss = net.add(Sub {}, &[total, picked]);
+            net.objective(loss);
+            let groups = check(net, &limits, 12);
+            let parts = |it: &&Group| matches!(it.spec, KernelSpec::CrossEntropy { .. });
+            assert_eq!(groups.iter().filter(parts).count(), 2);
+            let matmul = |it: &&Group| matches!(it.spec, KernelSpec::Matmul { .. });
+            assert_eq!(groups.iter().filter(matmul).count(), 0);
+        }
+    }
+}
+
 fn routing(experts: usize, choices: usize, capacity: Option<f64>, priority: Priority) -> Routing {
     let capacity = capacity.map(|factor| Capacity {
         factor,

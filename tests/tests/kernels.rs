@@ -4,8 +4,8 @@ use gatewright_compiler::graph::DType;
 use gatewright_compiler::kernel::interpret::{self, Draws};
 use gatewright_compiler::kernel::lower;
 use gatewright_compiler::kernel::spec::{
-    AttentionPass, AttentionResult, Binary, Instr, InstrId, KernelSpec, MOST_HEAD_WIDTH, Matrix,
-    Operand, Program, Reduce, Store, Unary, View,
+    AttentionPass, AttentionResult, Binary, CrossEntropyResult, Instr, InstrId, KernelSpec,
+    MOST_HEAD_WIDTH, Matrix, Operand, Program, Reduce, Store, Unary, View,
 };
 use gatewright_compiler::ops::Distribution;
 use gatewright_compiler::plan::{Limits, Profile, STEP_WORDS};
@@ -140,6 +140,24 @@ fn operands(spec: &KernelSpec) -> [Vec<(DType, usize)>; 2] {
             inputs.extend([per_query; 2].iter().filter(|_| operands.len() > 3));
             inputs.extend(mask.iter().map(describe));
             [inputs, outputs.iter().map(|(_, it)| floats(it)).collect()]
+        }
+        KernelSpec::CrossEntropy {
+            rows,
+            x,
+            w,
+            outputs,
+            ..
+        } => {
+            let per_row = (DType::F32, *rows);
+            let mut inputs = vec![(DType::F32, x.elements), (DType::F32, w.elements)];
+            inputs.push((DType::U32, *rows));
+            inputs.extend([per_row; 2].iter().filter(|_| outputs[0].is_gradient()));
+            let output = |it: &CrossEntropyResult| match it {
+                CrossEntropyResult::Rows => (DType::F32, x.elements),
+                CrossEntropyResult::Classes => (DType::F32, w.elements),
+                _ => per_row,
+            };
+            [inputs, outputs.iter().map(output).collect()]
         }
         KernelSpec::RowsWhere { count, most } => {
             [vec![(DType::Bool, *count)], vec![(DType::U32, *most)]]
@@ -805,6 +823,51 @@ fn attention_kernels_match() {
     specs.push(attention(one[1], (true, true), &[Keys]));
     specs.push(attention(one[0], (false, true), &[Keys]));
     specs.push(attention(one[1], (false, true), &[LogSumExp]));
+    check(&specs);
+}
+
+fn cross_entropy(
+    [rows, width, classes]: [usize; 3],
+    transpose: bool,
+    outputs: &[CrossEntropyResult],
+) -> KernelSpec {
+    let matrix = |elements: usize, row_stride: usize, column_stride: usize| Matrix {
+        elements,
+        offset: 0,
+        batch_strides: Vec::new(),
+        row_stride,
+        column_stride,
+    };
+    KernelSpec::CrossEntropy {
+        rows,
+        width,
+        classes,
+        x: matrix(rows * width, width, 1),
+        w: match transpose {
+            true => matrix(width * classes, 1, width),
+            false => matrix(width * classes, classes, 1),
+        },
+        outputs: outputs.to_vec(),
+        transpose,
+    }
+}
+
+/// Rows enough that the classes are taken in one, two and three parts.
+#[test]
+fn cross_entropy_kernels_match() {
+    use CrossEntropyResult::{Classes, LogSumExp, Loss, Rows};
+    let mut specs = Vec::new();
+    for (number, sizes) in [[1, 1, 5], [7, 8, 33], [4100, 3, 600], [8200, 4, 700]]
+        .into_iter()
+        .enumerate()
+    {
+        for outputs in [&[Loss, LogSumExp][..], &[Rows, Classes]] {
+            specs.push(cross_entropy(sizes, number % 2 == 0, outputs));
+        }
+    }
+    for outputs in [&[Loss][..], &[LogSumExp], &[Classes], &[Rows]] {
+        specs.push(cross_entropy([6, 4, 12], true, outputs));
+    }
     check(&specs);
 }
 

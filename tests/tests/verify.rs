@@ -49,6 +49,35 @@ fn limoe_agrees_in_both_modes() {
     }
 }
 
+/// A decoder over so many words that its logits are made and forgotten in parts.
+const WORDS: &str = "dim B = 2, N = 6, V = 9000, D = 8
+input text: token[B, N] of V
+input answer: bool[B, N]
+decoder language(x: f32[B, N, D]) -> f32[B, N, D] {
+    residual norm -> attention(heads: 2, causal: true)
+    norm
+}
+let logits = text -> embedding(V, D) -> language -> linear(V, bias: none) as head
+loss next = next_token_cross_entropy(logits, text, answer)
+objective speak = next
+";
+
+#[test]
+fn losses_over_many_words_agree() {
+    let Some(device) = device() else { return };
+    let mut words = project(WORDS, None, &[]);
+    let target = Target::Objective("speak".to_owned());
+    let wanted = Verify {
+        request: Request::new(target, Mode::Train),
+        inputs: &BTreeMap::new(),
+        seed: 5,
+        tolerance: 1e-5,
+    };
+    let report = verify(&mut words, &wanted, &device).unwrap_or_else(|e| panic!("{e}"));
+    assert!(report.agrees(), "{:?}: {:?}", report.first, report.worst());
+    assert!(report.result("logits.head.kernel").is_some());
+}
+
 const SMALL: &str = "input x: f32[6, 8]
 let hidden = x -> linear(12) as first -> gelu
 let y = hidden -> linear(4) as second

@@ -4,7 +4,7 @@ use super::cluster::Cluster;
 use super::dispatch::layout;
 use super::emit::{Emit, Space, common_space};
 use super::view::coalesce;
-use super::{Context, FuseError, Group, attention};
+use super::{Context, FuseError, Group, attention, cross_entropy};
 use crate::graph::{DType, ValueId};
 use crate::kernel::spec::{Instr, KernelSpec, Matrix, Operand, Reduce, Store, View};
 use crate::ops::Op;
@@ -40,6 +40,8 @@ pub(super) enum Kind {
     Route,
     /// One walk of attention with what moves its results.
     Attention,
+    /// One direction of a cross-entropy.
+    CrossEntropy,
     /// A kernel of its own.
     Single,
 }
@@ -100,6 +102,9 @@ pub(super) fn kind_of(context: &Context, id: ValueId) -> Result<Kind, FuseError>
         | Op::RowsWhere(_)
         | Op::WriteRow(_) => Kind::Single,
         Op::Attention(_) | Op::AttentionLogSumExp(_) | Op::AttentionGradient(_) => Kind::Attention,
+        Op::CrossEntropy(_) | Op::CrossEntropyLogSumExp(_) | Op::CrossEntropyGradient(_) => {
+            Kind::CrossEntropy
+        }
         Op::GroupedOuter(_) => Kind::Outer,
         Op::ExpertSum(_) => Kind::ExpertSum,
         Op::Concat(_) => Kind::ConcatPart(0),
@@ -141,6 +146,7 @@ pub(super) fn spec(context: &Context, cluster: &Cluster) -> Result<Group, FuseEr
         Kind::ConcatPart(part) => concat_part(context, cluster.members[0], part)?,
         Kind::Route => route(context, &cluster.members)?,
         Kind::Attention => attention::spec(context, &cluster.members)?,
+        Kind::CrossEntropy => cross_entropy::spec(context, &cluster.members)?,
         Kind::Outer => outer(context, &cluster.members)?,
         Kind::ExpertSum | Kind::Single => single(context, cluster.members[0])?,
     };

@@ -5,7 +5,7 @@
 //! comes back. Then other groups that feed the union join by the same rule.
 
 use super::build::{self, Kind};
-use super::{Context, FuseError, attention};
+use super::{Context, FuseError, attention, cross_entropy};
 use crate::graph::ValueId;
 use crate::ops::Op;
 use std::collections::BTreeMap;
@@ -30,26 +30,23 @@ pub(super) fn cluster(context: &Context) -> Result<Vec<Cluster>, FuseError> {
         clusters: Vec::new(),
         of: BTreeMap::new(),
     };
-    let routes = build::route_patterns(context);
-    let walks = attention::patterns(context);
+    let routes = build::route_patterns(context).into_iter();
+    let walks = attention::patterns(context).into_iter();
+    let losses = cross_entropy::patterns(context).into_iter();
+    let together: Vec<Cluster> = routes
+        .map(|members| (Kind::Route, members))
+        .chain(walks.map(|members| (Kind::Attention, members)))
+        .chain(losses.map(|members| (Kind::CrossEntropy, members)))
+        .map(|(kind, members)| Cluster { kind, members })
+        .collect();
     for id in context.graph.ids() {
         if !context.computed(id) {
             continue;
         }
-        if let Some(route) = routes.iter().find(|route| route.contains(&id)) {
-            if route.first() == Some(&id) {
-                state.start(Kind::Route, route.clone());
-            }
-            continue;
-        }
-        if let Some(walk) = walks.iter().find(|walk| walk.contains(&id)) {
-            if walk.first() == Some(&id) {
-                let alone = Cluster {
-                    kind: Kind::Attention,
-                    members: walk.clone(),
-                };
-                build::spec(context, &alone)?;
-                state.start(alone.kind, alone.members);
+        if let Some(known) = together.iter().find(|it| it.members.contains(&id)) {
+            if known.members.first() == Some(&id) {
+                build::spec(context, known)?;
+                state.start(known.kind, known.members.clone());
             }
             continue;
         }

@@ -4,13 +4,14 @@
 //!   over the axes of a sliced or transposed view, one per axis.
 //! - A reduction to a scalar of many elements reduces its last axis first, so that rows run side by side.
 //! - A reduction over sizes of one becomes a reshape.
-//! - An index or a constant that a routing kernel reads becomes a computed one.
+//! - An index or a constant that a kernel of its own reads becomes a computed one.
 //! - `pad(a) + pad(b)` whose zeros cover each other becomes `concat(a, b)`.
 
 use super::view::Strided;
 use crate::graph::{Graph, Origin, ValueId};
 use crate::ops::{Concat, Max, Maximum, Op, OpError, Pad, Reshape, Sum};
 use crate::size::{Bindings, Size};
+use std::collections::BTreeMap;
 
 /// Rebuilds the graph with the rewrites above.
 ///
@@ -19,6 +20,7 @@ use crate::size::{Bindings, Size};
 pub fn prepare(graph: &Graph, bindings: &Bindings) -> Result<Graph, OpError> {
     let mut result = Graph::with_dims_of(graph);
     let mut map: Vec<ValueId> = Vec::with_capacity(graph.len());
+    let mut copies = BTreeMap::new();
     for id in graph.ids() {
         let node = graph.node(id);
         let operands: Vec<ValueId> = graph
@@ -29,6 +31,7 @@ pub fn prepare(graph: &Graph, bindings: &Bindings) -> Result<Graph, OpError> {
         let mut rebuild = Rebuild {
             graph: &mut result,
             origin: node.origin.clone(),
+            copies: &mut copies,
         };
         let new = match &node.op {
             Op::Sum(sum) => rebuild.reduce(operands[0], &sum.axes, bindings, &|axes| {
@@ -45,7 +48,13 @@ pub fn prepare(graph: &Graph, bindings: &Bindings) -> Result<Graph, OpError> {
             | Op::DispatchSlot(_)
             | Op::GatherLast(_)
             | Op::ScatterLast(_)
-            | Op::WriteRow(_) => {
+            | Op::WriteRow(_)
+            | Op::Attention(_)
+            | Op::AttentionLogSumExp(_)
+            | Op::AttentionGradient(_)
+            | Op::CrossEntropy(_)
+            | Op::CrossEntropyLogSumExp(_)
+            | Op::CrossEntropyGradient(_) => {
                 let stored = operands.iter().map(|operand| rebuild.stored(*operand));
                 let stored = stored.collect::<Result<Vec<_>, _>>()?;
                 rebuild.add(node.op.clone(), &stored)?
@@ -67,6 +76,8 @@ pub fn prepare(graph: &Graph, bindings: &Bindings) -> Result<Graph, OpError> {
 struct Rebuild<'a> {
     graph: &'a mut Graph,
     origin: Origin,
+    /// Computed copies of indices and constants.
+    copies: &'a mut BTreeMap<ValueId, ValueId>,
 }
 
 impl Rebuild<'_> {
@@ -76,10 +87,15 @@ impl Rebuild<'_> {
 
     /// Indices and constants live in no buffer; kernels that read buffers get a computed copy.
     fn stored(&mut self, value: ValueId) -> Result<ValueId, OpError> {
-        match self.graph.node(value).op {
-            Op::Constant(_) | Op::Iota(_) => self.add(Op::Maximum(Maximum {}), &[value, value]),
-            _ => Ok(value),
+        if !matches!(self.graph.node(value).op, Op::Constant(_) | Op::Iota(_)) {
+            return Ok(value);
         }
+        if let Some(copy) = self.copies.get(&value) {
+            return Ok(*copy);
+        }
+        let copy = self.add(Op::Maximum(Maximum {}), &[value, value])?;
+        self.copies.insert(value, copy);
+        Ok(copy)
     }
 
     fn reduce(

@@ -75,6 +75,9 @@ fn needs_memory(context: &Context, user: ValueId, slot: usize, base: ValueId) ->
         | Op::Attention(_)
         | Op::AttentionLogSumExp(_)
         | Op::AttentionGradient(_)
+        | Op::CrossEntropy(_)
+        | Op::CrossEntropyLogSumExp(_)
+        | Op::CrossEntropyGradient(_)
         | Op::TopK(_)
         | Op::Dispatch(_)
         | Op::DispatchSlot(_)
@@ -147,7 +150,7 @@ fn view_of(context: &Context, id: ValueId) -> Source {
     }
 }
 
-/// Matmul operands need a unit stride in one of their last two axes and at most two batch axes;
+/// Operands of contractions need a unit stride in one of their last two axes and at most two batch axes;
 /// attention reads any rows, but dense numbers per query; the other indexed ops read dense rows.
 fn copy_for_contractions(context: &mut Context) {
     for id in context.graph.ids() {
@@ -155,6 +158,12 @@ fn copy_for_contractions(context: &mut Context) {
         let readable = match &context.graph.node(id).op {
             Op::Matmul(_) => |_, view: &Strided| is_matrix(view),
             Op::Attention(_) | Op::AttentionLogSumExp(_) => |_, _: &Strided| true,
+            Op::CrossEntropy(_) | Op::CrossEntropyLogSumExp(_) | Op::CrossEntropyGradient(_) => {
+                |slot, view: &Strided| match slot {
+                    0 | 1 => is_matrix(view),
+                    _ => view.is_identity(),
+                }
+            }
             Op::AttentionGradient(_) => |slot, view: &Strided| {
                 let per_query = slot == 4 || slot == 5;
                 !per_query || view.is_identity()

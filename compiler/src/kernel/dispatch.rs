@@ -1,20 +1,21 @@
 //! The dispatch plan in one launch, and queue positions for reports.
 //!
 //! A workgroup counts the requests of every expert (u32 atomics in workgroup memory: exact, so
-//! repeatable), which gives the first row of each segment. Then it serves its own experts one after
-//! the other, group by group and choice by choice:
+//! repeatable), which gives the first row of each segment. Then it takes one (group, choice) after the
+//! other, sorts the tokens that want one of its own experts by expert (`queues`) and serves these:
 //!
 //! ```text
-//! ids of one (group, choice)   . 3 . . 3 | . . 3 . . | 3 . ...      each lane owns a run of tokens
-//! list of expert 3 (scratch)   1 4 7 10 ...                         token order: prefix sum over lanes
-//! threshold                    the quota-th largest key, bit by bit over the list
-//! kept                         key above it, then ties in token order
-//! rows                         segment + rows so far + rank among the kept
+//! queue of expert 3     1 4 7 10 ...      tokens in order
+//! threshold             the quota-th largest key, bit by bit over the queue
+//! kept                  key above it, then ties in token order
+//! rows                  segment + rows so far + rank among the kept
 //! ```
 //!
 //! The key is the first choice's weight as an ordered integer (batch priority), the assignment's own
-//! (expert choice), or zero (token order): then all are ties. Work per expert is linear in the tokens; the search runs over the
-//! expert's own list. No sort, no float atomics.
+//! (expert choice), or zero (token order): then all are ties. Work is linear in the tokens, however many
+//! experts there are; the search runs over the expert's own queue. No float atomics.
+
+mod queues;
 
 use super::ir::{Array, Builder, Expr, Scalar, Ty};
 use super::spec::{DispatchLayout, NONE};
@@ -22,9 +23,13 @@ use super::team::{self, Team};
 use super::{Launch, Lowered, Slot, linear_grid};
 use crate::ops::{Priority, Routing};
 use crate::plan::{Limits, Profile};
+use queues::Queues;
 
 /// Most experts whose counts fit in workgroup memory.
 const MOST_EXPERTS: usize = 1024;
+
+/// Most experts of one workgroup, whose queues are counted in workgroup memory.
+const MOST_EXPERTS_AT_ONCE: usize = 128;
 
 /// Lowers the dispatch of `groups` times `tokens` tokens.
 pub(super) fn lower_dispatch(
@@ -36,15 +41,14 @@ pub(super) fn lower_dispatch(
 ) -> Result<Lowered, String> {
     check(groups, tokens, routing, layout)?;
     let lanes = team::lanes(limits, 128);
-    // Few workgroups on few threads: every one counts all requests again.
-    let workgroups = match limits.profile {
-        Profile::CpuVulkan => routing.experts.min(8),
-        Profile::Gpu => routing.experts,
+    // Every workgroup reads all requests, which is wasted where workgroups do not run side by side.
+    let share = match limits.profile {
+        Profile::CpuVulkan => routing.experts.min(MOST_EXPERTS_AT_ONCE),
+        Profile::Gpu => 1,
     };
-    let share = routing.experts.div_ceil(workgroups);
     let workgroups = routing.experts.div_ceil(share);
     let mut b = Builder::new("dispatch", [lanes, 1, 1]);
-    b.doc("Counts, capacity, priority and expert-major rows; a workgroup serves whole experts.");
+    b.doc("Capacity, priority and expert-major rows; a workgroup serves whole experts.");
     let kernel = Kernel::declare(
         &mut b,
         [groups, tokens, share],
@@ -120,13 +124,16 @@ struct Kernel<'a> {
     ids: Array,
     weights: Array,
     plan: Array,
-    list: Array,
+    queues: Queues,
     /// Requests of one group per expert.
     counts: Array,
     /// Rows per expert, all groups.
     kept: Array,
     /// Requests per expert, all groups.
     requested: Array,
+    /// Per own expert: where its next row goes, and the rows of a group that it still takes.
+    next_row: Array,
+    open: Array,
     groups: Expr,
     tokens: Expr,
     share: Expr,
@@ -178,6 +185,7 @@ impl<'a> Kernel<'a> {
         lanes: u32,
     ) -> Self {
         let experts = u32::try_from(routing.experts).unwrap_or(u32::MAX);
+        let own = u32::try_from(share).unwrap_or(u32::MAX);
         let slots = routing.slots(tokens);
         let by_weight = routing.priority != Priority::Index && slots < tokens;
         let bits = if by_weight { 32 } else { 0 };
@@ -186,10 +194,12 @@ impl<'a> Kernel<'a> {
             ids: b.binding("ids", Scalar::U32, false),
             weights: b.binding("weights", Scalar::F32, false),
             plan: b.binding("plan", Scalar::U32, false),
-            list: b.binding("list", Scalar::U32, false),
+            queues: Queues::declare(b, share, lanes),
             counts: b.atomic_workgroup_array("counts", experts),
             kept: b.workgroup_array("kept", Ty::U32, experts),
             requested: b.workgroup_array("requested", Ty::U32, experts),
+            next_row: b.workgroup_array("next_row", Ty::U32, own),
+            open: b.workgroup_array("open", Ty::U32, own),
             team: Team::new(b, limits, lanes, Ty::U32),
             groups: b.size("groups", groups),
             tokens: b.size("tokens", tokens),
@@ -209,6 +219,7 @@ impl<'a> Kernel<'a> {
         self.count_all(b, &group);
         let first = b.bind("first", group * &self.share);
         let end = b.bind("end", (&first + &self.share).min(&self.experts));
+        let own = b.bind("own_experts", &end - &first);
         let segment = b.var("segment_start", 0u32);
         let list = b.var("list_start", 0u32);
         b.repeat("earlier", 0u32, &first, 1u32, |b, earlier| {
@@ -218,15 +229,32 @@ impl<'a> Kernel<'a> {
             );
             b.assign(&list, &list + self.requested.at(earlier));
         });
-        b.repeat("expert", &first, &end, 1u32, |b, expert| {
-            let used = self.serve(b, expert, &segment, &list);
-            let next = b.copy("next", &segment + self.parts.round_up(&used));
-            self.close(b, expert, [&segment, &used, &next]);
-            b.assign(&segment, next);
-            b.assign(&list, &list + self.requested.at(expert));
+        let range = Range { first, own, list };
+        self.open_segments(b, &range, &segment);
+        b.repeat("group_served", 0u32, &self.groups, 1u32, |b, group| {
+            self.each(b, "opened", &0u32.into(), &range.own, |b, expert| {
+                b.store(self.open, expert, &self.slots);
+            });
+            b.repeat("choice", 0u32, &self.choices, 1u32, |b, choice| {
+                self.serve(b, &range, group, choice);
+            });
         });
         let last = end.equals(&self.experts);
         b.when(last, |b| self.finish(b, &segment));
+    }
+
+    /// Writes where the segments of this workgroup's experts lie; `segment` moves behind the last.
+    fn open_segments(&self, b: &mut Builder, range: &Range, segment: &Expr) {
+        b.repeat("expert", 0u32, &range.own, 1u32, |b, own| {
+            let expert = b.bind("expert_closed", &range.first + own);
+            let used = b.copy("used_rows", self.kept.at(&expert));
+            let next = b.copy("next", &*segment + self.parts.round_up(&used));
+            self.close(b, &expert, [segment, &used, &next]);
+            b.when(self.team.lane.equals(0u32), |b| {
+                b.store(self.next_row, own, segment);
+            });
+            b.assign(segment, next);
+        });
     }
 
     /// A loop of this team's lanes over `from..to`.
@@ -290,62 +318,35 @@ impl<'a> Kernel<'a> {
         );
     }
 
-    /// Gives rows to the kept assignments of one expert; the number of rows.
-    fn serve(&self, b: &mut Builder, expert: &Expr, segment: &Expr, list: &Expr) -> Expr {
-        let used = b.var("used_rows", 0u32);
-        b.repeat("group_served", 0u32, &self.groups, 1u32, |b, group| {
-            let open = b.var("open_slots", &self.slots);
-            b.repeat("choice", 0u32, &self.choices, 1u32, |b, choice| {
-                let tokens = b.copy("group_tokens", group * &self.tokens);
-                let base = b.copy("choice_start", &tokens * &self.choices + choice);
-                let length = self.compact(b, expert, &base, list);
-                let quota = b.copy("quota", length.min(&open));
-                b.assign(&open, &open - &quota);
-                let queue = Queue {
-                    list: list.clone(),
-                    length,
-                    quota,
-                    base,
-                    tokens,
-                };
-                let threshold = self.threshold(b, &queue);
-                let row = b.copy("row_start", segment + &used);
-                self.place(b, &queue, &threshold, &row);
-                b.assign(&used, &used + &queue.quota);
-                // The next list overwrites this one.
-                b.storage_barrier();
+    /// Gives rows to the kept assignments of one (group, choice).
+    fn serve(&self, b: &mut Builder, range: &Range, group: &Expr, choice: &Expr) {
+        let tokens = b.copy("group_tokens", group * &self.tokens);
+        let base = b.copy("choice_start", &tokens * &self.choices + choice);
+        let wants = |token: &Expr| self.ids.at(&base + token * &self.choices) - &range.first;
+        let (list, sizes) = (&range.list, [&self.tokens, &range.own]);
+        self.queues.sort(b, &self.team, list, sizes, &wants);
+        b.repeat("expert", 0u32, &range.own, 1u32, |b, own| {
+            let (start, length) = self.queues.of(b, own);
+            let open = b.copy("open_slots", self.open.at(own));
+            let row = b.copy("row_start", self.next_row.at(own));
+            let queue = Queue {
+                list: b.copy("queue_start", &range.list + start),
+                quota: b.copy("quota", length.min(&open)),
+                length,
+                base: base.clone(),
+                tokens: tokens.clone(),
+            };
+            let threshold = self.threshold(b, &queue);
+            self.place(b, &queue, &threshold, &row);
+            b.barrier();
+            b.when(self.team.lane.equals(0u32), |b| {
+                b.store(self.open, own, open - &queue.quota);
+                b.store(self.next_row, own, row + &queue.quota);
             });
         });
-        used
-    }
-
-    /// Tokens of a group whose choice is `expert`, in token order, to the list; their number.
-    fn compact(&self, b: &mut Builder, expert: &Expr, base: &Expr, list: &Expr) -> Expr {
-        let (from, to) = self.run(b, &self.tokens);
-        let own = b.var("own_requests", 0u32);
-        let wants = |token: &Expr| self.ids.at(base + token * &self.choices).equals(expert);
-        b.repeat("token", &from, &to, 1u32, |b, token| {
-            b.assign(&own, &own + wants(token).select(1u32, 0u32));
-        });
-        let (before, total) = self.team.prefix(b, &own);
-        let place = b.var("list_place", list + before);
-        b.repeat("token", &from, &to, 1u32, |b, token| {
-            b.when(wants(token), |b| {
-                b.store(self.list, &place, token);
-                b.assign(&place, &place + 1u32);
-            });
-        });
+        // The next queues overwrite these, and the next group opens all slots.
+        b.barrier();
         b.storage_barrier();
-        total
-    }
-
-    /// This lane's run of `0..length`.
-    fn run(&self, b: &mut Builder, length: &Expr) -> (Expr, Expr) {
-        let lanes = self.team.lanes;
-        let run = b.copy("run", (length + (lanes - 1)) / lanes);
-        let from = b.copy("start", (&self.team.lane * &run).min(length));
-        let to = b.copy("to", (&from + run).min(length));
-        (from, to)
     }
 
     /// The quota-th largest key of the queue; zero when all are kept.
@@ -360,7 +361,7 @@ impl<'a> Kernel<'a> {
             let tried = b.copy("tried", &found | (Expr::from(0x8000_0000u32) >> bit));
             let own = b.var("own_above", 0u32);
             self.each(b, "entry", &Expr::from(0u32), &searched, |b, entry| {
-                let key = self.key(queue, &self.list.at(&queue.list + entry));
+                let key = self.key(queue, &self.queues.list.at(&queue.list + entry));
                 b.assign(&own, &own + tried.at_most(key).select(1u32, 0u32));
             });
             let above = self.team.sum(b, &own);
@@ -383,9 +384,9 @@ impl<'a> Kernel<'a> {
 
     /// Rows for keys above the threshold and the first ties, NONE for the others.
     fn place(&self, b: &mut Builder, queue: &Queue, threshold: &Expr, row: &Expr) {
-        let (from, to) = self.run(b, &queue.length);
+        let (from, to) = self.team.run(b, &queue.length);
         let (above, ties) = (b.var("own_above", 0u32), b.var("own_ties", 0u32));
-        let entry_key = |entry: &Expr| self.key(queue, &self.list.at(&queue.list + entry));
+        let entry_key = |entry: &Expr| self.key(queue, &self.queues.list.at(&queue.list + entry));
         b.repeat("entry", &from, &to, 1u32, |b, entry| {
             let key = b.bind("key", entry_key(entry));
             b.assign(&above, &above + threshold.less(&key).select(1u32, 0u32));
@@ -397,7 +398,7 @@ impl<'a> Kernel<'a> {
         let next = b.var("next_row", row + above_before + ties_before.min(&room));
         let tie = b.var("tie", ties_before);
         b.repeat("entry", &from, &to, 1u32, |b, entry| {
-            let token = b.copy("token", self.list.at(&queue.list + entry));
+            let token = b.copy("token", self.queues.list.at(&queue.list + entry));
             let key = b.bind("key", self.key(queue, &token));
             let tied = b.copy("tied", key.equals(threshold));
             let kept = threshold.less(&key).or(tied.and(tie.less(&room)));
@@ -441,6 +442,16 @@ impl<'a> Kernel<'a> {
             b.store(self.plan, &parts.block_expert + block, NONE);
         });
     }
+}
+
+/// The experts of a workgroup.
+struct Range {
+    /// The first one.
+    first: Expr,
+    /// Their number.
+    own: Expr,
+    /// Where their tokens are listed.
+    list: Expr,
 }
 
 /// Requests of one (group, choice) for one expert.

@@ -3,6 +3,7 @@
 //! Every family reads its inputs and writes its outputs exactly as [`spec`](super::spec) states.
 
 mod attention;
+mod cross_entropy;
 mod dense;
 mod sparse;
 
@@ -38,6 +39,7 @@ pub fn run(
         | KernelSpec::Column { .. }
         | KernelSpec::Matmul { .. } => dense::run(spec, inputs, outputs, draws),
         KernelSpec::Attention { .. } => attention::run(spec, inputs, outputs),
+        KernelSpec::CrossEntropy { .. } => cross_entropy::run(spec, inputs, outputs),
         _ => sparse::run(spec, inputs, outputs),
     }
 }
@@ -93,6 +95,7 @@ fn instruction(
             operands[*input].view.offset + values[*index] as usize,
         )?,
         Instr::Constant(value) => *value,
+        Instr::Word(value) => f64::from(*value),
         Instr::Index { axis } => point.index[*axis] as f64,
         Instr::Unary(function, x) => unary(*function, values[*x]),
         Instr::Binary(function, a, b) => {

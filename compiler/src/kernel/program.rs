@@ -69,6 +69,7 @@ pub(crate) fn operands(instr: &Instr) -> Vec<InstrId> {
     match instr {
         Instr::Load { .. }
         | Instr::Constant(_)
+        | Instr::Word(_)
         | Instr::Index { .. }
         | Instr::Random { .. }
         | Instr::Accumulator => Vec::new(),
@@ -97,6 +98,7 @@ fn instruction(
     let instr = &program.instrs[id];
     Ok(match instr {
         Instr::Constant(number) => constant(b, *number, ty),
+        Instr::Word(value) => b.size("word", *value as usize),
         Instr::Unary(function, it) => unary(b, *function, &value(values, *it)?),
         Instr::Binary(Binary::Power, left, right) => {
             let exponent = match program.instrs[*right] {

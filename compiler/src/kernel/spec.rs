@@ -54,6 +54,8 @@ pub enum Instr {
     },
     /// A constant; u32 and bool constants are exact.
     Constant(f64),
+    /// A u32 constant that travels as a uniform word: kernels that differ in it share their text.
+    Word(u32),
     /// The u32 index along one iteration axis.
     Index {
         /// The axis.
@@ -274,6 +276,27 @@ impl AttentionResult {
     }
 }
 
+/// What a cross-entropy group can give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum CrossEntropyResult {
+    /// The cross-entropy of each row.
+    Loss,
+    /// The log-sum-exp of each row.
+    LogSumExp,
+    /// The gradient of x.
+    Rows,
+    /// The gradient of w.
+    Classes,
+}
+
+impl CrossEntropyResult {
+    /// Whether it belongs to the way back.
+    #[must_use]
+    pub fn is_gradient(self) -> bool {
+        matches!(self, Self::Rows | Self::Classes)
+    }
+}
+
 /// One fused group with concrete sizes. Inputs and outputs are numbered as listed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum KernelSpec {
@@ -363,6 +386,25 @@ pub enum KernelSpec {
         mask: Option<Operand>,
         /// Results, each as rows per batch and head; a row of the log-sum-exp is one element.
         outputs: Vec<(AttentionResult, Matrix)>,
+    },
+    /// Cross-entropy of `x w` per row, whose logits exist in parts only. Inputs: x, w and, except for the
+    /// log-sum-exp alone, targets u32 `[R]`; for a gradient also the log-sum-exp and the gradient of the
+    /// result, both `[R]`. Outputs as listed, of one direction.
+    CrossEntropy {
+        /// R.
+        rows: usize,
+        /// D.
+        width: usize,
+        /// V.
+        classes: usize,
+        /// x `[R, D]`.
+        x: Matrix,
+        /// w as `[D, V]`.
+        w: Matrix,
+        /// Results, dense; the gradient of w lies as `[V, D]` when `transpose`.
+        outputs: Vec<CrossEntropyResult>,
+        /// w is stored as `[V, D]`.
+        transpose: bool,
     },
     /// Top-k of score rows, and per-block expert counts for the dispatch. Inputs: scores
     /// `[tokens, experts]`. Outputs: indices u32 `[tokens, k]`, optionally the values `[tokens, k]`.

@@ -39,6 +39,14 @@ impl Team {
         }
     }
 
+    /// This lane's run of `0..length`.
+    pub(super) fn run(&self, b: &mut Builder, length: &Expr) -> (Expr, Expr) {
+        let run = b.copy("run", (length + (self.lanes - 1)) / self.lanes);
+        let from = b.copy("start", (&self.lane * &run).min(length));
+        let to = b.copy("to", (&from + run).min(length));
+        (from, to)
+    }
+
     /// The sum over all lanes, in an order fixed by the number of lanes.
     pub(super) fn sum(&self, b: &mut Builder, value: &Expr) -> Expr {
         let mut sum = b.copy("sum", value);

@@ -13,7 +13,9 @@ pub fn decompose(graph: &Graph, keep: &dyn Fn(&Op, &[&Type]) -> bool) -> Result<
     let mut result = graph.clone();
     loop {
         let mut changed = false;
-        result = rebuild(&result, |builder, node, operands| {
+        let before = result;
+        result = rebuild(&before, |builder, id, operands| {
+            let node = before.node(id);
             let types: Vec<&Type> = operands.iter().map(|id| builder.ty(*id)).collect();
             if !keep(&node.op, &types)
                 && let Some(value) = node.op.primitive().decompose(builder, operands)?

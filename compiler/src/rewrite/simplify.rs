@@ -14,11 +14,12 @@ use std::collections::BTreeMap;
 /// A law that builds an ill-typed node: a bug of the law.
 pub fn simplify(graph: &Graph) -> Result<Graph, OpError> {
     let mut known = Known::new();
-    let small = rebuild(graph, |builder, node, operands| {
-        place(builder, &mut known, node.op.clone(), operands.to_vec())
+    let small = rebuild(graph, |builder, id, operands| {
+        let op = graph.node(id).op.clone();
+        place(builder, &mut known, op, operands.to_vec())
     })?;
-    rebuild(&small, |builder, node, operands| {
-        builder.add(node.op.clone(), operands)
+    rebuild(&small, |builder, id, operands| {
+        builder.add(small.node(id).op.clone(), operands)
     })
 }
 

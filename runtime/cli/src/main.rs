@@ -8,6 +8,7 @@ mod bug;
 mod failure;
 mod input;
 mod output;
+mod profile;
 mod progress;
 mod project;
 mod table;

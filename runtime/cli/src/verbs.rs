@@ -1,5 +1,6 @@
 //! The verbs, one file each: its arguments, its help, and what it does.
 
+mod bench;
 mod check;
 mod compile;
 mod completions;
@@ -81,6 +82,8 @@ verbs! {
     Eval = eval;
     /// Answer prompts, token by token
     Generate = generate;
+    /// Time an entry or a training step, kernel by kernel
+    Bench = bench;
     /// Compare the fused shaders with the reference evaluator
     Verify = verify;
     /// Show what a run did

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use super::batch::{Batch, Batches};
 use super::error::DataError;
+use crate::profile::{Trace, Track};
 
 /// Makes batches on a thread of its own and hands them over in order.
 ///
@@ -19,7 +20,8 @@ pub struct Prefetch {
 }
 
 impl Prefetch {
-    /// Starts with the batch of `steps.start`; at most `ahead` batches wait to be taken.
+    /// Starts with the batch of `steps.start`; at most `ahead` batches wait to be taken. With a trace the
+    /// time of each batch is taken down.
     ///
     /// # Errors
     /// If the system gives no thread.
@@ -27,8 +29,13 @@ impl Prefetch {
         batches: Arc<Batches>,
         steps: Range<u64>,
         ahead: usize,
+        trace: Option<Arc<Trace>>,
     ) -> Result<Self, DataError> {
-        Self::spawn(move |step| batches.at(step), steps, ahead)
+        let make = move |step| match &trace {
+            Some(trace) => trace.measure(Track::Data, format!("batch {step}"), || batches.at(step)),
+            None => batches.at(step),
+        };
+        Self::spawn(make, steps, ahead)
     }
 
     fn spawn(

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Parsing nested expressions is recursive; the default stack of a thread is small for that.
-const STACK_BYTES: usize = 16 << 20;
+pub(super) const STACK_BYTES: usize = 16 << 20;
 
 /// A kernel ready to run.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ fn on_threads<T: Send>(threads: usize, work: &(impl Fn() -> Vec<T> + Sync)) -> R
     })
 }
 
-fn create_layout(device: &Device, bindings: u32) -> Layout {
+pub(super) fn create_layout(device: &Device, bindings: u32) -> Layout {
     let entry = |binding| wgpu::BindGroupLayoutEntry {
         binding,
         visibility: wgpu::ShaderStages::COMPUTE,
@@ -109,7 +109,7 @@ fn create_layout(device: &Device, bindings: u32) -> Layout {
     Layout { groups, pipeline }
 }
 
-fn create_kernel(
+pub(super) fn create_kernel(
     device: &Device,
     text: &KernelText,
     layout: Arc<Layout>,

@@ -1,8 +1,9 @@
 //! Buffers, bind groups and reading back.
 
 use super::kernels::Layout;
-use super::{Device, faults};
+use super::{Created, Device, faults};
 use crate::error::{Error, Result};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 
@@ -13,6 +14,15 @@ const STAGING_BYTES: u64 = 64 << 20;
 #[derive(Debug)]
 pub(crate) struct Memory {
     pub(super) raw: wgpu::Buffer,
+    created: Arc<Created>,
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.created
+            .bytes
+            .fetch_sub(self.raw.size(), Ordering::Relaxed);
+    }
 }
 
 /// A byte range of an allocation; offset and length are multiples of four.
@@ -60,7 +70,13 @@ impl Device {
         });
         self.created.buffers.fetch_add(1, Ordering::Relaxed);
         match created {
-            Ok(raw) => Ok(Memory { raw }),
+            Ok(raw) => {
+                self.created.add_bytes(raw.size());
+                Ok(Memory {
+                    raw,
+                    created: Arc::clone(&self.created),
+                })
+            }
             Err(wgpu::Error::OutOfMemory { .. }) => Err(Error::OutOfMemory {
                 what: what.to_owned(),
                 bytes,
@@ -114,7 +130,7 @@ impl Device {
 /// A reusable buffer through which results come back to the host.
 #[derive(Debug, Default)]
 pub(crate) struct Staging {
-    buffer: Option<wgpu::Buffer>,
+    memory: Option<Memory>,
 }
 
 impl Staging {
@@ -125,24 +141,22 @@ impl Staging {
 
     /// The buffer, made larger when it is smaller than `bytes`.
     pub(crate) fn reserve(&mut self, device: &Device, bytes: u64) -> Result<()> {
-        if self
-            .buffer
-            .as_ref()
-            .is_some_and(|buffer| buffer.size() >= bytes)
-        {
+        let known = self.memory.as_ref();
+        if known.is_some_and(|memory| memory.raw.size() >= bytes) {
             return Ok(());
         }
         let size = bytes.next_power_of_two().clamp(4096, STAGING_BYTES);
         let usage = wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ;
         let memory = device.create_memory("staging", size, usage)?;
-        self.buffer = Some(memory.raw);
+        self.memory = Some(memory);
         Ok(())
     }
 
     pub(super) fn raw(&self) -> Result<&wgpu::Buffer> {
-        self.buffer.as_ref().ok_or_else(|| Error::DeviceFault {
+        let memory = self.memory.as_ref().ok_or_else(|| Error::DeviceFault {
             reason: "nothing was reserved for reading back".to_owned(),
-        })
+        })?;
+        Ok(&memory.raw)
     }
 
     /// Waits for the copies submitted before and gives their first `bytes` bytes to `take`.
@@ -155,7 +169,7 @@ impl Staging {
         let result = self.map_once(device, bytes, take);
         if result.is_err() {
             // It may still be mapped, and then nothing could be copied into it again.
-            self.buffer = None;
+            self.memory = None;
         }
         result
     }

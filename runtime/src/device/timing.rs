@@ -50,13 +50,14 @@ impl Timer {
         encoder.resolve_query_set(&self.queries, 0..2 * slots, &self.resolved.raw, 0);
     }
 
-    /// Nanoseconds of the first `slots` kernels of the submission before.
+    /// Start, from that of the first, and length in nanoseconds of the first `slots` kernels of the
+    /// submission before.
     pub(crate) fn read(
         &self,
         device: &Device,
         staging: &mut Staging,
         slots: u32,
-    ) -> Result<Vec<f64>> {
+    ) -> Result<Vec<[f64; 2]>> {
         let region = Region {
             memory: &self.resolved,
             offset: 0,
@@ -73,8 +74,11 @@ impl Timer {
                 reason: "fewer timestamps came back than were written".to_owned(),
             });
         }
-        let span = |pair: &[u64]| pair[1].saturating_sub(pair[0]) as f64;
-        let spans = ticks.chunks_exact(2).map(span);
-        Ok(spans.map(|span| span * self.nanoseconds_per_tick).collect())
+        let first = ticks.first().copied().unwrap_or_default();
+        let time = |from: u64, to: u64| to.saturating_sub(from) as f64 * self.nanoseconds_per_tick;
+        let spans = ticks.chunks_exact(2);
+        Ok(spans
+            .map(|pair| [time(first, pair[0]), time(pair[0], pair[1])])
+            .collect())
     }
 }

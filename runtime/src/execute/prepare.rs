@@ -4,6 +4,7 @@ use super::Options;
 use crate::device::Device;
 use crate::device::kernels::{self, Kernel};
 use crate::device::memory::{Bindings, Memory, Region};
+use crate::device::warm::Warm;
 use crate::error::Result;
 use gatewright_compiler::plan::{Arena, Buffer, BufferId, Command, Dispatch, Plan};
 use std::collections::BTreeMap;
@@ -53,6 +54,13 @@ impl Prepared {
         options: &Options,
     ) -> Result<Self> {
         let kernels = kernels::compile(device, &plan.kernels, options.checked, options.threads)?;
+        let warm = Warm {
+            texts: &plan.kernels,
+            checked: options.checked,
+            words: &plan.uniforms,
+            runs: first_runs(plan),
+        };
+        warm.run(device, &kernels)?;
         // One block more than there are words, so that the last block can be bound in full.
         let uniforms = device.allocate_uniforms(plan.uniforms.len() as u64 * 4 + 256)?;
         if !plan.uniforms.is_empty() {
@@ -129,7 +137,7 @@ impl Builder<'_> {
         let bindings = match self.known.get(&key) {
             Some(index) => *index,
             None => {
-                let created = self.bind(dispatch, kernel, words)?;
+                let created = self.bind(dispatch, kernel)?;
                 self.bindings.push(created);
                 self.known.insert(key, self.bindings.len() - 1);
                 self.bindings.len() - 1
@@ -143,11 +151,11 @@ impl Builder<'_> {
         })
     }
 
-    fn bind(&self, dispatch: &Dispatch, kernel: usize, words: u32) -> Result<Bindings> {
+    fn bind(&self, dispatch: &Dispatch, kernel: usize) -> Result<Bindings> {
         let uniforms = Region {
             memory: &self.uniforms,
             offset: u64::from(dispatch.uniform_offset) * 4,
-            bytes: (u64::from(words) * 4).max(1).next_multiple_of(16),
+            bytes: self.plan.kernels[kernel].uniform_bytes(),
         };
         let storage: Vec<Region<'_>> = dispatch
             .bindings
@@ -171,6 +179,19 @@ impl Builder<'_> {
             bytes: bytes.min(room).min(limit),
         }
     }
+}
+
+/// Every kernel that runs, with the first size word of its first dispatch.
+fn first_runs(plan: &Plan) -> Vec<(usize, u32)> {
+    let commands = plan.programs.iter().flat_map(|it| &it.commands);
+    let mut first = BTreeMap::new();
+    for command in commands {
+        if let Command::Dispatch(dispatch) = command {
+            let kernel = dispatch.kernel as usize;
+            first.entry(kernel).or_insert(dispatch.uniform_offset);
+        }
+    }
+    first.into_iter().collect()
 }
 
 fn scratch_bytes(plan: &Plan) -> u64 {

@@ -7,6 +7,7 @@ use crate::error::Result;
 use gatewright_compiler::graph::Origin;
 use gatewright_compiler::plan::{Command, Dispatch};
 use serde::Serialize;
+use std::time::Instant;
 
 /// Where the time of some programs went.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -26,6 +27,9 @@ pub struct ProfileRow {
     pub family: String,
     /// The place in the spec it computes; the first of several.
     pub origin: Origin,
+    /// When it began, from the call that measured it; the clocks of host and device are aligned where the
+    /// host submits.
+    pub start_nanoseconds: f64,
     /// Time on the device.
     pub nanoseconds: f64,
     /// Floating-point operations.
@@ -45,12 +49,13 @@ impl Executor {
         let Some(timer) = Timer::new(&self.device)? else {
             return Ok(None);
         };
+        let begun = Instant::now();
         let mut profile = Profile::default();
         for program in programs {
             let index = self.program_index(program)?;
             let pieces = self.pieces(index);
             for piece in pieces {
-                self.profile_piece(index, &piece, &timer, &mut profile)?;
+                self.profile_piece(index, &piece, &timer, begun, &mut profile)?;
             }
         }
         Ok(Some(profile))
@@ -86,6 +91,7 @@ impl Executor {
         program: usize,
         piece: &[(usize, Vec<Run>)],
         timer: &Timer,
+        begun: Instant,
         profile: &mut Profile,
     ) -> Result<()> {
         let mut recorder = self.device.record();
@@ -105,15 +111,18 @@ impl Executor {
             return recorder.submit();
         }
         recorder.resolve(timer, slots);
+        let submitted = begun.elapsed().as_secs_f64() * 1e9;
         recorder.submit()?;
         let times = timer.read(&self.device, &mut self.staging, slots)?;
         let rows = measured.iter().zip(times);
-        let rows = rows.filter_map(|(run, time)| self.row(program, run, time));
+        let rows = rows.filter_map(|(run, [start, length])| {
+            self.row(program, run, [submitted + start, length])
+        });
         profile.rows.extend(rows);
         Ok(())
     }
 
-    fn row(&self, program: usize, run: &Run, nanoseconds: f64) -> Option<ProfileRow> {
+    fn row(&self, program: usize, run: &Run, [start, length]: [f64; 2]) -> Option<ProfileRow> {
         let program = &self.plan.programs[program];
         let Command::Dispatch(dispatch) = &program.commands[run.command] else {
             return None;
@@ -123,7 +132,8 @@ impl Executor {
             kernel: self.plan.kernels[run.kernel].name.clone(),
             family: dispatch.family.clone(),
             origin: self.origin(dispatch).unwrap_or_default(),
-            nanoseconds,
+            start_nanoseconds: start,
+            nanoseconds: length,
             flops: dispatch.flops,
             bytes: dispatch.bytes,
         })

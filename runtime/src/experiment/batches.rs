@@ -6,6 +6,7 @@ use crate::data::{self, Batches, Loading, Prefetch, Split};
 use crate::error::{Error, Result};
 use crate::failure::Failure;
 use crate::once::Tensors;
+use crate::profile::Trace;
 use crate::project::Project;
 use crate::tensor::HostTensor;
 use crate::train;
@@ -39,6 +40,8 @@ struct Source {
     prefetch: Option<Prefetch>,
     /// The batch that comes next.
     next: u64,
+    /// Where the time of each batch goes.
+    trace: Option<Arc<Trace>>,
 }
 
 impl Loader {
@@ -63,6 +66,13 @@ impl Loader {
             parts: stage.accumulate.max(1),
             routes: Vec::new(),
         })
+    }
+
+    /// Takes down when batches are made, from the next one on.
+    pub(super) fn record(&mut self, trace: &Arc<Trace>) {
+        for source in &mut self.sources {
+            source.trace = Some(Arc::clone(trace));
+        }
     }
 
     /// Usable records, and how many were left out.
@@ -143,6 +153,7 @@ impl Source {
             batches: Arc::new(batches.map_err(Error::from)?),
             prefetch: None,
             next: 0,
+            trace: None,
         })
     }
 
@@ -150,7 +161,12 @@ impl Source {
     fn batch(&mut self, number: u64, step: u64) -> Result<BTreeMap<String, HostTensor>> {
         if self.next != number || self.prefetch.is_none() {
             let all = number..u64::MAX;
-            self.prefetch = Some(Prefetch::start(self.batches.clone(), all, AHEAD)?);
+            self.prefetch = Some(Prefetch::start(
+                self.batches.clone(),
+                all,
+                AHEAD,
+                self.trace.clone(),
+            )?);
         }
         self.next = number + 1;
         let batch = self.prefetch.as_mut().and_then(Iterator::next);

@@ -450,6 +450,7 @@ fn composites() -> Vec<Case> {
             all.push(Case::new(attention, operands));
         }
     }
+    all.extend(cross_entropies());
     all
 }
 
@@ -473,6 +474,36 @@ fn attention_gradients(of: &Attention, operands: &[Operand]) -> Vec<Case> {
         let operands: Vec<Operand> = operands.chain(mask.clone()).collect();
         let of = of.clone();
         all.push(Case::new(AttentionGradient { of, wrt }, operands));
+    }
+    all
+}
+
+/// Cross-entropy of rows against classes, its log-sum-exp and its gradients.
+fn cross_entropies() -> Vec<Case> {
+    let mut all = Vec::new();
+    for (transpose, [rows, width, classes]) in
+        [(false, [1, 1, 1]), (false, [3, 2, 5]), (true, [2, 3, 4])]
+    {
+        let x = Normal(vec![rows, width]);
+        let w = Normal(match transpose {
+            true => vec![classes, width],
+            false => vec![width, classes],
+        });
+        let target = Below(vec![rows], classes);
+        let both = [x, w];
+        all.push(Case::new(CrossEntropyLogSumExp { transpose }, both.clone()));
+        let [x, w] = both;
+        let operands = [x, w, target];
+        all.push(Case::new(CrossEntropy { transpose }, operands.clone()));
+        let per_row = Normal(vec![rows]);
+        let operands: Vec<Operand> = operands
+            .into_iter()
+            .chain([per_row.clone(), per_row])
+            .collect();
+        for wrt in [CrossEntropyOperand::Rows, CrossEntropyOperand::Classes] {
+            let op = CrossEntropyGradient { transpose, wrt };
+            all.push(Case::new(op, operands.clone()));
+        }
     }
     all
 }

@@ -86,10 +86,9 @@ pub(super) fn body(b: &mut Builder, frame: &Frame<'_>, tiling: Tiling) -> Result
         b.store(tile, &lane + 8 * i as u32, sum);
     }
     // Lanes read back what they wrote: no barrier.
-    let rows = b.size("tile_rows", tiling.rows);
-    let rows = match &heights.half {
-        Some(half) => half.select(tiling.rows as u32 / 2, rows),
-        None => rows,
+    let rows = match heights.rows {
+        Some(rows) => rows,
+        None => b.size("tile_rows", tiling.rows),
     };
     b.repeat("tile_row", 0u32, rows, 1u32, |b, i| {
         let index = i * 8u32 + &lane;
@@ -128,27 +127,34 @@ fn read_ahead(
 struct Heights {
     /// Rows of each sweep, and where its sum ends: only one of them runs.
     ends: Vec<(usize, Expr)>,
-    /// Whether the upper half is enough.
-    half: Option<Expr>,
+    /// Rows of the sweep that runs, where there are several.
+    rows: Option<Expr>,
 }
 
 impl Frame<'_> {
-    /// The whole tile, or its upper half where the rows of an expert end there.
+    /// The whole tile, or half or a quarter of it where the rows of an expert end there.
     fn heights(&self, b: &mut Builder, rows: usize) -> Heights {
         let [begin, end] = &self.k_range;
         let segment = self.dispatched.as_ref().and_then(|it| it.segment());
         let Some((used, _)) = segment.filter(|_| rows == 32) else {
             return Heights {
                 ends: vec![(rows, end.clone())],
-                half: None,
+                rows: None,
             };
         };
-        let half = b.copy("is_half", used.at_most(rows as u32 / 2));
-        let whole_end = b.copy("whole_end", half.select(begin, end));
-        let half_end = b.copy("half_end", half.select(end, begin));
+        let [half, quarter] = [rows as u32 / 2, rows as u32 / 4];
+        let (all, half, quarter) = (Expr::from(rows as u32), half.into(), quarter.into());
+        let upper = used.at_most(&quarter).select(&quarter, &half);
+        let height = used.at_most(&half).select(upper, &all);
+        let height = b.copy("height", height);
+        let sweeps = [(rows, all), (rows / 2, half), (rows / 4, quarter)];
+        let ends = sweeps.map(|(rows, it)| {
+            let end = height.equals(it).select(end, begin);
+            (rows, b.copy("sweep_end", end))
+        });
         Heights {
-            ends: vec![(rows, whole_end), (rows / 2, half_end)],
-            half: Some(half),
+            ends: ends.to_vec(),
+            rows: Some(height),
         }
     }
 }

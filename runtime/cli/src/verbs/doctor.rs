@@ -4,6 +4,7 @@ use crate::arguments::{DeviceChoice, Form};
 use crate::failure::Failure;
 use crate::output::Output;
 use gatewright_runtime::device::{Choice, Device, DeviceReport};
+use gatewright_runtime::selftest::{self, SelfTest};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -30,13 +31,36 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     }
     let device = Device::open(&choice)?;
     let report = device.report()?;
+    let test = selftest::run(&device).map_err(Failure::from)?;
     if args.form.json {
-        let document = serde_json::json!({ "version": 1, "device": report });
+        let document = serde_json::json!({ "version": 1, "device": report, "self_test": test });
         writeln!(out, "{document}")?;
     } else {
-        write!(out, "{}", text(&report, &Device::adapters()))?;
+        write!(
+            out,
+            "{}{}",
+            text(&report, &Device::adapters()),
+            tested(&test)
+        )?;
     }
-    Ok(ExitCode::from(u8::from(!report.probe.correct)))
+    Ok(ExitCode::from(u8::from(
+        !report.probe.correct || !test.agrees,
+    )))
+}
+
+fn tested(test: &SelfTest) -> String {
+    let families = test.families.iter();
+    let families: Vec<String> = families
+        .map(|(name, count)| format!("{count} {name}"))
+        .collect();
+    let verdict = if test.agrees { "agrees" } else { "DIFFERS" };
+    format!(
+        "self-test     {verdict} with the reference, largest difference {:.1e} ({})\n\
+         kernels run   {}\n",
+        test.difference,
+        test.worst,
+        families.join(", ")
+    )
 }
 
 fn text(report: &DeviceReport, adapters: &[String]) -> String {

@@ -3,6 +3,7 @@
 use crate::arguments::{DeviceChoice, Forced, Form, Spec, pair};
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::profile;
 use crate::progress::Progress;
 use crate::project;
 use crate::table;
@@ -10,6 +11,7 @@ use gatewright_compiler::stage::{Experiment, StageSpec};
 use gatewright_runtime::data::BadRecords;
 use gatewright_runtime::device::{Choice, Device};
 use gatewright_runtime::experiment::{self, Options, Summary};
+use gatewright_runtime::profile::{Rates, Recording, Track};
 use gatewright_runtime::project::Project;
 use gatewright_runtime::report;
 use gatewright_runtime::train::Outcome;
@@ -52,6 +54,10 @@ pub(crate) struct Args {
     /// Every random number follows from this and the step; the stage's own unless given
     #[arg(long, value_name = "N")]
     seed: Option<u32>,
+    /// Measure a few steps kernel by kernel, print where their time went and write a trace of data, host
+    /// and device for Perfetto or Chrome
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
     /// Stop at the first record that lacks something, instead of leaving it out
     #[arg(long)]
     strict: bool,
@@ -92,6 +98,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
                 BadRecords::Skip
             },
             from: from.clone(),
+            profile: args.profile.is_some(),
         };
         let summary = one(
             &mut project,
@@ -103,6 +110,9 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
             out,
         )?;
         finish(args, stage, &folder, &summary, out)?;
+        if let (Some(path), Some(recording)) = (&args.profile, &summary.recording) {
+            show_profile(path, recording, &device, &project, out)?;
+        }
         if let Outcome::Interrupted { .. } = summary.outcome {
             return Err(Failure::Interrupted);
         }
@@ -170,6 +180,34 @@ fn one(
     progress.clear();
     out.diagnostics(&project.sources, &project.warnings[shown..]);
     summary.map_err(|failure| project::failure(project, failure))
+}
+
+/// Writes the trace and prints where the time of the recorded steps went.
+fn show_profile(
+    path: &Path,
+    recording: &Recording,
+    device: &Device,
+    project: &Project,
+    out: &mut Output,
+) -> Result<(), Failure> {
+    profile::write(recording, path)?;
+    let rates = Rates::measure(device).map_err(|failure| project::failure(project, failure))?;
+    let rows = recording.rows();
+    let steps = recording.trace().spans();
+    let steps = steps.iter().filter(|it| it.name.starts_with("step "));
+    let steps = steps.count();
+    let Some(rates) = rates.filter(|_| !rows.is_empty()) else {
+        out.progress("the device has no timestamps, or no step was measured: no time per kernel");
+        return Ok(());
+    };
+    let overlap = recording.trace().overlap(Track::Data, Track::Device);
+    out.progress(&profile::text(&rows, steps, &rates, &project.sources));
+    out.progress(&format!(
+        "{steps} steps measured; batches were made during {:.0} ms of the device's work; trace in {}",
+        overlap.as_secs_f64() * 1e3,
+        path.display()
+    ));
+    Ok(())
 }
 
 /// Says what was reached and where it lies.

@@ -212,7 +212,7 @@ fn folders_and_lists_hold_the_same_as_shards() {
 fn a_batch_can_be_made_without_those_before_it() {
     let running = Arc::new(batches(options()));
     assert_eq!(running.per_epoch(), 7);
-    let ahead = Prefetch::start(running.clone(), 0..20, 2).unwrap();
+    let ahead = Prefetch::start(running.clone(), 0..20, 2, None).unwrap();
     let made: Vec<Batch> = ahead.map(|it| it.unwrap()).collect();
     for batch in &made {
         let mut things: Vec<_> = batch

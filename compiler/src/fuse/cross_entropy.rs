@@ -1,0 +1,104 @@
+//! Cross-entropy that makes and forgets its logits in parts: which nodes share the work.
+
+use super::{Context, FuseError, Group};
+use crate::graph::ValueId;
+use crate::kernel::spec::{CrossEntropyResult, KernelSpec, Matrix};
+use crate::ops::{CrossEntropyOperand, Op};
+
+/// Whether w lies as [V, D], and what a node gives.
+fn part(op: &Op) -> Option<(bool, CrossEntropyResult)> {
+    match op {
+        Op::CrossEntropy(op) => Some((op.transpose, CrossEntropyResult::Loss)),
+        Op::CrossEntropyLogSumExp(op) => Some((op.transpose, CrossEntropyResult::LogSumExp)),
+        Op::CrossEntropyGradient(op) => Some((
+            op.transpose,
+            match op.wrt {
+                CrossEntropyOperand::Rows => CrossEntropyResult::Rows,
+                CrossEntropyOperand::Classes => CrossEntropyResult::Classes,
+            },
+        )),
+        _ => None,
+    }
+}
+
+/// Nodes whose logits are made once for both: the loss with its log-sum-exp, both gradients.
+pub(super) fn patterns(context: &Context) -> Vec<Vec<ValueId>> {
+    let mut patterns: Vec<Vec<ValueId>> = Vec::new();
+    for id in context.graph.ids() {
+        if part(&context.graph.node(id).op).is_none() {
+            continue;
+        }
+        match patterns
+            .iter_mut()
+            .find(|known| shares(context, known[0], id))
+        {
+            Some(known) => known.push(id),
+            None => patterns.push(vec![id]),
+        }
+    }
+    patterns
+}
+
+fn shares(context: &Context, first: ValueId, second: ValueId) -> bool {
+    let of = |id: ValueId| part(&context.graph.node(id).op);
+    let (Some((a, given_a)), Some((b, given_b))) = (of(first), of(second)) else {
+        return false;
+    };
+    let [first, second] = [first, second].map(|id| context.graph.operands(id));
+    // The log-sum-exp reads no targets.
+    let read = first.len().min(second.len());
+    a == b
+        && given_a != given_b
+        && given_a.is_gradient() == given_b.is_gradient()
+        && first[..read] == second[..read]
+}
+
+/// States one direction.
+pub(super) fn spec(context: &Context, members: &[ValueId]) -> Result<Group, FuseError> {
+    let graph = context.graph;
+    let lead = members.iter().copied();
+    let lead = lead.max_by_key(|id| graph.operands(*id).len());
+    let lead = lead.unwrap_or(members[0]);
+    let given: Vec<_> = members
+        .iter()
+        .filter_map(|id| part(&graph.node(*id).op))
+        .collect();
+    let Some((transpose, _)) = given.first().filter(|_| given.len() == members.len()) else {
+        return Err(context.error(lead, "is no cross-entropy"));
+    };
+    let operands = graph.operands(lead);
+    let x = context.shape(operands[0]);
+    let w = context.shape(operands[1]);
+    let spec = KernelSpec::CrossEntropy {
+        rows: x[0],
+        width: x[1],
+        classes: if *transpose { w[0] } else { w[1] },
+        x: matrix(context, operands[0], false),
+        w: matrix(context, operands[1], *transpose),
+        outputs: given.iter().map(|(_, given)| *given).collect(),
+        transpose: *transpose,
+    };
+    Ok(Group {
+        spec,
+        inputs: operands.iter().map(|id| context.source(*id).base).collect(),
+        outputs: members.to_vec(),
+        members: members.to_vec(),
+    })
+}
+
+fn matrix(context: &Context, id: ValueId, transposed: bool) -> Matrix {
+    let source = context.source(id);
+    let [row, column] = [source.view.strides[0], source.view.strides[1]];
+    let [row_stride, column_stride] = if transposed {
+        [column, row]
+    } else {
+        [row, column]
+    };
+    Matrix {
+        elements: context.elements(source.base),
+        offset: source.view.offset,
+        batch_strides: Vec::new(),
+        row_stride,
+        column_stride,
+    }
+}
