@@ -157,7 +157,12 @@ impl Batch {
         longer.tokens.extend(answer.iter().copied().map(Some));
         let line = layout.line(&longer).unwrap_or_else(|e| panic!("{e}"));
         let inputs = layout
-            .inputs(&[line.clone()], &[longer], 1, &once::Tensors::new())
+            .inputs(
+                std::slice::from_ref(&line),
+                &[longer],
+                1,
+                &once::Tensors::new(),
+            )
             .unwrap_or_else(|e| panic!("{e}"));
         let inputs = crate::reference::from_host(&inputs);
         let graph = &self.traced.whole.graph;
