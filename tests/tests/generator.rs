@@ -33,7 +33,7 @@ fn unequal_prompts_are_answered_as_each_alone() {
     };
     for backend in all_backends() {
         let mut one = tiny.batch(1, &backend);
-        for sampling in [Sampling::default(), sampling.clone()] {
+        for sampling in [Sampling::default(), sampling] {
             let search = Search {
                 sampling,
                 ..short()
