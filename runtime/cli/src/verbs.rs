@@ -10,6 +10,7 @@ mod doctor;
 mod eval;
 mod explain;
 mod fmt;
+mod generate;
 mod graph;
 mod report;
 mod run;
@@ -80,6 +81,8 @@ verbs! {
     Train = train;
     /// Measure a trained run on held-out data
     Eval = eval;
+    /// Answer prompts, token by token
+    Generate = generate;
     /// Time an entry or a training step, kernel by kernel
     Bench = bench;
     /// Compare the fused shaders with the reference evaluator
