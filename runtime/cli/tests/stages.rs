@@ -185,7 +185,7 @@ fn a_codebook_that_nothing_gives_is_refused() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(
-        said.contains("E0623") && said.contains("codebook."),
+        said.contains("E0624") && said.contains("codebook."),
         "{said}"
     );
 }

@@ -1,6 +1,6 @@
 //! Pictures into rows of numbers.
 
-use gatewright_compiler::stage::{Filter, Fit};
+use gatewright_compiler::stage::{Filter, Fit, ImageSpec, Rendition};
 use image::imageops::FilterType;
 use image::{DynamicImage, RgbaImage};
 
@@ -53,6 +53,24 @@ impl Default for ImageTransform {
 }
 
 impl ImageTransform {
+    /// What a section states, in one of its forms.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "channel numbers are computed with in f32"
+    )]
+    #[must_use]
+    pub fn of(spec: &ImageSpec, form: &Rendition) -> Self {
+        Self {
+            size: usize::try_from(form.size).unwrap_or(usize::MAX),
+            fit: spec.resize,
+            filter: form.filter,
+            mean: form.mean.map(|value| value as f32),
+            std: form.std.map(|value| value as f32),
+            strength: spec.augment as f32,
+            variants: spec.variants,
+        }
+    }
+
     /// Checks that the numbers mean something.
     pub(super) fn verify(&self) -> Result<(), DataError> {
         let positive = self.std.iter().all(|it| it.is_finite() && *it > 0.0);

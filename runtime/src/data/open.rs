@@ -7,7 +7,7 @@ use super::image::ImageTransform;
 use super::mask::{BlockMask, TokenMask};
 use super::source::{Records, Source};
 use super::tokenize::Tokenize;
-use gatewright_compiler::stage::{self, DataSpec, ImageSpec, Product, Rendition, TextSpec};
+use gatewright_compiler::stage::{self, DataSpec, Product, TextSpec};
 use gatewright_grammar::source::Spanned;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -74,7 +74,7 @@ fn columns(
     if let Some(image) = &spec.image {
         for given in &spec.gives {
             let column = match (&given.product, &image.mask) {
-                (Product::Image(form), _) => Column::Image(transform(image, form)),
+                (Product::Image(form), _) => Column::Image(ImageTransform::of(image, form)),
                 (Product::MaskedPatches, Some(mask)) => Column::Patches(BlockMask::new(mask)),
                 _ => continue,
             };
@@ -163,18 +163,6 @@ fn like(pattern: &str, name: &str) -> bool {
     };
     let mut ends = name.char_indices().map(|(at, _)| at).chain([name.len()]);
     ends.any(|at| like(rest, &name[at..]))
-}
-
-fn transform(spec: &ImageSpec, form: &Rendition) -> ImageTransform {
-    ImageTransform {
-        size: usize::try_from(form.size).unwrap_or(usize::MAX),
-        fit: spec.resize,
-        filter: form.filter,
-        mean: form.mean.map(|value| value as f32),
-        std: form.std.map(|value| value as f32),
-        strength: spec.augment as f32,
-        variants: spec.variants,
-    }
 }
 
 /// What is given of texts, with the name of the tokens. Where only something about them is given, they
