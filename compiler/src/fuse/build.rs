@@ -6,13 +6,16 @@ use super::emit::{Emit, Space, common_space};
 use super::view::coalesce;
 use super::{Context, FuseError, Group, attention, cross_entropy};
 use crate::graph::{DType, ValueId};
-use crate::kernel::spec::{Instr, KernelSpec, Matrix, Operand, Reduce, Store, View};
+use crate::kernel::spec::{Instr, KernelSpec, Left, Matrix, Operand, Reduce, Store, View};
 use crate::ops::Op;
 use crate::plan::Profile;
 use crate::tensor::row_major_strides;
 
 /// Most scalar instructions of one kernel: compile time grows faster than length.
 const MOST_INSTRUCTIONS: usize = 200;
+
+/// Most instructions of a prologue: every row of a tile repeats them.
+const MOST_PROLOGUE: usize = 24;
 
 /// Most axes that a pointwise kernel iterates.
 const MOST_AXES: usize = 4;
@@ -446,7 +449,10 @@ fn column(context: &Context, members: &[ValueId], sizes: [usize; 3]) -> Result<G
 }
 
 fn matmul(context: &Context, members: &[ValueId]) -> Result<Group, FuseError> {
-    let id = members[0];
+    let is_matmul = |id: &ValueId| matches!(context.graph.node(*id).op, Op::Matmul(_));
+    let at = members.iter().position(is_matmul).unwrap_or(0);
+    let (before, members_of_result) = members.split_at(at);
+    let id = members_of_result[0];
     let Op::Matmul(op) = &context.graph.node(id).op else {
         return Err(context.error(id, "is no matmul"));
     };
@@ -462,8 +468,21 @@ fn matmul(context: &Context, members: &[ValueId]) -> Result<Group, FuseError> {
     };
     let (batch, strides) = batch_axes(context, &operands, &shape[..rank - 2])
         .ok_or_else(|| context.error(id, "has batch axes that do not merge into two"))?;
-    let a = matrix(context, operands[0], &strides[0], op.transpose_a);
     let b = matrix(context, operands[1], &strides[1], op.transpose_b);
+    let (a, mut all) = match before {
+        [] => {
+            let a = matrix(context, operands[0], &strides[0], op.transpose_a);
+            (Left::Matrix(a), vec![context.source(operands[0]).base])
+        }
+        _ if op.transpose_a => return Err(context.error(id, "is computed across its rows")),
+        _ => prologue(
+            context,
+            before,
+            operands[0],
+            [&batch[..], &[m, k]].concat(),
+            n,
+        )?,
+    };
     let mut sizes = batch.clone();
     sizes.extend([m, n]);
     let mut emit = Emit::new(context, Space::flat(sizes), members);
@@ -471,7 +490,7 @@ fn matmul(context: &Context, members: &[ValueId]) -> Result<Group, FuseError> {
     emit.values.insert(id, accumulator);
     let is_sum = |id: &ValueId| matches!(context.graph.node(*id).op, Op::Sum(_));
     let (sums, members_of_result): (Vec<ValueId>, Vec<ValueId>) =
-        members.iter().copied().partition(is_sum);
+        members_of_result.iter().copied().partition(is_sum);
     let moved = epilogue(context, &mut emit, &members_of_result)?;
     let (mut outputs, mut values) = stores(context, &emit, members)?;
     for member in moved {
@@ -487,10 +506,7 @@ fn matmul(context: &Context, members: &[ValueId]) -> Result<Group, FuseError> {
     };
     values.extend(&sums);
     let (inputs, bases) = operands_of(&emit);
-    let mut all = vec![
-        context.source(operands[0]).base,
-        context.source(operands[1]).base,
-    ];
+    all.push(context.source(operands[1]).base);
     all.extend(bases);
     let program = emit.program;
     let spec = KernelSpec::Matmul {
@@ -511,6 +527,56 @@ fn matmul(context: &Context, members: &[ValueId]) -> Result<Group, FuseError> {
         outputs: values,
         members: members.to_vec(),
     })
+}
+
+/// Columns of a result that one tile of every skeleton covers: what a prologue computes, it computes
+/// once.
+const MOST_COLUMNS_AFTER_PROLOGUE: usize = 32;
+
+/// Elementwise members whose result the contraction alone reads, as its left operand over
+/// `[batch..., m, k]`.
+fn prologue(
+    context: &Context,
+    members: &[ValueId],
+    operand: ValueId,
+    sizes: Vec<usize>,
+    n: usize,
+) -> Result<(Left, Vec<ValueId>), FuseError> {
+    let error = |message: &str| member_error(context, members, message);
+    if n > MOST_COLUMNS_AFTER_PROLOGUE {
+        return Err(error("would be computed once per tile of columns"));
+    }
+    if !members.contains(&context.source(operand).base) {
+        return Err(error("is not what the contraction reads"));
+    }
+    let mut emit = Emit::new(context, Space::flat(sizes), members);
+    for member in members {
+        emit.member(*member)?;
+    }
+    let value = emit.operand(operand)?;
+    let plain = |instr: &Instr| {
+        matches!(
+            instr,
+            Instr::Load { .. }
+                | Instr::Constant(_)
+                | Instr::Unary(..)
+                | Instr::Binary(..)
+                | Instr::Select(..)
+                | Instr::Convert(_)
+        )
+    };
+    let long = emit.program.instrs.len() > MOST_PROLOGUE;
+    if emit.inputs.is_empty() || long || !emit.program.instrs.iter().all(plain) {
+        return Err(error("is no short arithmetic on elements"));
+    }
+    let (inputs, bases) = operands_of(&emit);
+    let program = emit.program;
+    let left = Left::Computed {
+        inputs,
+        program,
+        value,
+    };
+    Ok((left, bases))
 }
 
 /// Where the sums over rows of a contraction's right operand go.

@@ -87,6 +87,10 @@ impl State<'_, '_> {
         };
         build::spec(self.context, &alone)?;
         let started = self.start(kind, alone.members);
+        if kind == Kind::Matmul {
+            // A short chain that feeds a single tile of columns is its prologue.
+            self.absorb_feeders(started);
+        }
         if kind.takes_sums() {
             self.absorb_sums(started, id);
         }
@@ -212,7 +216,8 @@ impl State<'_, '_> {
         let (Some(to), Some(from)) = (&self.clusters[target], &self.clusters[feeder]) else {
             return;
         };
-        if from.kind != Kind::Pointwise || !matches!(to.kind, Kind::Pointwise | Kind::Row(_)) {
+        let takes = matches!(to.kind, Kind::Pointwise | Kind::Row(_) | Kind::Matmul);
+        if from.kind != Kind::Pointwise || !takes {
             return;
         }
         // Every reader of the feeder must be in the union: then no path can leave and come back.
