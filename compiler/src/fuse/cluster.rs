@@ -5,7 +5,7 @@
 //! comes back. Then other groups that feed the union join by the same rule.
 
 use super::build::{self, Kind};
-use super::{Context, FuseError, attention, cross_entropy};
+use super::{Context, FuseError, attention, cross_entropy, route};
 use crate::graph::ValueId;
 use crate::ops::Op;
 use std::collections::BTreeMap;
@@ -30,7 +30,7 @@ pub(super) fn cluster(context: &Context) -> Result<Vec<Cluster>, FuseError> {
         clusters: Vec::new(),
         of: BTreeMap::new(),
     };
-    let routes = build::route_patterns(context).into_iter();
+    let routes = route::patterns(context).into_iter();
     let walks = attention::patterns(context).into_iter();
     let losses = cross_entropy::patterns(context).into_iter();
     let together: Vec<Cluster> = routes
