@@ -273,6 +273,18 @@ pages! {
     /// Fix: look at the router's curves in `report.html`. More of a balance loss, `priority = batch`, more
     /// capacity or a lower learning rate help routers; a constant loss usually has no gradient.
     ALARM = "E0622", "an alarm went off";
+
+    /// What: a prompt, a picture, a tokenizer or a `generate` section from which no answer can come.
+    ///
+    /// Why: an answer to a prompt that was cut, or to another picture than was meant, would look like one.
+    ///
+    /// Example:
+    /// ```sh
+    /// gatewright generate model.gate --weights w.safetensors --prompt "What is this?"
+    /// ```
+    /// Fix: the message says what is missing. A picture comes from `--image`, room for a longer prompt from
+    /// `--set` of the dim that the tokens' input has, a tokenizer from the section or from `--tokenizer`.
+    GENERATION = "E0623", "nothing can be generated";
 }
 
 #[cfg(test)]

@@ -168,6 +168,12 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// Nothing can be generated.
+    #[error("nothing can be generated: {reason}")]
+    Generation {
+        /// Why not.
+        reason: String,
+    },
     /// Choices of experts that a file states and that cannot be used.
     #[error("{} states no usable route: {reason}", file.display())]
     Route {
@@ -210,6 +216,7 @@ impl Error {
             Self::Batch { .. } => codes::BATCH,
             Self::Data(_) => codes::DATA,
             Self::Evaluation { .. } => codes::EVALUATION,
+            Self::Generation { .. } => codes::GENERATION,
             Self::RunFolder { .. } => codes::RUN_FOLDER,
         }
     }
@@ -220,6 +227,13 @@ impl Error {
             action,
             path: path.to_path_buf(),
             source,
+        }
+    }
+
+    /// A prompt, or a section, that no answer comes from.
+    pub(crate) fn generation(reason: impl Into<String>) -> Self {
+        Self::Generation {
+            reason: reason.into(),
         }
     }
 

@@ -28,6 +28,7 @@ use crate::train::{
 };
 use alarms::Guard;
 use batches::Loader;
+use gatewright_compiler::cost;
 use gatewright_compiler::stage::{Experiment, StageSpec};
 use gatewright_grammar::diagnostic::Diagnostic;
 use sha2::{Digest, Sha256};
@@ -144,7 +145,8 @@ pub fn train(
         .sum();
     let bytes = compiled.plan.arenas.iter().map(|it| it.bytes).sum();
     let seed = options.seed.or(stage.seed).unwrap_or(0);
-    let manifest = manifest(project, stage, device, seed, &loader);
+    let mut manifest = manifest(project, stage, device, seed, &loader);
+    manifest.cost = cost(project, stage, &compiled)?;
     let total = options.steps.unwrap_or(stage.steps).min(stage.steps);
     let executor = Executor::new(device, compiled.plan, &execute::Options::default())?;
     start::write(
@@ -374,7 +376,34 @@ fn manifest(
         seed,
         hashes: hashes.map(|(name, text)| (name.to_owned(), text)).into(),
         dims: bindings(project, stage),
+        cost: BTreeMap::new(),
     }
+}
+
+/// What an example of the first objective costs.
+fn cost(
+    project: &Project,
+    stage: &StageSpec,
+    compiled: &StagePlan,
+) -> Result<BTreeMap<String, u64>, Failure> {
+    let Some(lowered) = compiled.lowered.first() else {
+        return Ok(BTreeMap::new());
+    };
+    let measured = cost::measure(&cost::Request {
+        name: stage.name.clone(),
+        sources: &project.sources,
+        lowered,
+        optimizer: None,
+        limits: None,
+    })?;
+    let total = measured.total;
+    let rows = stage.micro_batch().unwrap_or(1).max(1);
+    let costs = [
+        ("parameters", total.parameters),
+        ("active_parameters", total.active_parameters),
+        ("forward_operations", total.forward.total() / rows),
+    ];
+    Ok(costs.map(|(name, count)| (name.to_owned(), count)).into())
 }
 
 /// The specification as it was run: its text, with the overrides as a comment.

@@ -163,6 +163,14 @@ fn operands(spec: &KernelSpec) -> [Vec<(DType, usize)>; 2] {
         KernelSpec::RowsWhere { count, most } => {
             [vec![(DType::Bool, *count)], vec![(DType::U32, *most)]]
         }
+        KernelSpec::WriteRow {
+            dtype,
+            sizes: [batch, blocks, rows, width],
+        } => {
+            let row = batch * blocks * width;
+            let x = (*dtype, row * rows);
+            [vec![x, (*dtype, row), (DType::U32, *batch)], vec![x]]
+        }
         _ => panic!("not a family of these tests"),
     }
 }
@@ -920,5 +928,15 @@ fn chosen_rows_match() {
         (2049, 1100),
     ];
     let specs = sizes.map(|(count, most)| KernelSpec::RowsWhere { count, most });
+    check(&specs);
+}
+
+#[test]
+fn replaced_rows_match() {
+    let sizes = [[1, 1, 1, 1], [2, 3, 7, 5], [4, 1, 33, 1], [3, 2, 9, 64]];
+    let specs = sizes.map(|sizes| KernelSpec::WriteRow {
+        dtype: DType::F32,
+        sizes,
+    });
     check(&specs);
 }

@@ -98,7 +98,8 @@ pub(super) fn kind_of(context: &Context, id: ValueId) -> Result<Kind, FuseError>
         | Op::Dispatch(_)
         | Op::DispatchSlot(_)
         | Op::ScatterAdd(_)
-        | Op::RowsWhere(_) => Kind::Single,
+        | Op::RowsWhere(_)
+        | Op::WriteRow(_) => Kind::Single,
         Op::Attention(_) | Op::AttentionLogSumExp(_) | Op::AttentionGradient(_) => Kind::Attention,
         Op::CrossEntropy(_) | Op::CrossEntropyLogSumExp(_) | Op::CrossEntropyGradient(_) => {
             Kind::CrossEntropy
@@ -533,6 +534,16 @@ fn single(context: &Context, id: ValueId) -> Result<Group, FuseError> {
             let width = context.elements(operands[0]) / count.max(1);
             let size = op.size.bind(context.bindings).unwrap_or(0);
             KernelSpec::ScatterAdd { count, width, size }
+        }
+        Op::WriteRow(op) => {
+            let x = shape(0);
+            let product = |sizes: &[usize]| sizes.iter().product::<usize>();
+            let blocks = product(&x[1..op.axis]);
+            let width = product(&x[op.axis + 1..]);
+            KernelSpec::WriteRow {
+                dtype: context.graph.ty(id).dtype,
+                sizes: [x[0], blocks, x[op.axis], width],
+            }
         }
         Op::RowsWhere(_) => KernelSpec::RowsWhere {
             count: context.elements(operands[0]),

@@ -560,6 +560,15 @@ pub enum KernelSpec {
         /// Length of the result.
         most: usize,
     },
+    /// x with one row of each batch entry replaced. Inputs: x `[batch, blocks, rows, width]`, row
+    /// `[batch, blocks, width]`, at u32 `[batch]`. Output: x, where row `at[b]` of every block of b is
+    /// that of `row`; nothing is replaced where it lies behind the last row.
+    WriteRow {
+        /// Element type of x.
+        dtype: DType,
+        /// batch, blocks, rows, width.
+        sizes: [usize; 4],
+    },
 }
 
 impl KernelSpec {

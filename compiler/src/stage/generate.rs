@@ -53,7 +53,7 @@ pub struct Prompted {
 }
 
 /// What a prompt can give.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
     /// The picture: `f32[B, size, size, 3]`.

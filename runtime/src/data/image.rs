@@ -1,6 +1,6 @@
 //! Pictures into rows of numbers.
 
-use gatewright_compiler::stage::Fit;
+use gatewright_compiler::stage::{Fit, ImageSpec};
 use image::imageops::FilterType;
 use image::{DynamicImage, RgbaImage};
 
@@ -47,6 +47,22 @@ impl Default for ImageTransform {
 }
 
 impl ImageTransform {
+    /// What a section states.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "channel numbers are computed with in f32"
+    )]
+    #[must_use]
+    pub fn of(spec: &ImageSpec) -> Self {
+        Self {
+            size: usize::try_from(spec.size).unwrap_or(usize::MAX),
+            fit: spec.resize,
+            mean: spec.mean.map(|value| value as f32),
+            std: spec.std.map(|value| value as f32),
+            strength: spec.augment as f32,
+        }
+    }
+
     /// Checks that the numbers mean something.
     pub(super) fn verify(&self) -> Result<(), DataError> {
         let positive = self.std.iter().all(|it| it.is_finite() && *it > 0.0);

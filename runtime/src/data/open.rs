@@ -6,7 +6,7 @@ use super::error::{BadRecords, DataError};
 use super::image::ImageTransform;
 use super::source::{Records, Source};
 use super::tokenize::Tokenize;
-use gatewright_compiler::stage::{self, DataSpec, Given, ImageSpec, Product, TextSpec};
+use gatewright_compiler::stage::{self, DataSpec, Given, Product, TextSpec};
 use gatewright_grammar::source::Spanned;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -55,7 +55,7 @@ pub fn open(
     for given in &spec.gives {
         match given.product {
             Product::Image => columns.extend(spec.image.as_ref().map(|image| {
-                let transform = transform(image);
+                let transform = ImageTransform::of(image);
                 (given.input.clone(), Column::Image(transform))
             })),
             Product::Text => {
@@ -153,16 +153,6 @@ fn like(pattern: &str, name: &str) -> bool {
     };
     let mut ends = name.char_indices().map(|(at, _)| at).chain([name.len()]);
     ends.any(|at| like(rest, &name[at..]))
-}
-
-fn transform(spec: &ImageSpec) -> ImageTransform {
-    ImageTransform {
-        size: usize::try_from(spec.size).unwrap_or(usize::MAX),
-        fit: spec.resize,
-        mean: spec.mean.map(|value| value as f32),
-        std: spec.std.map(|value| value as f32),
-        strength: spec.augment as f32,
-    }
 }
 
 fn text_column(
