@@ -143,9 +143,10 @@ impl Observer for Progress<'_> {
         });
         let shown = scores.map(|(evaluation, score)| {
             format!(
-                "{} {} {:.1} %",
+                "{} {} {} {:.1} %",
                 evaluation.name,
                 score.measure,
+                score.direction,
                 100.0 * score.value
             )
         });
