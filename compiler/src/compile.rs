@@ -132,6 +132,37 @@ pub fn compile_stage(
     })
 }
 
+/// Several forward graphs to one plan with a program of each name, over one set of parameters and
+/// inputs. An output of kind [`OutputKind::State`] of one is the input of its name of all: it stays
+/// in its buffer from program to program.
+///
+/// # Errors
+/// As [`compile`], and inputs, parameters or state that differ between the graphs.
+pub fn compile_programs(
+    programs: &[(&str, &Graph)],
+    options: &Options,
+) -> Result<Plan, CompileError> {
+    let mut fused = Vec::with_capacity(programs.len());
+    for (_, graph) in programs {
+        let (graph, groups) = fuse_graph(graph, options)?;
+        let bindings = bind_dims(&graph, &options.bindings, row_tile(options))?;
+        fused.push((graph, groups, bindings));
+    }
+    let parts = programs.iter().zip(&fused);
+    let parts = parts.map(|((name, _), (graph, groups, bindings))| plan::Part {
+        name: (*name).to_owned(),
+        graph,
+        groups,
+        bindings,
+    });
+    let parts: Vec<plan::Part> = parts.collect();
+    let request = plan::Request {
+        program: String::new(),
+        ..plan_request(options, &parts, 1)
+    };
+    Ok(plan::assemble(&request)?.0)
+}
+
 fn row_tile(options: &Options) -> usize {
     crate::kernel::row_tile(options.limits)
 }
@@ -224,12 +255,13 @@ fn check_elements(graph: &Graph, bindings: &Bindings) -> Result<(), CompileError
 /// Logits of so many classes are made in parts: once more on the way back, but never all at once.
 const MANY_CLASSES: usize = 8192;
 
-/// Composites that the fuser takes as they are: row reductions, cross-entropies, and attention of heads that are not
+/// Composites that the fuser takes as they are: row reductions, written rows, cross-entropies, and attention of heads that are not
 /// too wide for its kernels.
 fn kept_whole(op: &Op, operands: &[&Type]) -> bool {
     match op {
         Op::Softmax(_)
         | Op::LogSumExp(_)
+        | Op::WriteRow(_)
         | Op::CrossEntropy(_)
         | Op::CrossEntropyLogSumExp(_)
         | Op::CrossEntropyGradient(_) => true,

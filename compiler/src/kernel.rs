@@ -30,6 +30,7 @@ mod scatter;
 pub mod spec;
 mod team;
 mod top_k;
+mod write_row;
 
 use crate::plan::Limits;
 use ir::{Builder, Kernel};
@@ -309,6 +310,7 @@ pub fn lower(spec: &KernelSpec, limits: &Limits) -> Result<Lowered, String> {
             scatter::lower(*count, *width, *size, limits)
         }
         KernelSpec::RowsWhere { count, most } => rows_where::lower(*count, *most, limits),
+        KernelSpec::WriteRow { dtype, sizes } => write_row::lower(*dtype, *sizes, limits),
     }?;
     check_limits(&lowered, limits)?;
     Ok(lowered)

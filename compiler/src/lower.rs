@@ -33,7 +33,7 @@ mod tracer;
 mod value;
 mod windows;
 
-pub use decode::{Changes, Decoding, POSITION, decoding};
+pub use decode::{Changes, Decoding, ORIGIN, POSITION, decoding};
 
 use crate::graph::{Graph, ValueId};
 use crate::model::Model;

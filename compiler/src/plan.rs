@@ -14,7 +14,7 @@ mod training;
 mod update;
 mod verify;
 
-pub use assemble::{ALIGN_WORDS, Part, Placed, PlanError, Request, aligned, assemble};
+pub use assemble::{ALIGN_WORDS, CACHE, Part, Placed, PlanError, Request, aligned, assemble};
 pub use training::{ACCUMULATE, Objective, Training};
 
 use crate::graph::{DType, Origin, OutputKind};
@@ -117,7 +117,8 @@ pub enum Role {
     Parameter,
     /// d objective / d parameter, by path.
     Gradient,
-    /// Optimiser state: `m`, `v` …, by parameter path or for all at once.
+    /// Optimiser state: `m`, `v` …, by parameter path or for all at once; `cache`: what a program
+    /// leaves to the next one.
     State(String),
     /// A named result that can be read back.
     Output(OutputKind),

@@ -273,6 +273,32 @@ pages! {
     /// Fix: look at the router's curves in `report.html`. More of a balance loss, `priority = batch`, more
     /// capacity or a lower learning rate help routers; a constant loss usually has no gradient.
     ALARM = "E0622", "an alarm went off";
+
+    /// What: a prompt, a picture, a tokenizer or a `generate` section from which no answer can come.
+    ///
+    /// Why: an answer to a prompt that was cut, or to another picture than was meant, would look like one.
+    ///
+    /// Example:
+    /// ```sh
+    /// gatewright generate model.gate --weights w.safetensors --prompt "What is this?"
+    /// ```
+    /// Fix: the message says what is missing. A picture comes from `--image`, room for a longer prompt from
+    /// `--set` of the dim that the tokens' input has, a tokenizer from the section or from `--tokenizer`.
+    GENERATION = "E0623", "nothing can be generated";
+
+    /// What: data gives an input what an entry computes, and that cannot be had.
+    ///
+    /// Why: such results are computed once for each sample and kept, so the parameters of the entry
+    /// must be known before the stage begins and may not train in it.
+    ///
+    /// Example:
+    /// ```text
+    /// data pictures { gives { code_image = image   codes = entry(tokenize) }   … }
+    /// stage main { data = pictures   … }   // and nothing says where the parameters of `tokenize` come from
+    /// ```
+    /// Fix: put the stage `after` one that trains these parameters, load them with `init = load(…)`,
+    /// and freeze what trains here.
+    FROZEN = "E0624", "what an entry computes for data cannot be had";
 }
 
 #[cfg(test)]

@@ -59,6 +59,10 @@ pub struct Counters {
     pub bind_groups: u64,
     /// Submissions to the queue.
     pub submissions: u64,
+    /// Bytes copied from the host.
+    pub uploaded_bytes: u64,
+    /// Bytes copied to the host.
+    pub read_bytes: u64,
     /// Bytes of memory for kernels that exist now.
     pub bytes: u64,
     /// The most of them that existed at once.
@@ -73,6 +77,8 @@ struct Created {
     pipelines: AtomicU64,
     bind_groups: AtomicU64,
     submissions: AtomicU64,
+    uploaded_bytes: AtomicU64,
+    read_bytes: AtomicU64,
 }
 
 /// An open device. Clones share it.
@@ -165,6 +171,8 @@ impl Device {
             pipelines: load(&self.created.pipelines),
             bind_groups: load(&self.created.bind_groups),
             submissions: load(&self.created.submissions),
+            uploaded_bytes: load(&self.created.uploaded_bytes),
+            read_bytes: load(&self.created.read_bytes),
             bytes: load(&self.created.bytes),
             peak_bytes: load(&self.created.peak_bytes),
         }

@@ -168,11 +168,25 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// Nothing can be generated.
+    #[error("nothing can be generated: {reason}")]
+    Generation {
+        /// Why not.
+        reason: String,
+    },
     /// Choices of experts that a file states and that cannot be used.
     #[error("{} states no usable route: {reason}", file.display())]
     Route {
         /// The file.
         file: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// What an entry computes for data cannot be had.
+    #[error("entry `{entry}`, which data gives: {reason}")]
+    Frozen {
+        /// The entry.
+        entry: String,
         /// Why not.
         reason: String,
     },
@@ -210,6 +224,8 @@ impl Error {
             Self::Batch { .. } => codes::BATCH,
             Self::Data(_) => codes::DATA,
             Self::Evaluation { .. } => codes::EVALUATION,
+            Self::Generation { .. } => codes::GENERATION,
+            Self::Frozen { .. } => codes::FROZEN,
             Self::RunFolder { .. } => codes::RUN_FOLDER,
         }
     }
@@ -220,6 +236,13 @@ impl Error {
             action,
             path: path.to_path_buf(),
             source,
+        }
+    }
+
+    /// A prompt, or a section, that no answer comes from.
+    pub(crate) fn generation(reason: impl Into<String>) -> Self {
+        Self::Generation {
+            reason: reason.into(),
         }
     }
 

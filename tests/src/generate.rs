@@ -4,12 +4,13 @@ use crate::decoders::same;
 use crate::moe_llava::{inputs, recorded};
 use crate::reference::{Tensors, from_host, load, to_host};
 use crate::spec::{bound, model_text};
-use gatewright_compiler::compile;
+use gatewright_compiler::compile::{self, compile_programs};
 use gatewright_compiler::evaluate::evaluate;
 use gatewright_compiler::graph::{Graph, OutputKind};
 use gatewright_compiler::lower::{
     Changes, Decoding, Lowered, Mode, POSITION, Request, Target, decoding, lower,
 };
+use gatewright_compiler::plan::{Command, Plan};
 use gatewright_compiler::size::Bindings;
 use gatewright_compiler::tensor::Tensor;
 use gatewright_runtime::device::Device;
@@ -27,8 +28,9 @@ struct Generation {
     programs: Decoding,
     weights: Tensors,
     state: Tensors,
-    /// Where the programs run; on the evaluator without one.
-    device: Option<Device>,
+    /// Where the programs run; on the evaluator without one, with the state here.
+    device: Option<Executor>,
+    started: bool,
 }
 
 impl Generation {
@@ -48,15 +50,18 @@ impl Generation {
         for graph in [&programs.prefill, &programs.step] {
             graph.verify().expect("a sound graph");
         }
+        let weights = weights(&whole);
+        let device = match backend {
+            Backend::Device(device) => Some(on_device(device, &programs, &weights)),
+            Backend::Reference => None,
+        };
         Self {
-            weights: weights(&whole),
+            weights,
             whole: whole.graph,
             programs,
             state: Tensors::new(),
-            device: match backend {
-                Backend::Device(device) => Some(device.clone()),
-                Backend::Reference => None,
-            },
+            device,
+            started: false,
         }
     }
 
@@ -79,15 +84,31 @@ impl Generation {
 
     /// The logits at the last places, from the prefill first and from a step afterwards.
     fn next(&mut self, mut inputs: Tensors) -> Tensor {
-        let graph = match self.state.is_empty() {
-            true => &self.programs.prefill,
-            false => &self.programs.step,
+        let [(prefill, first), (step, later), _] = self.programs.programs();
+        let (name, graph) = match std::mem::replace(&mut self.started, true) {
+            false => (prefill, first),
+            true => (step, later),
         };
+        if let Some(executor) = &mut self.device {
+            let mut run = || {
+                let inputs = to_host(&inputs, graph);
+                for name in graph
+                    .inputs()
+                    .keys()
+                    .filter(|name| inputs.contains_key(*name))
+                {
+                    executor.write(executor.find(Slot::Input, name)?, &inputs[name])?;
+                }
+                executor.run(&[name])?;
+                executor.read_named(Slot::Output, &[&format!("{name}/logits")])
+            };
+            let found = run().unwrap_or_else(|e| panic!("{e}"));
+            return from_host(&found)
+                .remove(&format!("{name}/logits"))
+                .expect("it");
+        }
         inputs.extend(self.state.clone());
-        let found = match &self.device {
-            Some(device) => on_device(device, graph, &inputs, &self.weights),
-            None => self.values(graph, &inputs),
-        };
+        let found = self.values(graph, &inputs);
         let outputs = graph.outputs().iter();
         let kept = outputs.filter(|output| matches!(output.kind, OutputKind::State(_)));
         let kept = kept.map(|output| (output.name.clone(), found[&output.name].clone()));
@@ -97,8 +118,8 @@ impl Generation {
     }
 }
 
-/// Runs one program through its plan; the state goes through the host.
-fn on_device(device: &Device, graph: &Graph, inputs: &Tensors, weights: &Tensors) -> Tensors {
+/// All programs in one plan, with the weights on the device.
+fn on_device(device: &Device, programs: &Decoding, weights: &Tensors) -> Executor {
     let options = compile::Options {
         name: "generate".to_owned(),
         limits: device.limits(),
@@ -107,20 +128,30 @@ fn on_device(device: &Device, graph: &Graph, inputs: &Tensors, weights: &Tensors
         gradients: None,
         optimizer: None,
     };
-    let compiled = compile::compile(graph, &options).unwrap_or_else(|e| panic!("{e}"));
-    let run = || {
-        let mut executor = Executor::new(device, compiled.plan, &execute::Options::default())?;
-        executor.fill(Slot::Input, &to_host(inputs, graph))?;
-        executor.fill(Slot::Parameter, &to_host(weights, graph))?;
-        executor.run(&["forward"])?;
-        executor.read_all(Slot::Output)
+    let plan = compile_programs(&programs.programs(), &options).unwrap_or_else(|e| panic!("{e}"));
+    plan.verify().unwrap_or_else(|faults| panic!("{faults:?}"));
+    assert!(step_copies(&plan).is_empty(), "{:?}", step_copies(&plan));
+    let open = || {
+        let executor = Executor::new(device, plan, &execute::Options::default())?;
+        let weights = to_host(weights, &programs.prefill);
+        executor.fill(Slot::Parameter, &weights).map(|()| executor)
     };
-    from_host(&run().unwrap_or_else(|e| panic!("{e}")))
+    open().unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// What a step copies instead of writing it in its place.
+fn step_copies(plan: &Plan) -> Vec<&str> {
+    let commands = &plan.program("step").expect("the program").commands;
+    let copied = commands.iter().filter_map(|command| match command {
+        Command::Copy { to, .. } => plan.buffer(*to),
+        _ => None,
+    });
+    copied.map(|buffer| buffer.name.as_str()).collect()
 }
 
 /// The recorded weights of these paths. The reference has experts where a dense second layer has a
 /// feed-forward block; that one takes the first layer's.
-fn weights<'a>(backbone: &str, paths: impl Iterator<Item = &'a String>) -> Tensors {
+pub(crate) fn weights<'a>(backbone: &str, paths: impl Iterator<Item = &'a String>) -> Tensors {
     let entry = Target::Entry("respond".to_owned());
     let known = recorded(backbone, "none").imported(&entry);
     let source = |path: &str| path.replace("1.layer.feed", "0.layer.feed");

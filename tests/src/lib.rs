@@ -5,6 +5,7 @@ pub mod decoders;
 pub mod flava;
 pub mod fused;
 pub mod generate;
+pub mod generator;
 pub mod gpu_harness;
 pub mod limoe;
 pub mod literate;

@@ -48,6 +48,7 @@ pub fn prepare(graph: &Graph, bindings: &Bindings) -> Result<Graph, OpError> {
             | Op::DispatchSlot(_)
             | Op::GatherLast(_)
             | Op::ScatterLast(_)
+            | Op::WriteRow(_)
             | Op::Attention(_)
             | Op::AttentionLogSumExp(_)
             | Op::AttentionGradient(_)

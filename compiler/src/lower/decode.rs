@@ -22,9 +22,11 @@ use super::tracer::Tracer;
 use super::value::{Tensor, Traced, Value, Variable};
 use super::{Lowered, Request};
 use crate::check;
-use crate::graph::{DType, DimKind, Graph, Output, OutputKind, Type, ValueId};
+use crate::graph::{DType, DimKind, Graph, Origin, Output, OutputKind, Type, ValueId};
 use crate::model::Model;
-use crate::ops::{Broadcast, Compare, Input, Iota, Logic, LogicOperator, Op, Relation, WriteRow};
+use crate::ops::{
+    Broadcast, Compare, Gather, Input, Iota, Logic, LogicOperator, Op, Relation, Reshape, WriteRow,
+};
 use crate::rewrite::simplify;
 use crate::size::{DimId, Size};
 use gatewright_grammar::ast::{Block, TypeAxis};
@@ -35,6 +37,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The input, `u32[B]`, of both programs: the place of each sequence's last token, from 0.
 pub const POSITION: &str = "position";
 
+/// The input, `u32[B]`, of the program that reorders.
+pub const ORIGIN: &str = "origin";
+
 /// The programs that generate. They agree in the names and types of their state: an output of kind
 /// [`OutputKind::State`] of either is the input of that name of the step.
 #[derive(Clone, Debug)]
@@ -43,6 +48,20 @@ pub struct Decoding {
     pub prefill: Graph,
     /// One place of each sequence.
     pub step: Graph,
+    /// Sequence b goes on from the state of sequence `origin[b]`.
+    pub reorder: Graph,
+}
+
+impl Decoding {
+    /// The programs by name.
+    #[must_use]
+    pub fn programs(&self) -> [(&'static str, &Graph); 3] {
+        [
+            ("prefill", &self.prefill),
+            ("step", &self.step),
+            ("reorder", &self.reorder),
+        ]
+    }
 }
 
 /// How the inputs of an entry change while it generates.
@@ -534,7 +553,54 @@ fn share(
     });
     let kept: Vec<Output> = kept.cloned().collect();
     let prefill = simplify(&reading(&first, &BTreeMap::new(), &kept)?)?;
-    Ok(Decoding { prefill, step })
+    Ok(Decoding {
+        reorder: reorder(&step)?,
+        prefill,
+        step,
+    })
+}
+
+/// The program that gives each sequence the state of another one, as far as a step changes it.
+fn reorder(step: &Graph) -> Result<Graph, crate::ops::OpError> {
+    let mut graph = Graph::with_dims_of(step);
+    let inputs = step.inputs();
+    let Some(position) = inputs.get(POSITION) else {
+        return Ok(graph);
+    };
+    let origin = Input {
+        name: ORIGIN.to_owned(),
+        ty: step.ty(*position).clone(),
+        bound: None,
+    };
+    let origin = graph.add(origin.into(), &[], Origin::default())?;
+    for output in step.outputs() {
+        let OutputKind::State(name) = &output.kind else {
+            continue;
+        };
+        let place = Origin {
+            path: name.clone(),
+            ..Origin::default()
+        };
+        let state = Input {
+            name: name.clone(),
+            ty: step.ty(output.value).clone(),
+            bound: None,
+        };
+        let state = graph.add(state.into(), &[], place.clone())?;
+        // One row for each sequence.
+        let whole = graph.ty(state).shape.clone();
+        let inner = whole
+            .iter()
+            .skip(1)
+            .fold(Size::from(1), |all, size| all.mul(size));
+        let rows = whole.iter().take(1).cloned().chain([inner]).collect();
+        let mut add = |op: Op, operands: &[ValueId]| graph.add(op, operands, place.clone());
+        let flat = add(Reshape { shape: rows }.into(), &[state])?;
+        let moved = add(Gather {}.into(), &[flat, origin])?;
+        let moved = add(Reshape { shape: whole }.into(), &[moved])?;
+        graph.add_output(name.clone(), output.kind.clone(), moved);
+    }
+    Ok(graph)
 }
 
 /// Computed values that depend on fixed inputs and on no other input or draw, by a name that both

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::fuse::{Group, bind_shape};
 use crate::graph::{DType, Graph, Origin, OutputKind, ValueId};
+use crate::kernel::spec::KernelSpec;
 use crate::kernel::{self, Launch, Slot};
 use crate::ops::Op;
 use crate::optimizer::Optimizer;
@@ -16,11 +17,15 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Alignment of buffers in words: 256 bytes, what every device accepts as a binding offset.
 pub const ALIGN_WORDS: usize = 64;
 
+/// The arena of state that programs leave each other, and its kind.
+pub const CACHE: &str = "cache";
+
 /// What a plan is made from.
 pub struct Request<'a> {
     /// `stage pretrain`, `entry embed_image`.
     pub name: String,
-    /// The name of the program that runs the groups: `forward` or `gradients`.
+    /// The name of the program that runs the groups: `forward` or `gradients`; nothing when each
+    /// part is called by its own name alone.
     pub program: String,
     /// What runs, each by a program of its own over the same parameters.
     pub parts: &'a [Part<'a>],
@@ -136,6 +141,16 @@ pub fn aligned(words: usize) -> usize {
     words.div_ceil(ALIGN_WORDS) * ALIGN_WORDS
 }
 
+/// The state that a graph leaves, by name.
+fn states(graph: &Graph) -> BTreeMap<String, ValueId> {
+    let outputs = graph.outputs().iter();
+    let states = outputs.filter_map(|output| match &output.kind {
+        OutputKind::State(name) => Some((name.clone(), output.value)),
+        _ => None,
+    });
+    states.collect()
+}
+
 /// An index as the plan stores it.
 fn index(value: usize) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
@@ -154,6 +169,12 @@ impl Plan {
             self.arenas.push(arena);
             self.arenas.len() - 1
         }))
+    }
+
+    /// The buffer of the state of this name.
+    fn state(&self, name: &str) -> Option<BufferId> {
+        let is_state = |role: &Role| matches!(role, Role::State(kind) if kind == CACHE);
+        self.buffers_by_name(is_state).get(name).copied()
     }
 
     /// Adds a buffer whose place is known.
@@ -244,9 +265,15 @@ impl<'a> Assembly<'a> {
         let words = self.plan.training.as_ref().map_or(0, Training::step_words);
         self.plan
             .append("step", "step", Role::Step, DType::U32, vec![words]);
-        let inputs = self.given(Graph::inputs)?;
-        for (name, (dtype, shape)) in inputs {
-            self.plan.append("inputs", &name, Role::Input, dtype, shape);
+        let states = self.given(states)?;
+        for (name, (dtype, shape)) in self.given(Graph::inputs)? {
+            if !states.contains_key(&name) {
+                self.plan.append("inputs", &name, Role::Input, dtype, shape);
+            }
+        }
+        for (name, (dtype, shape)) in states {
+            let role = Role::State(CACHE.to_owned());
+            self.plan.append(CACHE, &name, role, dtype, shape);
         }
         let parameters = self.given(Graph::parameters)?;
         for (path, (dtype, shape)) in parameters {
@@ -259,7 +286,7 @@ impl<'a> Assembly<'a> {
     /// What all parts are given under these names.
     fn given(
         &self,
-        select: fn(&Graph) -> BTreeMap<String, ValueId>,
+        select: impl Fn(&Graph) -> BTreeMap<String, ValueId>,
     ) -> Result<BTreeMap<String, (DType, Vec<usize>)>, PlanError> {
         let mut all: BTreeMap<String, (DType, Vec<usize>)> = BTreeMap::new();
         for part in self.request.parts {
@@ -269,8 +296,7 @@ impl<'a> Assembly<'a> {
                 if *known != own {
                     let (before, here) = (&known.1, &own.1);
                     let message = format!(
-                        "has the sizes {here:?} in objective `{}` and {before:?} in another of the \
-                         same stage",
+                        "has the sizes {here:?} in `{}` and {before:?} beside it",
                         part.name
                     );
                     return Err(PlanError {
@@ -290,6 +316,7 @@ impl<'a> Assembly<'a> {
         self.of.clear();
         for (role, values) in [
             (Role::Input, part.graph.inputs()),
+            (Role::State(CACHE.to_owned()), part.graph.inputs()),
             (Role::Parameter, part.graph.parameters()),
         ] {
             let known = self.plan.buffers_by_name(|own| *own == role);
@@ -302,6 +329,7 @@ impl<'a> Assembly<'a> {
     /// The name of something that every part has.
     pub(super) fn name_of(&self, what: &str, part: &Part) -> String {
         match self.request.parts.len() {
+            _ if what.is_empty() => part.name.clone(),
             1 => what.to_owned(),
             _ => format!("{what}.{}", part.name),
         }
@@ -342,6 +370,10 @@ impl<'a> Assembly<'a> {
             let base = self.base(output.value);
             if let OutputKind::Gradient(path) = &output.kind {
                 self.gradient_buffer(path, base)?;
+                continue;
+            }
+            if let OutputKind::State(state) = &output.kind {
+                self.state_buffer(state, base);
                 continue;
             }
             let name = match self.request.parts.len() {
@@ -388,6 +420,22 @@ impl<'a> Assembly<'a> {
         // A value that is given, or is another result already, is copied here at the end.
         self.of.entry(base).or_insert(id);
         Ok(())
+    }
+
+    /// State that nothing needs any more when its next value is written is written where it lies.
+    fn state_buffer(&mut self, name: &str, base: ValueId) {
+        let graph = self.part.graph;
+        let free = match graph.inputs().get(name) {
+            None => true,
+            Some(before) => {
+                let replaced = matches!(graph.node(base).op, Op::WriteRow(_));
+                let first = graph.operands(base).first() == Some(before);
+                replaced && first && graph.users(*before) == [base]
+            }
+        };
+        if let (true, Some(buffer)) = (free, self.plan.state(name)) {
+            self.of.entry(base).or_insert(buffer);
+        }
     }
 
     /// The computed value behind a result: the result itself, or what it is a dense view of.
@@ -465,7 +513,10 @@ impl<'a> Assembly<'a> {
             .map(|words| self.float(format!("{path}'scratch"), DType::U32, vec![*words]))
             .collect();
         let origins = self.origins_of(&group.members);
-        for launch in &lowered.launches {
+        let in_place = matches!(group.spec, KernelSpec::WriteRow { .. }) && inputs[0] == outputs[0];
+        let copies = |launch: &&Launch| launch.bindings.contains(&Slot::Input(0));
+        let launches = lowered.launches.iter();
+        for launch in launches.filter(|launch| !(in_place && copies(launch))) {
             let bindings = launch.bindings.iter().filter_map(|slot| match slot {
                 Slot::Input(index) => inputs.get(*index).copied(),
                 Slot::Output(index) => outputs.get(*index).copied(),
@@ -556,15 +607,16 @@ impl<'a> Assembly<'a> {
         kernel
     }
 
-    /// Gradients whose value lies elsewhere are copied to their place.
+    /// Gradients and state whose value lies elsewhere are copied to their place.
     fn copies(&mut self, commands: &mut Vec<Command>) {
         let gradients = self.plan.buffers_by_name(|role| *role == Role::Gradient);
         for output in self.part.graph.outputs() {
-            let OutputKind::Gradient(path) = &output.kind else {
-                continue;
+            let to = match &output.kind {
+                OutputKind::Gradient(path) => gradients.get(path.as_str()).copied(),
+                OutputKind::State(name) => self.plan.state(name),
+                _ => continue,
             };
             let from = self.of.get(&self.base(output.value)).copied();
-            let to = gradients.get(path.as_str()).copied();
             if let (Some(from), Some(to)) = (from, to)
                 && from != to
             {

@@ -53,7 +53,7 @@ pub struct Prompted {
 }
 
 /// What a prompt can give.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
     /// The picture: `f32[B, size, size, 3]`.
@@ -112,7 +112,7 @@ pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<GenerateSp
     let entry = reader.required(&keys, "entry", "answer")?;
     let entry = reader.name(entry, "entry", known)?;
     let image = match reader.braces(&keys, "image") {
-        Some(inner) => Some(image(reader, &inner)?),
+        Some(inner) => Some(image::read(reader, &inner)?),
         None => None,
     };
     let gives = gives(reader, &keys, &entry, image.as_ref())?;

@@ -90,6 +90,10 @@ impl Device {
     /// Copies bytes to the device before the next submission runs.
     pub(crate) fn upload(&self, to: &Memory, offset: u64, bytes: &[u8]) -> Result<()> {
         self.queue.write_buffer(&to.raw, offset, bytes);
+        let length = bytes.len() as u64;
+        self.created
+            .uploaded_bytes
+            .fetch_add(length, Ordering::Relaxed);
         self.check()
     }
 
@@ -172,6 +176,10 @@ impl Staging {
 
     fn map_once<T>(&self, device: &Device, bytes: u64, take: impl FnOnce(&[u8]) -> T) -> Result<T> {
         let buffer = self.raw()?;
+        device
+            .created
+            .read_bytes
+            .fetch_add(bytes, Ordering::Relaxed);
         let (sender, receiver) = mpsc::channel();
         buffer.map_async(wgpu::MapMode::Read, ..bytes, move |result| {
             // The receiver is gone only when waiting failed, which is reported there.

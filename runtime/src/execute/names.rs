@@ -16,7 +16,7 @@ pub enum Slot {
     Parameter,
     /// d objective / d parameter, by the parameter's path.
     Gradient,
-    /// Optimiser state, by `KIND/NAME`, such as `m/trunk.0.w`.
+    /// State, by `KIND/NAME`: `m/trunk.0.w` of an optimiser, `cache/…` of a generation.
     State,
     /// Named results.
     Output,
@@ -88,6 +88,30 @@ impl Executor {
             });
         }
         self.upload(buffer, tensor.bytes())
+    }
+
+    /// Copies words into a buffer of indices or truth values from element `first` on, before the next
+    /// run; the others stay.
+    ///
+    /// # Errors
+    /// [`Error::TensorMismatch`] when they do not fit.
+    pub fn patch(&self, id: BufferId, first: usize, words: &[u32]) -> Result<()> {
+        let buffer = self.buffer(id)?;
+        let room = buffer.shape.iter().product::<usize>();
+        let fits = first
+            .checked_add(words.len())
+            .is_some_and(|end| end <= room);
+        if buffer.dtype == DType::F32 || !fits {
+            return Err(Error::TensorMismatch {
+                name: buffer.name.clone(),
+                expected: type_text(buffer.dtype, &buffer.shape),
+                found: format!("{} words from element {first} on", words.len()),
+            });
+        }
+        let memory = &self.arenas[buffer.arena as usize];
+        let offset = buffer.offset + 4 * first as u64;
+        self.device
+            .upload(memory, offset, bytemuck::cast_slice(words))
     }
 
     /// Writes every buffer of one kind, such as all inputs from a batch; what else `tensors` holds is

@@ -123,6 +123,22 @@ pub(super) fn run(
             outputs[0].resize(*most, 0.0);
             Ok(())
         }
+        KernelSpec::WriteRow {
+            sizes: [batch, blocks, rows, width],
+            ..
+        } => {
+            outputs[0] = inputs[0].to_vec();
+            for block in 0..batch * blocks {
+                let place = at(inputs[2], block / blocks)? as usize;
+                if place >= *rows {
+                    continue;
+                }
+                let from = block * width;
+                let to = (block * rows + place) * width;
+                outputs[0][to..to + width].copy_from_slice(&inputs[1][from..from + width]);
+            }
+            Ok(())
+        }
         _ => Err("this family has no interpretation".to_owned()),
     }
 }
