@@ -8,6 +8,7 @@
 mod alarm;
 mod data;
 mod evaluation;
+mod findings;
 mod generate;
 mod optimizer;
 mod pattern;
@@ -20,6 +21,7 @@ mod weights;
 pub use alarm::{Alarm, Trouble};
 pub use data::{DataSpec, Fit, Given, ImageSpec, Product, Source, TextSpec};
 pub use evaluation::{Classes, EvalSpec, Measure, MetricSpec};
+pub use findings::{FindingKind, FindingsSpec, Sentence};
 pub use generate::{GenerateSpec, Part as PromptPart, Prompted};
 pub use optimizer::{DecayOn, OptimizerSpec};
 pub use pattern::Pattern;
