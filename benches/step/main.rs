@@ -7,14 +7,15 @@
 //! The time of a dispatch is what the software driver's threads worked for it, which other programs on
 //! the machine do not change; on other devices it is the time between two timestamps. The least of all
 //! runs counts. With `--kernels` every kernel is written to that folder, or read from there when it is
-//! there already: a place to try out changes of its text. With `--cold` the first run of every kernel
+//! there already: a place to try out changes of its text. With `--watch` routers are measured as in
+//! training. With `--cold` the first run of every kernel
 //! is measured too, in which drivers compile it; `MESA_SHADER_CACHE_DISABLE=true` keeps Mesa from remembering.
 
 #![allow(clippy::print_stdout, reason = "a report on the terminal")]
 
 use gatewright_compiler::compile::{Compiled, Options, compile};
 use gatewright_compiler::graph::{DType, Graph};
-use gatewright_compiler::lower::{Lowered, Mode, ParameterInfo, Request, Target};
+use gatewright_compiler::lower::{Lowered, Mode, ParameterInfo, Recorded, Request, Target};
 use gatewright_compiler::ops::Op;
 use gatewright_compiler::optimizer::{Optimizer, Rule};
 use gatewright_compiler::plan::{
@@ -47,6 +48,7 @@ struct Arguments {
     gpu: bool,
     kernels: Option<PathBuf>,
     cold: bool,
+    watch: bool,
 }
 
 impl Arguments {
@@ -61,6 +63,7 @@ impl Arguments {
             gpu: false,
             kernels: None,
             cold: false,
+            watch: false,
         };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
@@ -78,6 +81,7 @@ impl Arguments {
                 "--rows" => arguments.rows = value()?.parse()?,
                 "--profile" => arguments.gpu = value()? == "gpu",
                 "--cold" => arguments.cold = true,
+                "--watch" => arguments.watch = true,
                 "--kernels" => arguments.kernels = Some(value()?.into()),
                 other => return Err(format!("what is {other}?").into()),
             }
@@ -250,7 +254,13 @@ fn compiled(
     let mut project = Project::open(&arguments.model, &overrides)
         .map_err(|mistakes| format!("{:?}", mistakes.diagnostics))?;
     let objective = Target::Objective(arguments.objective.clone());
-    let request = Request::new(objective, Mode::Train);
+    let request = Request {
+        routing: match arguments.watch {
+            true => Recorded::Metrics,
+            false => Recorded::Nothing,
+        },
+        ..Request::new(objective, Mode::Train)
+    };
     let lowered = project
         .lower(&request)
         .map_err(|mistakes| format!("{:?}", mistakes.diagnostics))?;

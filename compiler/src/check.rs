@@ -23,6 +23,7 @@ pub(crate) mod bad_pattern;
 pub(crate) mod bad_setting;
 pub(crate) mod bad_size;
 pub(crate) mod cannot_align;
+pub(crate) mod constant_weight;
 pub(crate) mod duplicate_name;
 pub(crate) mod import;
 pub(crate) mod missing_field;
@@ -92,6 +93,7 @@ pub const EXPLANATIONS: &[Explanation] = &[
     no_value::PAGE,
     unknown_stream::PAGE,
     unknown_request::PAGE,
+    constant_weight::PAGE,
     out_of_range::PAGE,
     no_match::PAGE,
     train_and_freeze::PAGE,

@@ -20,18 +20,21 @@ use crate::device::Device;
 use crate::error::Error;
 use crate::execute::{self, Executor, NonFinitePlace, Slot};
 use crate::failure::{Failure, NonFinite};
+use crate::frozen::Frozen;
 use crate::measure::{self, Evaluator, RouterUse};
+use crate::once::Tensors;
 use crate::profile::{PROFILED_STEPS, Recording};
 use crate::project::{Mistakes, Project};
 use crate::train::{
-    EvaluationRecord, Manifest, Outcome, RunFolder, StepRecord, TrainOptions, Trainer,
+    EvaluationRecord, Manifest, Outcome, RunFolder, StepRecord, TrainOptions, Trainer, Update,
 };
 use alarms::Guard;
 use batches::Loader;
+use gatewright_compiler::cost;
 use gatewright_compiler::stage::{Experiment, StageSpec};
 use gatewright_grammar::diagnostic::Diagnostic;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -60,6 +63,8 @@ pub struct Options {
     pub weights: BTreeMap<String, PathBuf>,
     /// A run folder whose last parameters are where this stage starts.
     pub from: Option<PathBuf>,
+    /// The folder that keeps what entries compute for data; without one, nothing is kept.
+    pub cache: Option<PathBuf>,
     /// Measure a few steps kernel by kernel; see [`PROFILED_STEPS`].
     pub profile: bool,
 }
@@ -87,6 +92,8 @@ pub trait Observer {
     fn phase(&mut self, what: &str);
     /// Training begins.
     fn opened(&mut self, opening: &Opening);
+    /// Something that the user should know and that stops nothing.
+    fn note(&mut self, text: &str);
     /// A step was logged.
     fn step(&mut self, record: &StepRecord);
     /// An alarm went off that only warns.
@@ -110,8 +117,47 @@ pub struct Summary {
     pub evaluations: Vec<EvaluationRecord>,
     /// What the routers did in the last one.
     pub routing: Vec<RouterUse>,
+    /// Rows that entries computed for data, because no file held them; none where data asks for none.
+    pub computed: Option<u64>,
     /// What was measured, if that was asked for.
     pub recording: Option<Recording>,
+}
+
+/// What a plan says of a step.
+fn opening(compiled: &StagePlan) -> Opening {
+    let programs = compiled.plan.programs.iter();
+    Opening {
+        parameters: 0,
+        records: [0; 2],
+        first_step: 0,
+        steps: 0,
+        dispatches: programs.map(|it| it.commands.len()).sum(),
+        bytes: compiled.plan.arenas.iter().map(|it| it.bytes).sum(),
+    }
+}
+
+/// What a stage and a run's manifest say of its steps.
+fn train_options(stage: &StageSpec, update: Update, manifest: &Manifest) -> TrainOptions {
+    let specification = manifest.hashes.get("specification");
+    TrainOptions {
+        steps: stage.steps,
+        seed: 0,
+        update,
+        log_every: stage.log_every,
+        save_every: stage.checkpoint_every,
+        examples_per_step: stage.batch.unwrap_or(1),
+        spec_hash: specification.cloned().unwrap_or_default(),
+        versions: manifest.versions.clone(),
+    }
+}
+
+/// Measures a few of the next steps and the batches made beside them.
+fn record(trainer: &mut Trainer, loader: &mut Loader) -> Recording {
+    let first = trainer.step();
+    let recording = Recording::new(first + PROFILED_STEPS.start..first + PROFILED_STEPS.end);
+    loader.record(recording.trace());
+    trainer.record(recording.clone());
+    recording
 }
 
 /// Trains a stage to its end, or until `stop` is set. An alarm that ends the run sets it too.
@@ -136,18 +182,13 @@ pub fn train(
     let routes = compiled.lowered.iter();
     let routes = routes.map(|lowered| project.routes.inputs(lowered));
     loader.routes = routes.collect::<Result<_, Error>>()?;
-    let dispatches = compiled
-        .plan
-        .programs
-        .iter()
-        .map(|it| it.commands.len())
-        .sum();
-    let bytes = compiled.plan.arenas.iter().map(|it| it.bytes).sum();
+    let mut opening = opening(&compiled);
     let seed = options.seed.or(stage.seed).unwrap_or(0);
-    let manifest = manifest(project, stage, device, seed, &loader);
+    let mut manifest = manifest(project, stage, device, seed, &loader);
+    manifest.cost = cost(project, stage, &compiled)?;
     let total = options.steps.unwrap_or(stage.steps).min(stage.steps);
     let executor = Executor::new(device, compiled.plan, &execute::Options::default())?;
-    start::write(
+    let given = start::write(
         &executor,
         &compiled.lowered,
         project,
@@ -160,29 +201,16 @@ pub fn train(
     let parameters = parameters
         .values()
         .map(|(_, shape)| shape.iter().product::<usize>() as u64);
-    let mut opening = Opening {
-        parameters: parameters.sum(),
-        records: loader.records(),
-        first_step: 0,
-        steps: total,
-        dispatches,
-        bytes,
-    };
+    opening.parameters = parameters.sum();
+    opening.records = loader.records();
+    opening.steps = total;
     let train_options = TrainOptions {
         steps: total,
         seed,
-        update: compiled.update,
-        log_every: stage.log_every,
-        save_every: stage.checkpoint_every,
-        examples_per_step: stage.batch.unwrap_or(1),
-        spec_hash: manifest
-            .hashes
-            .get("specification")
-            .cloned()
-            .unwrap_or_default(),
-        versions: manifest.versions.clone(),
+        ..train_options(stage, compiled.update, &manifest)
     };
     let mut trainer = Trainer::new(executor, train_options)?;
+    trainer.carry(given.clone());
     let (mut folder, checkpoint) = match options.resume {
         true => RunFolder::resume(&options.folder, &manifest, KEPT)?,
         false => (
@@ -194,14 +222,17 @@ pub fn train(
         trainer.restore(checkpoint)?;
     }
     opening.first_step = trainer.step();
-    let recording = options.profile.then(|| {
-        let first = trainer.step();
-        Recording::new(first + PROFILED_STEPS.start..first + PROFILED_STEPS.end)
-    });
-    if let Some(recording) = &recording {
-        loader.record(recording.trace());
-        trainer.record(recording.clone());
+    let known = checkpoint.map_or(given, Checkpoint::everything);
+    let trained = &compiled.optimizer.trained;
+    loader.only_read(&compiled.lowered);
+    let entries = loader.entries();
+    if !entries.is_empty() {
+        let mut frozen = freeze(project, stage, device, entries, trained, &known)?;
+        frozen.load(&known, options.cache.clone())?;
+        frozen.take_notes().iter().for_each(|it| observer.note(it));
+        loader.freeze(frozen);
     }
+    let recording = options.profile.then(|| record(&mut trainer, &mut loader));
     let overrides = measure::Overrides {
         data: BTreeMap::new(),
         bad: options.bad,
@@ -234,6 +265,36 @@ pub fn train(
             ..summary
         }),
     }
+}
+
+/// Prepares the entries that compute inputs of the data. Their parameters must come from somewhere, and
+/// must not train.
+fn freeze(
+    project: &mut Project,
+    stage: &StageSpec,
+    device: &Device,
+    entries: BTreeSet<String>,
+    trained: &[String],
+    known: &Tensors,
+) -> Result<Frozen, Failure> {
+    let names: Vec<&str> = entries.iter().map(String::as_str).collect();
+    let names = names.join(", ");
+    let bindings = bindings(project, stage);
+    let frozen = Frozen::new(project, entries, &bindings, device)?;
+    let refuse = |reason: String| Error::Frozen {
+        entry: names.clone(),
+        reason,
+    };
+    let needed = frozen.parameters();
+    if let Some(own) = needed.iter().find(|path| trained.contains(path)) {
+        let reason = format!("`{own}` trains in stage `{}`; freeze it", stage.name);
+        return Err(refuse(reason).into());
+    }
+    if let Some(absent) = needed.iter().find(|path| !known.contains_key(*path)) {
+        let reason = format!("neither a stage before nor a file gives `{absent}`");
+        return Err(refuse(reason).into());
+    }
+    Ok(frozen)
 }
 
 struct Run<'a> {
@@ -291,6 +352,7 @@ impl Run<'_> {
                 .trainer
                 .run(loader, Some(self.folder), &mut observe, stop)?;
             training += since.elapsed();
+            loader.frozen().map_or(Ok(()), Frozen::save)?;
             if let Some(told) = ended {
                 return Err(told.into());
             }
@@ -306,6 +368,7 @@ impl Run<'_> {
             steps: self.trainer.step() - first,
             evaluations: self.evaluations,
             routing: self.routing,
+            computed: loader.frozen().map(|frozen| frozen.computed()),
             recording: None,
         })
     }
@@ -315,7 +378,7 @@ impl Run<'_> {
             return Ok(());
         }
         self.observer.phase("evaluating");
-        let parameters = self.trainer.executor_mut().read_all(Slot::Parameter)?;
+        let parameters = self.trainer.parameters()?;
         let record = EvaluationRecord {
             step: self.trainer.step(),
             evaluations: self.evaluator.run(&parameters)?,
@@ -374,7 +437,34 @@ fn manifest(
         seed,
         hashes: hashes.map(|(name, text)| (name.to_owned(), text)).into(),
         dims: bindings(project, stage),
+        cost: BTreeMap::new(),
     }
+}
+
+/// What an example of the first objective costs.
+fn cost(
+    project: &Project,
+    stage: &StageSpec,
+    compiled: &StagePlan,
+) -> Result<BTreeMap<String, u64>, Failure> {
+    let Some(lowered) = compiled.lowered.first() else {
+        return Ok(BTreeMap::new());
+    };
+    let measured = cost::measure(&cost::Request {
+        name: stage.name.clone(),
+        sources: &project.sources,
+        lowered,
+        optimizer: None,
+        limits: None,
+    })?;
+    let total = measured.total;
+    let rows = stage.micro_batch().unwrap_or(1).max(1);
+    let costs = [
+        ("parameters", total.parameters),
+        ("active_parameters", total.active_parameters),
+        ("forward_operations", total.forward.total() / rows),
+    ];
+    Ok(costs.map(|(name, count)| (name.to_owned(), count)).into())
 }
 
 /// The specification as it was run: its text, with the overrides as a comment.

@@ -3,12 +3,14 @@
 pub mod bench;
 pub mod checkpoint;
 pub mod codes;
+pub mod compare;
 pub mod data;
 pub mod device;
 pub mod error;
 pub mod execute;
 pub mod experiment;
 pub mod failure;
+pub mod frozen;
 pub mod generate;
 pub mod initialise;
 pub mod measure;

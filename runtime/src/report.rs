@@ -3,15 +3,22 @@
 //! Everything in it is also in the run folder as JSON: `metrics.jsonl`, `evaluations.jsonl`,
 //! `routing.json`, `manifest.json`.
 
+mod comparison;
 mod curves;
 mod page;
 mod plot;
 mod routers;
 
 use crate::checkpoint::write_atomically;
+use crate::compare::Comparison;
 use crate::error::Result;
 use crate::train::Findings;
 use std::path::{Path, PathBuf};
+
+/// The page of a comparison.
+pub(crate) fn comparison(comparison: &Comparison) -> String {
+    comparison::page(comparison)
+}
 
 /// Writes the report of a run folder into it and gives its path.
 ///

@@ -12,7 +12,9 @@ use gatewright_compiler::plan::Limits;
 use gatewright_runtime::device::{Choice, Device};
 use gatewright_runtime::execute::{self, Executor};
 use gatewright_runtime::once;
-use gatewright_tests::spec::{bound, lowered, model_text};
+use gatewright_runtime::project::{Overrides, Project};
+use gatewright_tests::spec::{bound, lowered, model_text, render};
+use std::path::Path;
 
 /// One cost of LIMoE: an entry's forward pass, or a step of `pretrain` with SGD on everything.
 fn cost(
@@ -177,6 +179,95 @@ fn a_model_beyond_the_device_is_measured_and_does_not_fit() {
     assert!(!device.buffer.fits && !device.binding.fits);
     let text = serde_json::to_string(&cost).expect("JSON");
     assert_eq!(serde_json::from_str::<Cost>(&text).expect("a cost"), cost);
+}
+
+/// The cost of one example of a dense model beside LIMoE.
+fn beside(file: &str, preset: Option<&str>, what: Target) -> Cost {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../models")
+        .join(file);
+    let overrides = Overrides {
+        preset: preset.map(str::to_owned),
+        sets: vec![("B".to_owned(), "1".to_owned())],
+        route: None,
+    };
+    let mut project = Project::open(&path, &overrides)
+        .unwrap_or_else(|mistakes| panic!("{}", render(&mistakes.sources, &mistakes.diagnostics)));
+    let lowered = project.lower(&compile_request(what));
+    let lowered = lowered
+        .unwrap_or_else(|mistakes| panic!("{}", render(&mistakes.sources, &mistakes.diagnostics)));
+    assert!(project.warnings.is_empty(), "{:?}", project.warnings);
+    let request = Request {
+        name: file.to_owned(),
+        sources: &project.sources,
+        lowered: &lowered,
+        optimizer: None,
+        limits: None,
+    };
+    measure(&request).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn compile_request(what: Target) -> gatewright_compiler::lower::Request {
+    gatewright_compiler::lower::Request::new(what, Mode::Train)
+}
+
+#[test]
+fn dense_models_beside_limoe_work_as_much_for_a_token() {
+    for (preset, width, layers, experts) in [("b16", 768, 12, 6), ("demo", 128, 2, 1)] {
+        let sparse = cost(pretrain(), Some(preset), &[("B", "1")], None).total;
+        let one = beside("limoe/one_tower.gate", Some(preset), pretrain()).total;
+        let two = beside("limoe/two_tower.gate", Some(preset), pretrain()).total;
+        let routers = experts * width * 8;
+        assert_eq!(
+            one.parameters,
+            sparse.active_parameters - routers,
+            "{preset}"
+        );
+        // A second trunk: four maps of attention, two of the feed-forward part, norms.
+        let layer = 12 * width * width + 13 * width;
+        assert_eq!(two.parameters, one.parameters + layers * layer + 2 * width);
+        assert_eq!(two.active_parameters, two.parameters);
+        let work = [one, two].map(|total| total.forward.contraction as f64);
+        let sparse = sparse.forward.contraction as f64;
+        assert!(
+            work.iter().all(|work| (work / sparse - 1.0).abs() < 0.005),
+            "{preset}"
+        );
+    }
+    for (entry_name, expected) in [("embed_image", 34.9), ("embed_text", 2.73)] {
+        for file in ["limoe/one_tower.gate", "limoe/two_tower.gate"] {
+            let forward = beside(file, Some("b16"), entry(entry_name)).total.forward;
+            close(file, forward.contraction as f64 / 1e9, expected);
+        }
+    }
+}
+
+#[test]
+fn v_moe_has_the_sizes_of_its_parts() {
+    // Width, layers, patch, side, classes, sparse layers.
+    for (preset, [width, layers, patch, side, classes, sparse]) in [
+        (None, [512, 8, 32, 224, 1000, 2]),
+        (Some("b16"), [768, 12, 16, 224, 1000, 6]),
+        (Some("b16_last2"), [768, 12, 16, 224, 1000, 2]),
+        (Some("demo"), [128, 2, 8, 32, 15, 1]),
+    ] {
+        let total = beside(
+            "vmoe/vmoe.gate",
+            preset,
+            Target::Objective("train".to_owned()),
+        )
+        .total;
+        let tokens = (side / patch) * (side / patch);
+        let expert = 8 * width * width + 5 * width;
+        let dense = layers * (12 * width * width + 13 * width)
+            + 2 * width
+            + (3 * patch * patch + 1 + tokens) * width
+            + (width + 1) * classes;
+        let routers = sparse * width * 8;
+        let of = |experts: usize| (dense + routers + sparse * (experts - 1) * expert) as u64;
+        assert_eq!(total.parameters, of(8), "{preset:?}");
+        assert_eq!(total.active_parameters, of(2), "{preset:?}");
+    }
 }
 
 /// A routed layer, large enough that its tensors outweigh the size words of its launches.

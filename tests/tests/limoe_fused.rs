@@ -6,7 +6,7 @@ use gatewright_compiler::lower::{Mode, Request, Target, lower};
 use gatewright_compiler::optimizer::{Optimizer, Rule};
 use gatewright_compiler::plan::{Command, Limits};
 use gatewright_tests::fused::{Tensors, assert_same, fill, fused};
-use gatewright_tests::spec::{bound, lowered, model_text};
+use gatewright_tests::spec::{bound, lowered, model_text, render};
 
 #[test]
 fn the_tiny_preset_means_the_same_fused() {
@@ -92,8 +92,8 @@ fn launches_of_a_training_step() {
     for (preset, most) in [("tiny", 449), ("demo", 255)] {
         let (sources, model) = bound(&text, Some(preset), &[]).unwrap_or_else(|e| panic!("{e}"));
         let what = Target::Objective("pretrain".to_owned());
-        let traced = lowered(&sources, &model, what, Mode::Train);
-        let (traced, _) = traced.unwrap_or_else(|e| panic!("{e}"));
+        let (traced, problems) = lower(&model, &Request::new(what, Mode::Train));
+        let traced = traced.unwrap_or_else(|| panic!("{}", render(&sources, &problems)));
         let (_, groups) = fused(&traced.graph, &Limits::cpu_vulkan(), true);
         assert!(groups.len() <= most, "{preset}: {} groups", groups.len());
     }

@@ -236,8 +236,20 @@ pub(super) fn indexed(
             let assignment = emit.leading_index(id, 0)?;
             let plan = dense_base(emit, operands[1])?;
             let row = emit.load_at(plan, layout.assignment_row(), assignment);
-            let rows = dense_base(emit, operands[0])?;
-            guarded_load(emit, rows, row)?
+            match &emit.context.graph.node(operands[0]).op {
+                // One number for all rows: what is left is which assignments have a row.
+                Op::Constant(constant) => {
+                    let value = emit.f32_constant(constant.value);
+                    let none = emit.u32_constant(NONE);
+                    let absent = emit.compare(Binary::Equal, row, none);
+                    let zero = emit.f32_constant(0.0);
+                    emit.choose(absent, zero, value, DType::F32)
+                }
+                _ => {
+                    let rows = dense_base(emit, operands[0])?;
+                    guarded_load(emit, rows, row)?
+                }
+            }
         }
         Op::GatherLast(_) => {
             let width = *emit.shape_of(operands[0]).last().unwrap_or(&1);

@@ -71,6 +71,9 @@ fn needs_memory(context: &Context, user: ValueId, slot: usize, base: ValueId) ->
         // A processor would look every summed row up once per tile; one copy is cheaper.
         Op::GroupedOuter(_) if context.limits.profile == Profile::CpuVulkan => true,
         Op::GroupedMatmul(_) | Op::GroupedOuter(_) => !(slot == 0 && gathers),
+        Op::UndispatchAssignments(_) if slot == 0 => {
+            !matches!(context.graph.node(base).op, Op::Constant(_))
+        }
         Op::Matmul(_)
         | Op::Attention(_)
         | Op::AttentionLogSumExp(_)

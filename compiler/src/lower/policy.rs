@@ -84,6 +84,10 @@ impl Tracer<'_> {
         let (scores, activation) = self.scores(scores)?;
         let choose = self.required(section, "choose", "top_k(1)")?;
         let (choice, renormalise, taken) = self.choose(frame, choose)?;
+        if choice == Choice::Tokens(1) && renormalise != Renormalise::Never {
+            let report = check::constant_weight::report(choose.span, name);
+            self.diagnostics.push(report);
+        }
         let masks = masks(section);
         let allowed = self.allowed(frame, section, experts)?;
         let drawn = match self.moded(section, "second") {

@@ -11,6 +11,7 @@ use crate::model::Number;
 use crate::ops::{
     Add, Broadcast, Cast, Compare, Concat, Dispatch, DispatchSlot, Distribution, Div, GatherLast,
     Iota, Maximum, Mul, Relation, Routing, Select, Sigmoid, Softmax, Sum, TopK,
+    UndispatchAssignments,
 };
 use crate::size::{DimId, Size};
 
@@ -69,16 +70,17 @@ impl Tracer<'_> {
             &[expert, order],
         )?;
         let chosen = vec![groups, tokens, Size::from(choices)];
-        // Without a capacity, whatever is sent to an expert that exists.
-        let (judged, limit) = match slots {
-            Some(slots) => (slot, slots),
-            None => (expert, experts),
-        };
-        let limit = self.constant(DType::U32, chosen.clone(), limit as f64)?;
-        let relation = Relation::Less;
-        let kept = self.emit(Compare { relation }, &[judged, limit])?;
         let per_expert = slots.map(|slots| chosen[0].mul(&Size::from(slots)));
         let (plan, rows) = self.dispatch(&path, routing, per_expert, [expert, order])?;
+        let kept = match slots {
+            Some(_) => self.has_row(plan, rows, &chosen)?,
+            // Without a capacity, whatever is sent to an expert that exists.
+            None => {
+                let limit = self.constant(DType::U32, chosen.clone(), experts as f64)?;
+                let relation = Relation::Less;
+                self.emit(Compare { relation }, &[expert, limit])?
+            }
+        };
         let weight = self.renormalise(policy.renormalise, raw, kept, &chosen)?;
         self.routers.push(RouterInstance {
             path,
@@ -162,6 +164,21 @@ impl Tracer<'_> {
             plan,
         };
         Ok((self.emit(op, &operands)?, rows))
+    }
+
+    /// Whether an assignment has a row in the plan, bool of shape [G, S, k]. The plan knows it already;
+    /// counting the queue of every expert again, as slots do, would cost much more.
+    fn has_row(&mut self, plan: ValueId, rows: DimId, shape: &[Size]) -> Traced<ValueId> {
+        let one = self.constant(DType::F32, vec![Size::from(rows)], 1.0)?;
+        let back = UndispatchAssignments {
+            groups: shape[0].clone(),
+            tokens: shape[1].clone(),
+            choices: shape[2].as_const().unwrap_or(1),
+        };
+        let kept = self.emit(back, &[one, plan])?;
+        let half = self.constant(DType::F32, shape.to_vec(), 0.5)?;
+        let relation = Relation::Less;
+        self.emit(Compare { relation }, &[half, kept])
     }
 
     /// Scores before the activation, [G, S, `width`].

@@ -129,7 +129,7 @@ pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<GenerateSp
     let entry = reader.required(&keys, "entry", "answer")?;
     let entry = reader.name(entry, "entry", known)?;
     let image = match reader.braces(&keys, "image") {
-        Some(inner) => Some(image(reader, &inner)?),
+        Some(inner) => Some(image::read(reader, &inner)?),
         None => None,
     };
     let findings = match reader.braces(&keys, "findings") {

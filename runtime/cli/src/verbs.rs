@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod compare;
 mod compile;
 mod completions;
 mod cost;
@@ -15,6 +16,7 @@ mod report;
 mod run;
 mod train;
 mod verify;
+mod weights;
 
 use crate::failure::Failure;
 use crate::output::Output;
@@ -82,12 +84,16 @@ verbs! {
     Eval = eval;
     /// Answer prompts, token by token
     Generate = generate;
+    /// List what a name map makes of a checkpoint, or export one
+    Weights = weights;
     /// Time an entry or a training step, kernel by kernel
     Bench = bench;
     /// Compare the fused shaders with the reference evaluator
     Verify = verify;
     /// Show what a run did
     Report = report;
+    /// Compare the runs of several variants: means, spread, cost
+    Compare = compare;
     /// Say what this machine offers
     Doctor = doctor;
     /// Print a completion script for a shell

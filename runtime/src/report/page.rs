@@ -6,7 +6,7 @@ use crate::measure::{Evaluation, Example, Score};
 use crate::train::{EvaluationRecord, Findings};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-const STYLE: &str = "
+pub(super) const STYLE: &str = "
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1320px; margin: 2rem auto; padding: 0 1.5rem; color: #222; background: #fff; }
 h1 { font-size: 1.6rem; margin-bottom: .2rem; }

@@ -129,6 +129,79 @@ fn draw(
     area.present().ok()
 }
 
+/// Points of one name.
+pub(super) struct Cloud {
+    pub(super) name: String,
+    pub(super) points: Vec<(f64, f64)>,
+}
+
+/// Points over two axes, a colour for each name; none without points.
+pub(super) fn scatter(title: &str, x: &str, y: &str, clouds: &[Cloud]) -> Option<String> {
+    let all = || clouds.iter().flat_map(|cloud| cloud.points.iter().copied());
+    all().next()?;
+    let range = |values: &mut dyn Iterator<Item = f64>| {
+        let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), it| {
+            (low.min(it), high.max(it))
+        });
+        let margin = (0.15 * (high - low)).max(0.02 * high.abs()).max(1e-3);
+        low - margin..high + margin
+    };
+    let ranges = (
+        range(&mut all().map(|it| it.0)),
+        range(&mut all().map(|it| it.1)),
+    );
+    let mut text = String::new();
+    draw_scatter(&mut text, title, [x, y], ranges, clouds)?;
+    Some(text)
+}
+
+fn draw_scatter(
+    text: &mut String,
+    title: &str,
+    [x, y]: [&str; 2],
+    (across, up): (Range, Range),
+    clouds: &[Cloud],
+) -> Option<()> {
+    let area = SVGBackend::with_string(text, (620, 340)).into_drawing_area();
+    area.fill(&WHITE).ok()?;
+    let font = ("sans-serif", 15).into_font();
+    let mut chart = ChartBuilder::on(&area)
+        .caption(title, font.style(FontStyle::Bold))
+        .margin(10)
+        .x_label_area_size(38)
+        .y_label_area_size(52)
+        .build_cartesian_2d(across, up)
+        .ok()?;
+    chart
+        .configure_mesh()
+        .x_desc(x)
+        .y_desc(y)
+        .light_line_style(WHITE)
+        .bold_line_style(RGBColor(230, 230, 230))
+        .axis_desc_style(("sans-serif", 13))
+        .label_style(("sans-serif", 12))
+        .draw()
+        .ok()?;
+    for (index, cloud) in clouds.iter().enumerate() {
+        let style = colour(index).filled();
+        let points = cloud.points.iter().map(|at| Circle::new(*at, 4, style));
+        chart
+            .draw_series(points)
+            .ok()?
+            .label(cloud.name.as_str())
+            .legend(move |(x, y)| Circle::new((x + 9, y), 4, style));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::LowerRight)
+        .background_style(WHITE.mix(0.85))
+        .border_style(RGBColor(200, 200, 200))
+        .label_font(("sans-serif", 12))
+        .draw()
+        .ok()?;
+    area.present().ok()
+}
+
 /// Bars side by side in groups: for each group a value of every name, 0 to 1.
 pub(super) fn bars(
     title: &str,

@@ -30,6 +30,9 @@ pub struct Manifest {
     pub hashes: BTreeMap<String, String>,
     /// Values of the symbolic dims.
     pub dims: BTreeMap<String, usize>,
+    /// `parameters`, `active_parameters` of a token, `forward_operations` of an example.
+    #[serde(default)]
+    pub cost: BTreeMap<String, u64>,
 }
 
 impl Manifest {

@@ -2,6 +2,7 @@
 //! finite differences, the fused interpreter and the device against the evaluator.
 
 mod losses;
+mod oracles;
 
 use gatewright_compiler::evaluate::evaluate;
 use gatewright_compiler::graph::OutputKind;

@@ -108,5 +108,5 @@ fn parameters(args: &Args) -> Result<(u64, Tensors), Failure> {
         let message = format!("{} holds no checkpoint yet", folder.display());
         return Err(Failure::Message(message));
     };
-    Ok((step, checkpoints.load(step)?.parameters))
+    Ok((step, checkpoints.load(step)?.everything()))
 }
