@@ -267,7 +267,8 @@ impl Findings {
     )]
     #[must_use]
     pub fn coloured(&self, spec: &FindingsSpec, image: &ImageSpec) -> Vec<f32> {
-        let side = usize::try_from(image.size).unwrap_or(0);
+        let form = &image.rendition;
+        let side = usize::try_from(form.size).unwrap_or(0);
         let numbers = (1u32..).zip(&self.segments_info);
         let numbers: BTreeMap<u64, u32> = numbers.map(|(number, it)| (it.id, number)).collect();
         let colour_at = |x: usize, y: usize| {
@@ -287,7 +288,7 @@ impl Findings {
             for (channel, value) in colour_at(x, y).into_iter().enumerate() {
                 // A picture's channels lie in 0 to 1 before they are normalised.
                 let share = f64::from(value) / 255.0 * spec.map_scale / 255.0;
-                rows.push(((share - image.mean[channel]) / image.std[channel]) as f32);
+                rows.push(((share - form.mean[channel]) / form.std[channel]) as f32);
             }
         }
         rows
@@ -319,6 +320,7 @@ fn colour(number: u32) -> [u8; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gatewright_compiler::stage::{Filter, Fit, Rendition};
 
     fn sentence(kind: FindingKind, head: &str, item: &str) -> Sentence {
         Sentence {
@@ -412,11 +414,16 @@ mod tests {
             segments: vec![9, 5, 0, 5],
         });
         let image = ImageSpec {
-            size: 4,
-            resize: gatewright_compiler::stage::Fit::Stretch,
+            rendition: Rendition {
+                size: 4,
+                filter: Filter::Triangle,
+                mean: [0.0; 3],
+                std: [1.0; 3],
+            },
+            resize: Fit::Stretch,
             augment: 0.0,
-            mean: [0.0; 3],
-            std: [1.0; 3],
+            variants: None,
+            mask: None,
         };
         let scaled = FindingsSpec {
             map_scale: 255.0,
