@@ -113,7 +113,7 @@ impl Limits {
 /// One device allocation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arena {
-    /// `parameters`, `gradients`, `state.m`, `activations.0` …
+    /// `parameters`, `parameters.1`, `gradients`, `state.m`, `activations.0` …
     pub name: String,
     /// Its size.
     pub bytes: u64,

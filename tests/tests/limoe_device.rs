@@ -2,6 +2,7 @@
 //! the recorded reference: embeddings, losses, routing decisions and gradients of every case.
 
 use gatewright_compiler::lower::{Mode, Recorded, Request, Target};
+use gatewright_compiler::plan::{Limits, Plan};
 use gatewright_runtime::device::{Choice, Counters, Device};
 use gatewright_runtime::execute::{Executor, Options, Slot};
 use gatewright_runtime::experiment;
@@ -9,7 +10,7 @@ use gatewright_runtime::once::{self, Backend, Once, Results};
 use gatewright_runtime::verify::{drawn_inputs, initial_parameters};
 use gatewright_tests::backends::backends;
 use gatewright_tests::limoe::{Case, embeddings, objective};
-use gatewright_tests::reference::{from_host, to_host};
+use gatewright_tests::reference::{Tensors, difference, from_host, to_host};
 use gatewright_tests::spec::{model_text, project};
 
 /// Everything is computed in f32.
@@ -117,5 +118,82 @@ fn a_training_step_is_one_submission_and_creates_nothing() {
         let created = |it: Counters| (it.buffers, it.pipelines, it.bind_groups);
         assert_eq!(created(now), created(first));
         assert!(after < before, "{after} after {before}");
+    }
+}
+
+/// Parameters and the gradient norm after three steps of a stage planned for these limits.
+fn trained(device: &Device, optimizer: &str, limits: &Limits) -> (Plan, Tensors, f32) {
+    let sets = [("pretrain.optimizer", optimizer)];
+    let mut limoe = project(&model_text("limoe/limoe.gate"), Some("tiny"), &sets);
+    let experiment = limoe.experiment().expect("sound sections");
+    let stage = experiment.stage(Some("pretrain")).expect("the stage");
+    let planned = experiment::plan(&mut limoe, stage, limits);
+    let planned = planned.unwrap_or_else(|error| panic!("{error}"));
+    planned
+        .plan
+        .verify()
+        .unwrap_or_else(|faults| panic!("{faults:?}"));
+    let plan = planned.plan.clone();
+    let executor = Executor::new(device, planned.plan, &Options::default());
+    let mut executor = executor.unwrap_or_else(|error| panic!("{error}"));
+    let parameters = initial_parameters(&planned.lowered[0], 0);
+    let inputs = drawn_inputs(&planned.lowered[0].graph, 0);
+    let mut run = || {
+        executor.fill(Slot::Parameter, &parameters)?;
+        executor.fill(Slot::Input, &inputs)?;
+        for step in 0..3 {
+            executor.step_words(&planned.update.words(0, step))?;
+            executor.run(&["gradients", "update"])?;
+        }
+        let norm = executor.read_named(Slot::Output, &["grad_norm"])?;
+        Ok((
+            executor.read_all(Slot::Parameter)?,
+            norm["grad_norm"].as_f32().expect("a number")[0],
+        ))
+    };
+    let found: Result<_, gatewright_runtime::error::Error> = run();
+    let (parameters, norm) = found.unwrap_or_else(|error| panic!("{error}"));
+    (plan, from_host(&parameters), norm)
+}
+
+#[test]
+fn parameters_in_several_arenas_learn_the_same() {
+    let Ok(device) = Device::open(&Choice::Auto) else {
+        eprintln!("skipped: no adapter");
+        return;
+    };
+    for optimizer in [
+        "adamw(lr: 1e-3, decay: 0.1, clip: 0.5)",
+        "adafactor(lr: 1e-3, clip: 0.5)",
+    ] {
+        let (whole, expected, norm) = trained(&device, optimizer, device.limits());
+        assert!(
+            whole
+                .arenas
+                .iter()
+                .all(|arena| arena.name != "parameters.1")
+        );
+        let small = Limits {
+            max_binding_bytes: 16 << 10,
+            ..device.limits().clone()
+        };
+        let (split, found, same_norm) = trained(&device, optimizer, &small);
+        let kept = |name: &str| {
+            split
+                .arenas
+                .iter()
+                .filter(|it| it.name.starts_with(name))
+                .count()
+        };
+        assert!(kept("parameters") > 3);
+        assert_eq!(kept("gradients"), kept("parameters"));
+        assert!(
+            (norm - same_norm).abs() <= 1e-5 * norm,
+            "{norm} and {same_norm}"
+        );
+        for (path, tensor) in &expected {
+            let off = difference(&found[path], tensor);
+            assert!(off < 1e-5, "{path} differs by {off}");
+        }
     }
 }

@@ -239,7 +239,11 @@ fn norm(
     Ok(())
 }
 
-fn norm_of_partials(optimizer: &Optimizer, partials: usize) -> Result<Launch, String> {
+/// The norm over the partial sums of all arenas; its slots are those of an update.
+///
+/// # Errors
+/// More partial sums than a kernel can address.
+pub fn norm_of_partials(optimizer: &Optimizer, partials: usize) -> Result<Launch, String> {
     let mut b = Builder::new("gradient_norm", [LANES as u32, 1, 1]);
     b.doc("Global norm of the gradients and the factor that clips them.");
     let parts = b.binding("partials", Scalar::F32, false);

@@ -17,6 +17,11 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Alignment of buffers in words: 256 bytes, what every device accepts as a binding offset.
 pub const ALIGN_WORDS: usize = 64;
 
+/// The arenas of parameters: `parameters`, `parameters.1` …
+pub(super) const PARAMETERS: &str = "parameters";
+/// The arenas of gradients, each like the one of its parameters.
+pub(super) const GRADIENTS: &str = "gradients";
+
 /// The arena of state that programs leave each other, and its kind.
 pub const CACHE: &str = "cache";
 
@@ -183,19 +188,51 @@ impl Plan {
         BufferId(index(self.buffers.len() - 1))
     }
 
-    /// Appends a buffer at the end of a persistent arena.
+    /// The last arena of a kind, or another one where it has no room: `cache`, `cache.1` …
+    fn roomy(&mut self, kind: &str, bytes: u64, most: u64) -> u32 {
+        let kinds = |arena: &Arena| {
+            let rest = arena.name.strip_prefix(kind);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        let own: Vec<&Arena> = self.arenas.iter().filter(|arena| kinds(arena)).collect();
+        match own.last() {
+            Some(last) if last.bytes == 0 || last.bytes + bytes <= most => {
+                let name = last.name.clone();
+                self.arena(&name)
+            }
+            Some(_) => self.arena(&format!("{kind}.{}", own.len())),
+            None => self.arena(kind),
+        }
+    }
+
+    /// Appends a buffer at the end of a persistent arena, or of the next one of its kind when it would
+    /// pass the device's largest buffer.
     pub(crate) fn append(
         &mut self,
-        arena: &str,
+        kind: &str,
         name: &str,
         role: Role,
         dtype: DType,
         shape: Vec<usize>,
     ) -> BufferId {
-        let arena = self.arena(arena);
+        self.append_within(self.limits.max_buffer_bytes, kind, name, role, dtype, shape)
+    }
+
+    /// Appends a buffer to an arena of at most so many bytes; one that is larger has one for itself.
+    pub(crate) fn append_within(
+        &mut self,
+        most: u64,
+        kind: &str,
+        name: &str,
+        role: Role,
+        dtype: DType,
+        shape: Vec<usize>,
+    ) -> BufferId {
         let words = shape.iter().product::<usize>().max(1);
+        let whole = 4 * aligned(words) as u64;
+        let arena = self.roomy(kind, whole, most);
         let offset = self.arenas[arena as usize].bytes;
-        self.arenas[arena as usize].bytes += 4 * aligned(words) as u64;
+        self.arenas[arena as usize].bytes += whole;
         let (name, bytes) = (name.to_owned(), 4 * words as u64);
         self.push_buffer(Buffer {
             name,
@@ -275,10 +312,17 @@ impl<'a> Assembly<'a> {
             let role = Role::State(CACHE.to_owned());
             self.plan.append(CACHE, &name, role, dtype, shape);
         }
+        // An update binds an arena as a whole.
+        let limits = self.request.limits;
+        let most = match self.request.optimizer {
+            Some(_) => limits.max_binding_bytes.min(limits.max_buffer_bytes),
+            None => limits.max_buffer_bytes,
+        };
         let parameters = self.given(Graph::parameters)?;
         for (path, (dtype, shape)) in parameters {
+            let role = Role::Parameter;
             self.plan
-                .append("parameters", &path, Role::Parameter, dtype, shape);
+                .append_within(most, PARAMETERS, &path, role, dtype, shape);
         }
         Ok(())
     }
@@ -412,8 +456,9 @@ impl<'a> Assembly<'a> {
             return Ok(());
         }
         let mut buffer = self.plan.buffers[parameter.0 as usize].clone();
-        let total = self.plan.arenas[buffer.arena as usize].bytes;
-        buffer.arena = self.plan.arena("gradients");
+        let beside = &self.plan.arenas[buffer.arena as usize];
+        let (total, name) = (beside.bytes, beside.name.replace(PARAMETERS, GRADIENTS));
+        buffer.arena = self.plan.arena(&name);
         self.plan.arenas[buffer.arena as usize].bytes = total;
         buffer.role = Role::Gradient;
         let id = self.plan.push_buffer(buffer);
