@@ -174,9 +174,11 @@ fn lines_add_up_and_lie_in_the_users_file() {
 #[test]
 fn a_model_beyond_the_device_is_measured_and_does_not_fit() {
     let limits = Limits::portable();
-    let cost = cost(pretrain(), None, &[], Some(&limits));
+    let cost = cost(pretrain(), Some("h14"), &[], Some(&limits));
     let device = cost.device.as_ref().expect("a plan");
     assert!(!device.buffer.fits && !device.binding.fits);
+    // More than 2^32 words of parameters lie in several buffers.
+    assert_eq!(cost.total.parameters / 1_000_000, 5_553);
     let text = serde_json::to_string(&cost).expect("JSON");
     assert_eq!(serde_json::from_str::<Cost>(&text).expect("a cost"), cost);
 }

@@ -191,7 +191,9 @@ fn parameters_in_several_arenas_learn_the_same() {
             (norm - same_norm).abs() <= 1e-5 * norm,
             "{norm} and {same_norm}"
         );
-        for (path, tensor) in &expected {
+        // The softmax of attention does not see a key bias: its gradient is nothing but rounding.
+        let seen = |path: &str| !path.ends_with("attention.k.bias");
+        for (path, tensor) in expected.iter().filter(|(path, _)| seen(path)) {
             let off = difference(&found[path], tensor);
             assert!(off < 1e-5, "{path} differs by {off}");
         }
