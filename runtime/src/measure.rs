@@ -9,11 +9,13 @@
 
 mod embed;
 mod evaluator;
+mod export;
 mod retrieval;
 mod routing;
 
 pub use embed::Encoder;
 pub use evaluator::{Evaluator, Overrides};
+pub use export::export;
 pub use retrieval::{Captioned, measure};
 pub use routing::{RouterUse, StreamUse, Token, WordUse};
 

@@ -97,10 +97,18 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
 
 /// The parameters to measure, and after how many updates.
 fn parameters(args: &Args) -> Result<(u64, Tensors), Failure> {
-    let Some(folder) = &args.run else {
-        let path = args.weights.as_deref().unwrap_or(Path::new(""));
-        return Ok((0, read_tensors(path)?));
-    };
+    match &args.weights {
+        Some(path) => Ok((0, read_tensors(path)?)),
+        None => last_parameters(args.run.as_deref()),
+    }
+}
+
+/// The parameters of the last checkpoint of a run, and after how many updates.
+///
+/// # Errors
+/// A folder without a run or a checkpoint.
+pub(crate) fn last_parameters(folder: Option<&Path>) -> Result<(u64, Tensors), Failure> {
+    let folder = folder.unwrap_or(Path::new(""));
     // A folder without a run is named as such.
     RunFolder::manifest(folder)?;
     let checkpoints = Checkpoints::open(&folder.join("checkpoints"), 1)?;
