@@ -92,7 +92,7 @@ fn product(sizes: [usize; 4], of_weights: bool, transposed: bool) -> KernelSpec 
         m: count,
         n,
         k,
-        a,
+        a: a.into(),
         b,
         inputs: Vec::new(),
         program,
@@ -126,7 +126,8 @@ fn lengths(spec: &KernelSpec) -> [Vec<usize>; 2] {
         }
         KernelSpec::Matmul { a, b, outputs, .. } => {
             let outputs = outputs.iter().map(|it| it.operand.elements);
-            [vec![a.elements, b.elements], outputs.collect()]
+            let left = a.buffers().into_iter().map(|(_, elements)| elements);
+            [left.chain([b.elements]).collect(), outputs.collect()]
         }
         _ => Default::default(),
     }

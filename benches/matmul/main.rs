@@ -94,7 +94,7 @@ fn spec([m, k, n]: [usize; 3], transposed: [bool; 2], epilogue: bool) -> KernelS
         m,
         n,
         k,
-        a: matrix(m, k, transposed[0]),
+        a: matrix(m, k, transposed[0]).into(),
         b: matrix(k, n, transposed[1]),
         inputs,
         program,

@@ -15,11 +15,13 @@
 mod attention;
 mod build;
 mod cluster;
+mod contraction;
 mod cross_entropy;
 mod dispatch;
 mod emit;
 pub mod meaning;
 mod prepare;
+mod route;
 mod sources;
 mod text;
 mod view;

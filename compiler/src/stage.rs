@@ -18,7 +18,10 @@ mod training;
 mod weights;
 
 pub use alarm::{Alarm, Trouble};
-pub use data::{DataSpec, Fit, Given, ImageSpec, Product, Source, TextSpec};
+pub use data::{
+    BlockMask, DataSpec, Filter, Fit, Given, ImageSpec, MaskUnit, Product, Rendition, Source,
+    TextSpec, TokenMask,
+};
 pub use evaluation::{Classes, EvalSpec, Measure, MetricSpec};
 pub use generate::{GenerateSpec, Part as PromptPart, Prompted};
 pub use optimizer::{DecayOn, OptimizerSpec};

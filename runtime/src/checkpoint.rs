@@ -12,8 +12,9 @@ mod keep;
 mod tensors;
 
 pub use differences::{Differences, differences};
-pub use foreign::{Imported, export, import};
+pub use foreign::{Imported, compare, export, import};
 pub use keep::Checkpoints;
+pub(crate) use tensors::read_with_metadata;
 pub use tensors::{read_tensors, write_atomically, write_tensors};
 
 use crate::error::{Error, Result};
@@ -24,6 +25,8 @@ use std::path::Path;
 
 /// Prefix of optimiser state in a checkpoint; paths hold no slash.
 const STATE: &str = "state/";
+/// Prefix of parameters that the run does not use.
+const CARRIED: &str = "carried/";
 
 /// What a checkpoint says about its run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -52,6 +55,9 @@ pub struct Checkpoint {
     pub parameters: BTreeMap<String, HostTensor>,
     /// Optimiser state by `KIND/NAME`.
     pub state: BTreeMap<String, HostTensor>,
+    /// Parameters of the model that this run does not use and that it started with, by path: a later
+    /// run may.
+    pub carried: BTreeMap<String, HostTensor>,
 }
 
 impl Checkpoint {
@@ -62,6 +68,8 @@ impl Checkpoint {
     pub fn save(&self, path: &Path) -> Result<()> {
         let state = self.state.iter();
         let state = state.map(|(name, tensor)| (format!("{STATE}{name}"), tensor));
+        let carried = self.carried.iter();
+        let carried = carried.map(|(name, tensor)| (format!("{CARRIED}{name}"), tensor));
         let parameters = self.parameters.iter();
         let parameters = parameters.map(|(name, tensor)| (name.clone(), tensor));
         let metadata = serde_json::to_string(&self.metadata).map_err(|error| Error::File {
@@ -69,7 +77,8 @@ impl Checkpoint {
             path: path.to_path_buf(),
             source: error.into(),
         })?;
-        write_tensors(path, &parameters.chain(state).collect(), Some(&metadata))
+        let tensors = parameters.chain(state).chain(carried).collect();
+        write_tensors(path, &tensors, Some(&metadata))
     }
 
     /// Reads a checkpoint of ours.
@@ -83,12 +92,23 @@ impl Checkpoint {
             ..Self::default()
         };
         for (name, tensor) in tensors {
-            match name.strip_prefix(STATE) {
-                Some(name) => checkpoint.state.insert(name.to_owned(), tensor),
-                None => checkpoint.parameters.insert(name, tensor),
-            };
+            if let Some(name) = name.strip_prefix(STATE) {
+                checkpoint.state.insert(name.to_owned(), tensor);
+            } else if let Some(name) = name.strip_prefix(CARRIED) {
+                checkpoint.carried.insert(name.to_owned(), tensor);
+            } else {
+                checkpoint.parameters.insert(name, tensor);
+            }
         }
         Ok(checkpoint)
+    }
+
+    /// All parameters of the model that are known, used by the run or not.
+    #[must_use]
+    pub fn everything(self) -> BTreeMap<String, HostTensor> {
+        let mut all = self.carried;
+        all.extend(self.parameters);
+        all
     }
 
     /// Reads only what a checkpoint says about its run.

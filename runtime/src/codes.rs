@@ -285,6 +285,20 @@ pages! {
     /// Fix: the message says what is missing. A picture comes from `--image`, room for a longer prompt from
     /// `--set` of the dim that the tokens' input has, a tokenizer from the section or from `--tokenizer`.
     GENERATION = "E0623", "nothing can be generated";
+
+    /// What: data gives an input what an entry computes, and that cannot be had.
+    ///
+    /// Why: such results are computed once for each sample and kept, so the parameters of the entry
+    /// must be known before the stage begins and may not train in it.
+    ///
+    /// Example:
+    /// ```text
+    /// data pictures { gives { code_image = image   codes = entry(tokenize) }   … }
+    /// stage main { data = pictures   … }   // and nothing says where the parameters of `tokenize` come from
+    /// ```
+    /// Fix: put the stage `after` one that trains these parameters, load them with `init = load(…)`,
+    /// and freeze what trains here.
+    FROZEN = "E0624", "what an entry computes for data cannot be had";
 }
 
 #[cfg(test)]

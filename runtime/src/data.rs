@@ -1,9 +1,9 @@
 //! From files to batches of tensors.
 //!
 //! A [`Source`] names files and reads [`Record`]s out of them. A [`Column`] says how records become
-//! one named tensor: a picture through an [`ImageTransform`], or a [`Caption`] through
-//! [`Tokenize`]. [`Batches`] draws records and fills the columns; [`Prefetch`] does so on a thread
-//! of its own, ahead of the device.
+//! named tensors: a picture through an [`ImageTransform`], a [`Caption`] through [`Tokenize`], and
+//! what is hidden of both through [`BlockMask`] and [`TokenMask`]. [`Batches`] draws records and fills
+//! the columns; [`Prefetch`] does so on a thread of its own, ahead of the device.
 //!
 //! Invariants:
 //! - Batch `n` depends on the files, the options and `n` only, never on batches before it: a
@@ -16,6 +16,7 @@ mod batch;
 mod caption;
 mod error;
 mod image;
+mod mask;
 mod open;
 mod order;
 mod peek;
@@ -24,13 +25,14 @@ mod random;
 mod source;
 mod tokenize;
 
-pub use batch::{Batch, BatchOptions, Batches, Column, TextColumn};
+pub use batch::{Batch, BatchOptions, Batches, Column, Hidden, TextColumn};
 pub use caption::{Caption, canonical, prompt};
 pub use error::{BadRecords, DataError, RecordFault};
 pub use image::{ImageTransform, Picture};
+pub use mask::{BlockMask, TokenMask};
 pub use open::{Loading, Split, open, tokenizer};
 pub use peek::{Sample, peek};
 pub use prefetch::Prefetch;
 pub use random::Random;
 pub use source::{Blob, Record, Records, Source};
-pub use tokenize::Tokenize;
+pub use tokenize::{Pieces, Tokenize};

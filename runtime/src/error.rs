@@ -182,6 +182,14 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// What an entry computes for data cannot be had.
+    #[error("entry `{entry}`, which data gives: {reason}")]
+    Frozen {
+        /// The entry.
+        entry: String,
+        /// Why not.
+        reason: String,
+    },
     /// The run folder is not this run's.
     #[error("`{}` {reason}", path.display())]
     RunFolder {
@@ -217,6 +225,7 @@ impl Error {
             Self::Data(_) => codes::DATA,
             Self::Evaluation { .. } => codes::EVALUATION,
             Self::Generation { .. } => codes::GENERATION,
+            Self::Frozen { .. } => codes::FROZEN,
             Self::RunFolder { .. } => codes::RUN_FOLDER,
         }
     }

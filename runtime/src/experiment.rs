@@ -20,7 +20,9 @@ use crate::device::Device;
 use crate::error::Error;
 use crate::execute::{self, Executor, NonFinitePlace, Slot};
 use crate::failure::{Failure, NonFinite};
+use crate::frozen::Frozen;
 use crate::measure::{self, Evaluator, RouterUse};
+use crate::once::Tensors;
 use crate::profile::{PROFILED_STEPS, Recording};
 use crate::project::{Mistakes, Project};
 use crate::train::{
@@ -32,7 +34,7 @@ use gatewright_compiler::cost;
 use gatewright_compiler::stage::{Experiment, StageSpec};
 use gatewright_grammar::diagnostic::Diagnostic;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -61,6 +63,8 @@ pub struct Options {
     pub weights: BTreeMap<String, PathBuf>,
     /// A run folder whose last parameters are where this stage starts.
     pub from: Option<PathBuf>,
+    /// The folder that keeps what entries compute for data; without one, nothing is kept.
+    pub cache: Option<PathBuf>,
     /// Measure a few steps kernel by kernel; see [`PROFILED_STEPS`].
     pub profile: bool,
 }
@@ -88,6 +92,8 @@ pub trait Observer {
     fn phase(&mut self, what: &str);
     /// Training begins.
     fn opened(&mut self, opening: &Opening);
+    /// Something that the user should know and that stops nothing.
+    fn note(&mut self, text: &str);
     /// A step was logged.
     fn step(&mut self, record: &StepRecord);
     /// An alarm went off that only warns.
@@ -111,6 +117,8 @@ pub struct Summary {
     pub evaluations: Vec<EvaluationRecord>,
     /// What the routers did in the last one.
     pub routing: Vec<RouterUse>,
+    /// Rows that entries computed for data, because no file held them; none where data asks for none.
+    pub computed: Option<u64>,
     /// What was measured, if that was asked for.
     pub recording: Option<Recording>,
 }
@@ -149,7 +157,7 @@ pub fn train(
     manifest.cost = cost(project, stage, &compiled)?;
     let total = options.steps.unwrap_or(stage.steps).min(stage.steps);
     let executor = Executor::new(device, compiled.plan, &execute::Options::default())?;
-    start::write(
+    let given = start::write(
         &executor,
         &compiled.lowered,
         project,
@@ -185,6 +193,7 @@ pub fn train(
         versions: manifest.versions.clone(),
     };
     let mut trainer = Trainer::new(executor, train_options)?;
+    trainer.carry(given.clone());
     let (mut folder, checkpoint) = match options.resume {
         true => RunFolder::resume(&options.folder, &manifest, KEPT)?,
         false => (
@@ -196,6 +205,16 @@ pub fn train(
         trainer.restore(checkpoint)?;
     }
     opening.first_step = trainer.step();
+    let known = checkpoint.map_or(given, Checkpoint::everything);
+    let trained = &compiled.optimizer.trained;
+    loader.only_read(&compiled.lowered);
+    let entries = loader.entries();
+    if !entries.is_empty() {
+        let mut frozen = freeze(project, stage, device, entries, trained, &known)?;
+        frozen.load(&known, options.cache.clone())?;
+        frozen.take_notes().iter().for_each(|it| observer.note(it));
+        loader.freeze(frozen);
+    }
     let recording = options.profile.then(|| {
         let first = trainer.step();
         Recording::new(first + PROFILED_STEPS.start..first + PROFILED_STEPS.end)
@@ -236,6 +255,36 @@ pub fn train(
             ..summary
         }),
     }
+}
+
+/// Prepares the entries that compute inputs of the data. Their parameters must come from somewhere, and
+/// must not train.
+fn freeze(
+    project: &mut Project,
+    stage: &StageSpec,
+    device: &Device,
+    entries: BTreeSet<String>,
+    trained: &[String],
+    known: &Tensors,
+) -> Result<Frozen, Failure> {
+    let names: Vec<&str> = entries.iter().map(String::as_str).collect();
+    let names = names.join(", ");
+    let bindings = bindings(project, stage);
+    let frozen = Frozen::new(project, entries, &bindings, device)?;
+    let refuse = |reason: String| Error::Frozen {
+        entry: names.clone(),
+        reason,
+    };
+    let needed = frozen.parameters();
+    if let Some(own) = needed.iter().find(|path| trained.contains(path)) {
+        let reason = format!("`{own}` trains in stage `{}`; freeze it", stage.name);
+        return Err(refuse(reason).into());
+    }
+    if let Some(absent) = needed.iter().find(|path| !known.contains_key(*path)) {
+        let reason = format!("neither a stage before nor a file gives `{absent}`");
+        return Err(refuse(reason).into());
+    }
+    Ok(frozen)
 }
 
 struct Run<'a> {
@@ -293,6 +342,7 @@ impl Run<'_> {
                 .trainer
                 .run(loader, Some(self.folder), &mut observe, stop)?;
             training += since.elapsed();
+            loader.frozen().map_or(Ok(()), Frozen::save)?;
             if let Some(told) = ended {
                 return Err(told.into());
             }
@@ -308,6 +358,7 @@ impl Run<'_> {
             steps: self.trainer.step() - first,
             evaluations: self.evaluations,
             routing: self.routing,
+            computed: loader.frozen().map(|frozen| frozen.computed()),
             recording: None,
         })
     }
@@ -317,7 +368,7 @@ impl Run<'_> {
             return Ok(());
         }
         self.observer.phase("evaluating");
-        let parameters = self.trainer.executor_mut().read_all(Slot::Parameter)?;
+        let parameters = self.trainer.parameters()?;
         let record = EvaluationRecord {
             step: self.trainer.step(),
             evaluations: self.evaluator.run(&parameters)?,

@@ -95,7 +95,7 @@ pub fn trace(project: &mut Project, spec: &GenerateSpec) -> Result<Traced, Failu
 /// A file that cannot be read or is no picture.
 pub fn picture(spec: &ImageSpec, path: &Path) -> Result<Vec<f32>> {
     let bytes = std::fs::read(path).map_err(Error::file("read", path))?;
-    let transform = ImageTransform::of(spec);
+    let transform = ImageTransform::of(spec, &spec.rendition);
     let wrong = |cause| Error::generation(format!("`{}`: {cause}", path.display()));
     let picture = transform.decode(&bytes).map_err(wrong)?;
     let mut rows = Vec::new();

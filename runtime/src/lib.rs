@@ -10,6 +10,7 @@ pub mod error;
 pub mod execute;
 pub mod experiment;
 pub mod failure;
+pub mod frozen;
 pub mod generate;
 pub mod initialise;
 pub mod measure;

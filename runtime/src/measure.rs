@@ -1,7 +1,7 @@
 //! What a model is worth on data: embeddings of records, compared.
 //!
 //! An `eval` of the spec compares two entries on a part of the data; a `metric` compares two values on
-//! every held-out part. Each gives [`Score`]s beside what guessing would give, and a few [`Example`]s.
+//! every held-out part; a probe asks what a linear classifier finds in one entry. Each gives [`Score`]s beside what guessing would give, and a few [`Example`]s.
 //!
 //! Invariants
 //! - Parameters come from outside; nothing here trains.
@@ -10,6 +10,8 @@
 mod embed;
 mod evaluator;
 mod export;
+mod guess;
+mod probe;
 mod retrieval;
 mod routing;
 

@@ -98,6 +98,8 @@ pub struct Trainer {
     step: u64,
     /// The objective of the last batch.
     last: usize,
+    /// Parameters that the plan does not have and checkpoints hold.
+    carried: BTreeMap<String, HostTensor>,
     /// Where the time of some steps goes.
     recording: Option<Recording>,
 }
@@ -133,6 +135,7 @@ impl Trainer {
             measured,
             step: 0,
             last: 0,
+            carried: BTreeMap::new(),
             recording: None,
         })
     }
@@ -146,6 +149,25 @@ impl Trainer {
     /// The same, to read results.
     pub fn executor_mut(&mut self) -> &mut Executor {
         &mut self.executor
+    }
+
+    /// Keeps the parameters among these that the plan does not have: they go into checkpoints, for runs
+    /// that start from this one.
+    pub fn carry(&mut self, mut parameters: BTreeMap<String, HostTensor>) {
+        for name in self.executor.names(Slot::Parameter) {
+            parameters.remove(name);
+        }
+        self.carried = parameters;
+    }
+
+    /// All parameters that are known: those of the plan as they are now, and those that are carried.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn parameters(&mut self) -> Result<BTreeMap<String, HostTensor>> {
+        let mut all = self.carried.clone();
+        all.extend(self.executor.read_all(Slot::Parameter)?);
+        Ok(all)
     }
 
     /// Measures the steps that a recording covers kernel by kernel, which slows them down.
@@ -197,6 +219,7 @@ impl Trainer {
             }
         };
         self.step = step;
+        self.carry(checkpoint.carried.clone());
         Ok(())
     }
 
@@ -224,6 +247,7 @@ impl Trainer {
             },
             parameters: self.executor.read_all(Slot::Parameter)?,
             state: self.executor.read_all(Slot::State)?,
+            carried: self.carried.clone(),
         };
         let tensors = checkpoint.parameters.iter().chain(&checkpoint.state);
         for (name, tensor) in tensors {

@@ -1,12 +1,12 @@
 //! Parameters from and to the names of a foreign checkpoint, for what an evaluation needs.
 
-use crate::checkpoint::import;
+use crate::checkpoint::{compare, import};
 use crate::failure::Failure;
 use crate::once::Tensors;
 use crate::project::Project;
 use gatewright_compiler::lower::{Lowered, Mode, Request, Target};
 use gatewright_compiler::size::Bindings;
-use gatewright_compiler::stage::WeightsSpec;
+use gatewright_compiler::stage::{Pairing, WeightsSpec};
 use std::collections::BTreeMap;
 
 /// Sizes of every parameter of a traced graph whose sizes are known.
@@ -33,11 +33,7 @@ pub fn read(
     bindings: &BTreeMap<String, usize>,
     tensors: &Tensors,
 ) -> Result<Tensors, Failure> {
-    let everything = project.lower(&Request {
-        bindings: bindings.clone(),
-        ..Request::new(Target::Everything, Mode::Train)
-    })?;
-    let mut all = shapes(&everything);
+    let mut all = everything(project, bindings)?;
     all.extend(needed.clone());
     let mut imported = import(spec, &all, tensors)?;
     let missing = &mut imported.pairing.unmatched_ours;
@@ -48,4 +44,30 @@ pub fn read(
     } else {
         Err(project.mistakes(diagnostics).into())
     }
+}
+
+/// What a map makes of foreign tensors, for the whole file: which names go together or are left over, and
+/// a line for each tensor that does not fit.
+///
+/// # Errors
+/// What is wrong with the spec.
+pub fn matching(
+    project: &mut Project,
+    spec: &WeightsSpec,
+    tensors: &Tensors,
+) -> Result<(Pairing, Vec<String>), Failure> {
+    let all = everything(project, &BTreeMap::new())?;
+    Ok(compare(spec, &all, tensors))
+}
+
+/// Sizes of every parameter of the file.
+fn everything(
+    project: &mut Project,
+    bindings: &BTreeMap<String, usize>,
+) -> Result<BTreeMap<String, Vec<usize>>, Failure> {
+    let everything = project.lower(&Request {
+        bindings: bindings.clone(),
+        ..Request::new(Target::Everything, Mode::Train)
+    })?;
+    Ok(shapes(&everything))
 }

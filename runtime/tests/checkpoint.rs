@@ -50,6 +50,10 @@ fn checkpoint(step: u64, score: Option<f64>) -> Checkpoint {
             ("count/all".to_owned(), integers([1], vec![u32::MAX])),
             ("m/a.w".to_owned(), tensor(&[0.1, 0.2, 0.3])),
         ]),
+        carried: BTreeMap::from([(
+            "other.kernel".to_owned(),
+            HostTensor::f32([1], vec![3.0]).expect("a tensor"),
+        )]),
     }
 }
 

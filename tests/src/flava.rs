@@ -205,9 +205,9 @@ impl Flava {
             let what = Target::Entry(name.to_owned());
             self.run("mm", what, &self.parameters, backend).outputs
         };
-        let mut found = entry("embed_image");
-        found.extend(entry("embed_text"));
-        found.extend(entry("embed_pair"));
+        let mut found = entry("encode_image");
+        found.extend(entry("encode_text"));
+        found.extend(entry("encode_pair"));
         for (ours, theirs) in [
             ("image_rows", "image_embeddings"),
             ("image_pooled", "image_pooler"),
@@ -234,7 +234,9 @@ impl Flava {
             &expected["codebook_logits"],
             tolerance,
         );
-        assert_eq!(codes["found_codes"], expected["codebook_indices"]);
+        let (found, expected) = (&codes["live_codes"], &expected["codebook_indices"]);
+        assert_eq!(found.shape, [4, 16]);
+        assert_eq!(found.data, expected.data);
     }
 
     /// Logits and states behind the losses of a case.

@@ -61,6 +61,9 @@ fn emoji_make_batches() {
         caption,
         tokenize: Arc::new(tokenize),
         mask: None,
+        hidden: None,
+        matched: None,
+        mismatch: 0.0,
     };
     let columns = BTreeMap::from([
         ("image".to_owned(), Column::Image(image)),

@@ -63,7 +63,7 @@ fn images_of_another_size_take_the_same_positions() {
     let sets = [("S", "48")];
     let other = shapes(&project("tiny", &sets));
     assert_eq!(other, shapes(&project("tiny", &[])));
-    let request = Request::new(Target::Entry("embed_image".to_owned()), Mode::Eval);
+    let request = Request::new(Target::Entry("encode_image".to_owned()), Mode::Eval);
     let lowered = project("tiny", &sets)
         .lower(&request)
         .expect("a sound flow");

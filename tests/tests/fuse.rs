@@ -375,6 +375,25 @@ fn cross_entropy_over_many_classes_names_no_logits() {
     }
 }
 
+/// tanh before a narrow product is computed where it is read; before a wide one it is stored.
+#[test]
+fn a_chain_before_a_narrow_product_is_its_prologue() {
+    for limits in limits() {
+        for (columns, launches) in [(5, 1), (40, 2)] {
+            let mut net = Net::default();
+            let x = net.input("x", &[2, 3, 8]);
+            let y = net.add(Tanh {}, &[x]);
+            let y = net.linear("head", y, 8, columns);
+            net.graph.add_output("y", OutputKind::Value, y);
+            let (graph, groups) = fused(&net.graph, &limits, false);
+            let (mut inputs, mut parameters) = (Tensors::new(), Tensors::new());
+            fill(&graph, &mut inputs, &mut parameters);
+            assert_same(&graph, &groups, &limits, &inputs, &parameters);
+            assert_eq!(groups.len(), launches);
+        }
+    }
+}
+
 fn routing(experts: usize, choices: usize, capacity: Option<f64>, priority: Priority) -> Routing {
     let capacity = capacity.map(|factor| Capacity {
         factor,

@@ -4,7 +4,7 @@ use gatewright_compiler::graph::DType;
 use gatewright_compiler::kernel::interpret::{self, Draws};
 use gatewright_compiler::kernel::lower;
 use gatewright_compiler::kernel::spec::{
-    AttentionPass, AttentionResult, Binary, CrossEntropyResult, Instr, InstrId, KernelSpec,
+    AttentionPass, AttentionResult, Binary, CrossEntropyResult, Instr, InstrId, KernelSpec, Left,
     MOST_HEAD_WIDTH, Matrix, Operand, Program, Reduce, Store, Unary, View,
 };
 use gatewright_compiler::ops::Distribution;
@@ -120,7 +120,8 @@ fn operands(spec: &KernelSpec) -> [Vec<(DType, usize)>; 2] {
             column_sums,
             ..
         } => {
-            let mut all = vec![(DType::F32, a.elements), (DType::F32, b.elements)];
+            let mut all = a.buffers();
+            all.push((DType::F32, b.elements));
             all.extend(inputs.iter().map(describe));
             let mut written: Vec<_> = stores(outputs);
             written.extend(column_sums.iter().map(describe));
@@ -643,7 +644,8 @@ fn matmul(
                 transposed: a,
                 slack,
             },
-        ),
+        )
+        .into(),
         b: matrix(
             batch,
             k,
@@ -709,11 +711,55 @@ fn moved([m, k, n]: [usize; 3]) -> KernelSpec {
     } = &mut spec
     {
         (*batch, *columns) = (vec![n / 4], 4);
-        (a.batch_strides, b.batch_strides) = (vec![0], vec![4]);
+        if let Left::Matrix(a) = a {
+            a.batch_strides = vec![0];
+        }
+        b.batch_strides = vec![4];
         inputs[0].view.strides = vec![4, 0, 1];
         outputs[0].operand.view.strides = vec![4 * m, 4, 1];
     }
     spec
+}
+
+/// (tanh(x) * scale[k] + shift[m]) b: a left operand that is computed where it is read.
+fn computed(batch: &[usize], [m, k, n]: [usize; 3]) -> KernelSpec {
+    let mut spec = matmul(batch, [m, k, n], [false, false], 0, false);
+    let mut p = P::default();
+    let x = p.load(0);
+    let tanh = p.un(Unary::Tanh, x);
+    let scale = p.load(1);
+    let scaled = p.bin(Binary::Multiply, tanh, scale);
+    let shift = p.load(2);
+    let value = p.bin(Binary::Add, scaled, shift);
+    let axes = |strides: [usize; 2]| [vec![0; batch.len()], strides.to_vec()].concat();
+    let count = batch.iter().product::<usize>() * m * k;
+    let mut whole = vec![k, 1];
+    if !batch.is_empty() {
+        whole.insert(0, m * k);
+    }
+    if let KernelSpec::Matmul { a, .. } = &mut spec {
+        *a = Left::Computed {
+            inputs: vec![
+                f32s(count, &whole),
+                f32s(k, &axes([0, 1])),
+                f32s(m, &axes([1, 0])),
+            ],
+            program: p.0,
+            value,
+        };
+    }
+    spec
+}
+
+#[test]
+fn matmuls_with_a_prologue_match() {
+    check(&[
+        computed(&[], [40, 36, 32]),
+        computed(&[], [37, 19, 5]),
+        computed(&[3], [9, 8, 12]),
+        computed(&[], [1, 1, 1]),
+        computed(&[], [8, 1100, 4]),
+    ]);
 }
 
 #[test]

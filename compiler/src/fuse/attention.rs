@@ -1,6 +1,6 @@
 //! Attention as one kernel per walk: which nodes share it, and where it writes.
 
-use super::build::moved_strides;
+use super::contraction::moved_strides;
 use super::{Context, FuseError, Group};
 use crate::graph::{DType, ValueId};
 use crate::kernel::spec::{AttentionResult, KernelSpec, Matrix, Operand, View};

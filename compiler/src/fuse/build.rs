@@ -4,15 +4,14 @@ use super::cluster::Cluster;
 use super::dispatch::layout;
 use super::emit::{Emit, Space, common_space};
 use super::view::coalesce;
-use super::{Context, FuseError, Group, attention, cross_entropy};
-use crate::graph::{DType, ValueId};
-use crate::kernel::spec::{Instr, KernelSpec, Matrix, Operand, Reduce, Store, View};
+use super::{Context, FuseError, Group, attention, contraction, cross_entropy, route};
+use crate::graph::ValueId;
+use crate::kernel::spec::{KernelSpec, Operand, Reduce, Store, View};
 use crate::ops::Op;
-use crate::plan::Profile;
 use crate::tensor::row_major_strides;
 
 /// Most scalar instructions of one kernel: compile time grows faster than length.
-const MOST_INSTRUCTIONS: usize = 200;
+pub(super) const MOST_INSTRUCTIONS: usize = 200;
 
 /// Most axes that a pointwise kernel iterates.
 const MOST_AXES: usize = 4;
@@ -141,13 +140,13 @@ pub(super) fn spec(context: &Context, cluster: &Cluster) -> Result<Group, FuseEr
         Kind::Pointwise => pointwise(context, &cluster.members)?,
         Kind::Row(columns) => row(context, &cluster.members, columns)?,
         Kind::Column(sizes) => column(context, &cluster.members, sizes)?,
-        Kind::Matmul => matmul(context, &cluster.members)?,
-        Kind::Grouped => grouped(context, &cluster.members)?,
+        Kind::Matmul => contraction::matmul(context, &cluster.members)?,
+        Kind::Grouped => contraction::grouped(context, &cluster.members)?,
         Kind::ConcatPart(part) => concat_part(context, cluster.members[0], part)?,
-        Kind::Route => route(context, &cluster.members)?,
+        Kind::Route => route::spec(context, &cluster.members)?,
         Kind::Attention => attention::spec(context, &cluster.members)?,
         Kind::CrossEntropy => cross_entropy::spec(context, &cluster.members)?,
-        Kind::Outer => outer(context, &cluster.members)?,
+        Kind::Outer => contraction::outer(context, &cluster.members)?,
         Kind::ExpertSum | Kind::Single => single(context, cluster.members[0])?,
     };
     let first = cluster.members[0];
@@ -161,7 +160,7 @@ pub(super) fn spec(context: &Context, cluster: &Cluster) -> Result<Group, FuseEr
     Ok(group)
 }
 
-fn member_error(context: &Context, members: &[ValueId], message: &str) -> FuseError {
+pub(super) fn member_error(context: &Context, members: &[ValueId], message: &str) -> FuseError {
     context.error(members.first().copied().unwrap_or(ValueId(0)), message)
 }
 
@@ -253,7 +252,7 @@ fn emit_divided<'a, 'b>(
 }
 
 /// Stores of all members that leave the group.
-fn stores(
+pub(super) fn stores(
     context: &Context,
     emit: &Emit,
     members: &[ValueId],
@@ -301,7 +300,7 @@ fn store(
     }
 }
 
-fn operands_of(emit: &Emit) -> (Vec<Operand>, Vec<ValueId>) {
+pub(super) fn operands_of(emit: &Emit) -> (Vec<Operand>, Vec<ValueId>) {
     let operands = emit
         .inputs
         .iter()
@@ -446,269 +445,6 @@ fn column(context: &Context, members: &[ValueId], sizes: [usize; 3]) -> Result<G
     })
 }
 
-fn matmul(context: &Context, members: &[ValueId]) -> Result<Group, FuseError> {
-    let id = members[0];
-    let Op::Matmul(op) = &context.graph.node(id).op else {
-        return Err(context.error(id, "is no matmul"));
-    };
-    let operands = context.graph.operands(id);
-    let shape = context.shape(id);
-    let rank = shape.len();
-    let (m, n) = (shape[rank - 2], shape[rank - 1]);
-    let a_shape = context.shape(operands[0]);
-    let k = if op.transpose_a {
-        a_shape[rank - 2]
-    } else {
-        a_shape[rank - 1]
-    };
-    let (batch, strides) = batch_axes(context, &operands, &shape[..rank - 2])
-        .ok_or_else(|| context.error(id, "has batch axes that do not merge into two"))?;
-    let a = matrix(context, operands[0], &strides[0], op.transpose_a);
-    let b = matrix(context, operands[1], &strides[1], op.transpose_b);
-    let mut sizes = batch.clone();
-    sizes.extend([m, n]);
-    let mut emit = Emit::new(context, Space::flat(sizes), members);
-    let accumulator = emit.program.push(Instr::Accumulator, DType::F32);
-    emit.values.insert(id, accumulator);
-    let is_sum = |id: &ValueId| matches!(context.graph.node(*id).op, Op::Sum(_));
-    let (sums, members_of_result): (Vec<ValueId>, Vec<ValueId>) =
-        members.iter().copied().partition(is_sum);
-    let moved = epilogue(context, &mut emit, &members_of_result)?;
-    let (mut outputs, mut values) = stores(context, &emit, members)?;
-    for member in moved {
-        let store = moved_store(context, &emit, member)
-            .ok_or_else(|| context.error(member, "cannot be stored by its contraction"))?;
-        outputs.push(store);
-        values.push(member);
-    }
-    let column_sums = match sums.as_slice() {
-        [] => None,
-        [sum] if !op.transpose_b => Some(column_sums(context, *sum, operands[1], [k, n])?),
-        _ => return Err(member_error(context, members, "sums no right operand")),
-    };
-    values.extend(&sums);
-    let (inputs, bases) = operands_of(&emit);
-    let mut all = vec![
-        context.source(operands[0]).base,
-        context.source(operands[1]).base,
-    ];
-    all.extend(bases);
-    let program = emit.program;
-    let spec = KernelSpec::Matmul {
-        batch,
-        m,
-        n,
-        k,
-        a,
-        b,
-        inputs,
-        program,
-        outputs,
-        column_sums,
-    };
-    Ok(Group {
-        spec,
-        inputs: all,
-        outputs: values,
-        members: members.to_vec(),
-    })
-}
-
-/// Where the sums over rows of a contraction's right operand go.
-fn column_sums(
-    context: &Context,
-    sum: ValueId,
-    right: ValueId,
-    [k, n]: [usize; 2],
-) -> Result<Operand, FuseError> {
-    let summed = context.source(context.graph.operands(sum)[0]);
-    let right = context.source(right);
-    let whole = |view: &super::view::Strided| view.is_identity() && view.elements() == k * n;
-    let fits = context.limits.profile == Profile::CpuVulkan
-        && matches!(context.graph.node(sum).op, Op::Sum(_))
-        && kind_of(context, sum)? == Kind::Column([1, k, n])
-        && summed.base == right.base
-        && context.elements(right.base) == k * n
-        && whole(&summed.view)
-        && whole(&right.view)
-        && right.view.shape.last() == Some(&n);
-    if !fits {
-        return Err(context.error(sum, "does not sum the right operand of the contraction"));
-    }
-    Ok(Operand {
-        dtype: DType::F32,
-        elements: n,
-        view: View {
-            offset: 0,
-            strides: vec![1],
-        },
-    })
-}
-
-/// A member that moves the group's result without computing: where its elements lie.
-fn moved_store(context: &Context, emit: &Emit, member: ValueId) -> Option<Store> {
-    let operand = *context.graph.operands(member).first()?;
-    let value = *emit.values.get(&context.source(operand).base)?;
-    let strides = moved_strides(context, member, &emit.space.sizes)?;
-    let operand = Operand {
-        dtype: context.graph.ty(member).dtype,
-        elements: context.elements(member),
-        view: View { offset: 0, strides },
-    };
-    Some(Store { value, operand })
-}
-
-/// Strides over `sizes` at which a node that only moves a whole value writes it; none where no strides
-/// say so or where its last axis would scatter.
-pub(super) fn moved_strides(
-    context: &Context,
-    member: ValueId,
-    sizes: &[usize],
-) -> Option<Vec<usize>> {
-    let operand = *context.graph.operands(member).first()?;
-    let source = context.source(operand);
-    let view = match &context.graph.node(member).op {
-        Op::Transpose(op) => source.view.transpose(&op.order),
-        Op::Reshape(_) => source.view.clone(),
-        _ => return None,
-    };
-    let strides = view.inverse()?.reshape(sizes)?.strides;
-    let whole = context.elements(source.base) == view.elements();
-    (strides.last() == Some(&1) && whole).then_some(strides)
-}
-
-/// Emits what follows the contraction; gives the members that only move its result.
-fn epilogue(
-    context: &Context,
-    emit: &mut Emit,
-    members: &[ValueId],
-) -> Result<Vec<ValueId>, FuseError> {
-    let elements = emit.space.elements();
-    let mut moved = Vec::new();
-    for member in &members[1..] {
-        if context.elements(*member) != elements {
-            return Err(context.error(*member, "does not fit the contraction's result"));
-        }
-        match emit.member(*member) {
-            Ok(_) => {}
-            Err(_) if moved_store(context, emit, *member).is_some() => moved.push(*member),
-            Err(error) => return Err(error),
-        }
-    }
-    if emit.program.instrs.len() > MOST_INSTRUCTIONS {
-        return Err(member_error(
-            context,
-            members,
-            "would make too long a kernel",
-        ));
-    }
-    Ok(moved)
-}
-
-/// Batch axes merged to at most two, with the strides of both operands.
-fn batch_axes(
-    context: &Context,
-    operands: &[ValueId],
-    batch: &[usize],
-) -> Option<(Vec<usize>, [Vec<usize>; 2])> {
-    let strides = |operand: ValueId| context.source(operand).view.strides[..batch.len()].to_vec();
-    let (mut a, mut b) = (strides(operands[0]), strides(operands[1]));
-    let mut sizes = coalesce(batch, &[], &mut [&mut a, &mut b]);
-    let real: Vec<usize> = (0..sizes.len()).filter(|axis| sizes[*axis] != 1).collect();
-    let pick = |list: &[usize]| real.iter().map(|axis| list[*axis]).collect::<Vec<_>>();
-    (a, b) = (pick(&a), pick(&b));
-    sizes = pick(&sizes);
-    (sizes.len() <= 2).then_some((sizes, [a, b]))
-}
-
-/// An operand as a matrix; `transposed` swaps the roles of its last two axes.
-fn matrix(context: &Context, operand: ValueId, batch: &[usize], transposed: bool) -> Matrix {
-    let source = context.source(operand);
-    let rank = source.view.shape.len();
-    let (mut row_stride, mut column_stride) =
-        (source.view.strides[rank - 2], source.view.strides[rank - 1]);
-    // A size-one axis has any stride: give it one that leaves a unit stride.
-    if source.view.shape[rank - 1] == 1 && row_stride != 1 {
-        column_stride = 1;
-    } else if source.view.shape[rank - 2] == 1 && column_stride != 1 {
-        row_stride = 1;
-    }
-    if transposed {
-        std::mem::swap(&mut row_stride, &mut column_stride);
-    }
-    Matrix {
-        elements: context.elements(source.base),
-        offset: source.view.offset,
-        batch_strides: batch.to_vec(),
-        row_stride,
-        column_stride,
-    }
-}
-
-fn grouped(context: &Context, members: &[ValueId]) -> Result<Group, FuseError> {
-    let id = members[0];
-    let Op::GroupedMatmul(op) = &context.graph.node(id).op else {
-        return Err(context.error(id, "is no grouped matmul"));
-    };
-    let operands = context.graph.operands(id);
-    let layout = layout(context, operands[2])?;
-    let weight = context.shape(operands[1]);
-    let (k, n) = if op.transpose {
-        (weight[2], weight[1])
-    } else {
-        (weight[1], weight[2])
-    };
-    let (rows, gather) = rows_of(context, operands[0]);
-    let mut emit = Emit::new(context, Space::flat(vec![layout.rows, n]), members);
-    emit.grouped = true;
-    let accumulator = emit.program.push(Instr::Accumulator, DType::F32);
-    emit.values.insert(id, accumulator);
-    if let Some(moved) = epilogue(context, &mut emit, members)?.first() {
-        return Err(context.error(*moved, "moves rows of a grouped contraction"));
-    }
-    let (outputs, values) = stores(context, &emit, members)?;
-    let inputs = emit
-        .addresses
-        .iter()
-        .copied()
-        .zip(emit.inputs.iter().map(|input| input.operand.clone()))
-        .collect();
-    let mut all = vec![
-        rows,
-        context.source(operands[1]).base,
-        context.source(operands[2]).base,
-    ];
-    all.extend(emit.inputs.iter().map(|input| input.base));
-    let transpose = op.transpose;
-    let program = emit.program;
-    let spec = KernelSpec::GroupedMatmul {
-        layout,
-        n,
-        k,
-        transpose,
-        gather,
-        inputs,
-        program,
-        outputs,
-    };
-    Ok(Group {
-        spec,
-        inputs: all,
-        outputs: values,
-        members: members.to_vec(),
-    })
-}
-
-/// Where the rows of a grouped op are read: dispatched rows, or token rows through the plan.
-fn rows_of(context: &Context, operand: ValueId) -> (ValueId, bool) {
-    let base = context.source(operand).base;
-    if !context.inlined(base) {
-        return (base, false);
-    }
-    let tokens = context.graph.operands(base)[0];
-    (context.source(tokens).base, true)
-}
-
 fn concat_part(context: &Context, id: ValueId, part: usize) -> Result<Group, FuseError> {
     let Op::Concat(op) = &context.graph.node(id).op else {
         return Err(context.error(id, "is no concat"));
@@ -752,144 +488,6 @@ fn concat_part(context: &Context, id: ValueId, part: usize) -> Result<Group, Fus
         inputs: bases,
         outputs: vec![id],
         members: vec![id],
-    })
-}
-
-/// Groups `[matmul, (add noise), softmax, top-k, (weights)]` that one router kernel computes.
-pub(super) fn route_patterns(context: &Context) -> Vec<Vec<ValueId>> {
-    context
-        .graph
-        .ids()
-        .filter_map(|id| route_pattern(context, id))
-        .collect()
-}
-
-fn route_pattern(context: &Context, id: ValueId) -> Option<Vec<ValueId>> {
-    let graph = context.graph;
-    let Op::TopK(_) = graph.node(id).op else {
-        return None;
-    };
-    let dense = |value: ValueId| {
-        let source = context.source(value);
-        source.view.is_identity().then_some(source.base)
-    };
-    let probs = dense(graph.operands(id)[0])?;
-    let Op::Softmax(_) = graph.node(probs).op else {
-        return None;
-    };
-    let routed = dense(graph.operands(probs)[0])?;
-    let experts = context.shape(probs).last().copied()?;
-    let mut members = Vec::new();
-    let logits = match graph.node(routed).op {
-        Op::Matmul(_) => routed,
-        Op::Add(_) => dense(graph.operands(routed)[0])?,
-        _ => return None,
-    };
-    let Op::Matmul(matmul) = &graph.node(logits).op else {
-        return None;
-    };
-    let operands = graph.operands(logits);
-    let plain = !matmul.transpose_a && !matmul.transpose_b && experts <= 128;
-    let flat = context.shape(operands[1]).len() == 2;
-    if !plain || !flat || dense(operands[0]).is_none() || dense(operands[1]).is_none() {
-        return None;
-    }
-    members.push(logits);
-    if routed != logits {
-        dense(graph.operands(routed)[1])?;
-        members.push(routed);
-    }
-    members.extend([probs, id]);
-    let weights = context.readers[probs.0 as usize].iter().find(|reader| {
-        let reads = graph.operands(**reader);
-        matches!(graph.node(**reader).op, Op::GatherLast(_))
-            && dense(reads[0]) == Some(probs)
-            && dense(reads[1]) == Some(id)
-    });
-    members.extend(weights);
-    Some(members)
-}
-
-fn route(context: &Context, members: &[ValueId]) -> Result<Group, FuseError> {
-    let graph = context.graph;
-    let logits = members[0];
-    let is = |id: ValueId, pick: fn(&Op) -> bool| pick(&graph.node(id).op);
-    let find = |pick: fn(&Op) -> bool| members[1..].iter().copied().find(|id| is(*id, pick));
-    let routed = find(|op| matches!(op, Op::Add(_)));
-    let probs = find(|op| matches!(op, Op::Softmax(_)));
-    let indices = find(|op| matches!(op, Op::TopK(_)));
-    let weights = find(|op| matches!(op, Op::GatherLast(_)));
-    let operands = graph.operands(logits);
-    let width = context.shape(operands[1])[0];
-    let experts = context.shape(operands[1])[1];
-    let tokens = context.elements(logits) / experts;
-    let k = indices.map_or(1, |id| context.elements(id) / tokens);
-    let mut inputs = vec![
-        context.source(operands[0]).base,
-        context.source(operands[1]).base,
-    ];
-    if let Some(routed) = routed {
-        inputs.push(context.source(graph.operands(routed)[1]).base);
-    }
-    let mut wanted = [false; 5];
-    let mut outputs = Vec::new();
-    for (slot, value) in [Some(logits), routed, probs, indices, weights]
-        .into_iter()
-        .enumerate()
-    {
-        let Some(value) = value else { continue };
-        if context.leaves(value, members) {
-            wanted[slot] = true;
-            outputs.push(value);
-        }
-    }
-    let noise = routed.map(|_| 1.0);
-    let spec = KernelSpec::RouteScores {
-        tokens,
-        width,
-        experts,
-        k,
-        noise,
-        wanted,
-    };
-    Ok(Group {
-        spec,
-        inputs,
-        outputs,
-        members: members.to_vec(),
-    })
-}
-
-/// An outer product of dispatched rows, and the sums per expert of its right rows.
-fn outer(context: &Context, members: &[ValueId]) -> Result<Group, FuseError> {
-    let (id, sums) = match members {
-        [id] => (*id, None),
-        [id, sum] => (*id, Some(*sum)),
-        _ => return Err(member_error(context, members, "sums twice")),
-    };
-    let operands = context.graph.operands(id);
-    let base = |value: ValueId| context.source(value).base;
-    if let Some(sum) = sums {
-        let summed = context.graph.operands(sum);
-        let same = base(summed[0]) == base(operands[1]) && base(summed[1]) == base(operands[2]);
-        if !same || context.limits.profile != Profile::CpuVulkan {
-            return Err(context.error(sum, "does not sum the right rows of the outer product"));
-        }
-    }
-    let (rows, gather_a) = rows_of(context, operands[0]);
-    let width = |value: ValueId| context.shape(value)[1];
-    let spec = KernelSpec::GroupedOuter {
-        layout: layout(context, operands[2])?,
-        m: width(operands[0]),
-        n: width(operands[1]),
-        gather_a,
-        sums: sums.is_some(),
-    };
-    Ok(Group {
-        spec,
-        inputs: vec![rows, base(operands[1]), base(operands[2])],
-        outputs: members.to_vec(),
-        members: members.to_vec(),
     })
 }
 

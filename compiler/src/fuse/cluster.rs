@@ -5,7 +5,7 @@
 //! comes back. Then other groups that feed the union join by the same rule.
 
 use super::build::{self, Kind};
-use super::{Context, FuseError, attention, cross_entropy};
+use super::{Context, FuseError, attention, cross_entropy, route};
 use crate::graph::ValueId;
 use crate::ops::Op;
 use std::collections::BTreeMap;
@@ -30,7 +30,7 @@ pub(super) fn cluster(context: &Context) -> Result<Vec<Cluster>, FuseError> {
         clusters: Vec::new(),
         of: BTreeMap::new(),
     };
-    let routes = build::route_patterns(context).into_iter();
+    let routes = route::patterns(context).into_iter();
     let walks = attention::patterns(context).into_iter();
     let losses = cross_entropy::patterns(context).into_iter();
     let together: Vec<Cluster> = routes
@@ -87,6 +87,10 @@ impl State<'_, '_> {
         };
         build::spec(self.context, &alone)?;
         let started = self.start(kind, alone.members);
+        if kind == Kind::Matmul {
+            // A short chain that feeds a single tile of columns is its prologue.
+            self.absorb_feeders(started);
+        }
         if kind.takes_sums() {
             self.absorb_sums(started, id);
         }
@@ -212,7 +216,8 @@ impl State<'_, '_> {
         let (Some(to), Some(from)) = (&self.clusters[target], &self.clusters[feeder]) else {
             return;
         };
-        if from.kind != Kind::Pointwise || !matches!(to.kind, Kind::Pointwise | Kind::Row(_)) {
+        let takes = matches!(to.kind, Kind::Pointwise | Kind::Row(_) | Kind::Matmul);
+        if from.kind != Kind::Pointwise || !takes {
             return;
         }
         // Every reader of the feeder must be in the union: then no path can leave and come back.

@@ -7,7 +7,7 @@ mod cross_entropy;
 mod dense;
 mod sparse;
 
-use super::spec::{Binary, DispatchLayout, Matrix, Store, Unary};
+use super::spec::{Binary, DispatchLayout, Left, Matrix, Store, Unary};
 use super::spec::{Instr, InstrId, KernelSpec, NONE, Operand, Program, Reduce, RowAddress};
 use crate::graph::DType;
 use crate::ops::{Distribution, Routing};

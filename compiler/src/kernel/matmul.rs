@@ -22,7 +22,7 @@ use super::ir::{Array, Builder, Builtin, Expr, Scalar};
 use super::operand::{Operands, Place, fits_vec4};
 use super::pointwise::{Partials, Pointwise, arithmetic, traffic};
 use super::program::{Values, emit, value};
-use super::spec::{Instr, Matrix, Operand, Program, Reduce, Store, View};
+use super::spec::{Instr, InstrId, Left, Matrix, Operand, Program, Reduce, Store, View};
 use super::{Launch, Lowered, Slot};
 use crate::graph::DType;
 use crate::plan::{Limits, Profile};
@@ -33,7 +33,7 @@ pub(crate) struct Matmul<'a> {
     pub(crate) m: usize,
     pub(crate) n: usize,
     pub(crate) k: usize,
-    pub(crate) a: &'a Matrix,
+    pub(crate) a: &'a Left,
     pub(crate) b: &'a Matrix,
     pub(crate) inputs: &'a [Operand],
     pub(crate) program: &'a Program,
@@ -54,7 +54,7 @@ pub(crate) enum Access {
 
 /// One matrix operand over (kept axis, summed axis), with its size words.
 pub(crate) struct Panel {
-    array: Array,
+    source: Source,
     /// How it is read.
     pub(crate) access: Access,
     base: Expr,
@@ -66,6 +66,46 @@ pub(crate) struct Panel {
     k_last: Expr,
     /// How dispatched rows find their place, when one axis counts them.
     gather: Option<Gather>,
+}
+
+/// Where elements of a panel come from.
+enum Source {
+    Array(Array),
+    Computed(Computed),
+}
+
+/// A left operand that is computed where it is read; addresses of rows are their indices.
+struct Computed {
+    program: Program,
+    value: InstrId,
+    operands: Operands,
+    /// Indices along the batch axes.
+    batch: Vec<Expr>,
+    vec4: bool,
+}
+
+impl Computed {
+    fn at(&self, b: &mut Builder, row: &Expr, k: &Expr) -> Expr {
+        let mut indices = self.batch.clone();
+        indices.extend([row.clone(), k.clone()]);
+        let place = Place {
+            indices: &indices,
+            element: None,
+            vec4: self.vec4,
+        };
+        let mut values = Values::new();
+        let leaf = &mut |b: &mut Builder, instr: &Instr, ty, values: &Values| {
+            self.operands.leaf(b, instr, ty, values, &place)
+        };
+        let emitted = emit(b, &self.program, &mut values, &[self.value], leaf);
+        match emitted.and_then(|()| value(&values, self.value)) {
+            Ok(value) => value.widened(self.vec4),
+            Err(fault) => {
+                b.fail(fault);
+                Expr::from(0.0f32).widened(self.vec4)
+            }
+        }
+    }
 }
 
 /// Token rows behind a dispatch plan.
@@ -150,7 +190,7 @@ impl Outline<'_> {
             Access::Scalar => (1, 1),
         };
         Panel {
-            array,
+            source: Source::Array(array),
             access,
             base,
             outer_stride: stride(b, "outer", self.outer_stride, unit),
@@ -169,8 +209,39 @@ impl Outline<'_> {
 }
 
 impl Panel {
+    /// A left operand of `m` rows that arithmetic on inputs gives.
+    fn computed(
+        b: &mut Builder,
+        (inputs, program, value): (&[Operand], &Program, InstrId),
+        [m, k]: [usize; 2],
+        batch: &[Expr],
+    ) -> Self {
+        let vec4 = k.is_multiple_of(4) && inputs.iter().all(fits_vec4);
+        let operands = Operands::bind(b, program, inputs, &[], 0, k, vec4);
+        let unit = if vec4 { 4 } else { 1 };
+        Self {
+            source: Source::Computed(Computed {
+                program: program.clone(),
+                value,
+                operands,
+                batch: batch.to_vec(),
+                vec4,
+            }),
+            access: if vec4 { Access::AlongK } else { Access::Scalar },
+            base: 0u32.into(),
+            outer_stride: None,
+            k_stride: None,
+            outer_last: b.size("a_outer_last", m.saturating_sub(1)),
+            k_last: b.size("a_k_last", (k / unit).saturating_sub(1)),
+            gather: None,
+        }
+    }
+
     /// Address of row `outer` (clamped; in vec4 when read along it) at the start of the sum.
     pub(crate) fn row(&self, b: &mut Builder, name: &str, outer: &Expr) -> Expr {
+        if let Source::Computed(_) = self.source {
+            return b.bind(name, outer.min(&self.outer_last));
+        }
         let outer = match &self.gather {
             Some(gather) if !gather.along_k => gather.token(outer),
             _ => outer.clone(),
@@ -192,23 +263,27 @@ impl Panel {
     }
 
     /// One element of a row read by vec4 along the kept axis.
-    pub(crate) fn scalar(&self, row: &Expr, k: &Expr, within: &Expr) -> Expr {
+    pub(crate) fn scalar(&self, b: &mut Builder, row: &Expr, k: &Expr, within: &Expr) -> Expr {
         let index = match &self.k_stride {
             Some(stride) => row + k * stride,
             None => row + k,
         };
-        self.array.at(index * 4u32 + within)
+        match &self.source {
+            Source::Array(array) => array.at(index * 4u32 + within),
+            Source::Computed(computed) => computed.at(b, row, k),
+        }
     }
 
     /// The element or vec4 of a row at `k` (in vec4 when read along it).
-    pub(crate) fn load(&self, row: &Expr, k: &Expr) -> Expr {
+    pub(crate) fn load(&self, b: &mut Builder, row: &Expr, k: &Expr) -> Expr {
         let index = match &self.k_stride {
             Some(stride) => row + k * stride,
             None => row + k,
         };
-        match self.access {
-            Access::Scalar => self.array.at(index),
-            _ => self.array.at4(index),
+        match (&self.source, self.access) {
+            (Source::Computed(computed), _) => computed.at(b, row, k),
+            (Source::Array(array), Access::Scalar) => array.at(index),
+            (Source::Array(array), _) => array.at4(index),
         }
     }
 }
@@ -312,7 +387,8 @@ impl Matmul<'_> {
         };
         if let (Some(operand), None) = (self.column_sums, sums) {
             let output = self.outputs.len();
-            lowered.follow(self.sum_columns(operand, limits)?, &[1], output);
+            let right = self.a.inputs();
+            lowered.follow(self.sum_columns(operand, limits)?, &[right], output);
         }
         Ok(lowered)
     }
@@ -373,8 +449,13 @@ impl Matmul<'_> {
             columns,
             step,
             splits,
-            rows_first: self.a.row_stride == 1 && rows_first(self.m, self.n, limits),
+            rows_first: self.sweeps_rows() && rows_first(self.m, self.n, limits),
         }
+    }
+
+    /// Whether the left operand lies transposed in memory.
+    fn sweeps_rows(&self) -> bool {
+        matches!(self.a, Left::Matrix(a) if a.row_stride == 1)
     }
 
     /// Parts of the sum to scratch, then the epilogue over their total.
@@ -406,7 +487,7 @@ impl Matmul<'_> {
             name: "matmul_epilogue",
             space: &space[1..],
             inputs: self.inputs,
-            first_input: 2,
+            first_input: self.a.inputs() + 1,
             program: self.program,
             outputs: self.outputs,
             partials: Some(Partials {
@@ -435,7 +516,7 @@ impl Matmul<'_> {
         };
         let mut b = Builder::new("matmul", lanes);
         let mut frame = self.frame(&mut b, tiling, program, inputs, outputs);
-        let mut slots = vec![Slot::Input(0), Slot::Input(1)];
+        let mut slots: Vec<Slot> = (0..=self.a.inputs()).map(Slot::Input).collect();
         slots.extend(&frame.epilogue.operands.slots);
         if sums.is_some() {
             let array = b.binding("column_sums", Scalar::F32, true);
@@ -451,7 +532,8 @@ impl Matmul<'_> {
         let grid = grid.map(|it| u32::try_from(it).unwrap_or(u32::MAX));
         let count = batches * self.m * self.n;
         let flops = count * (2 * self.k + arithmetic(program));
-        let operands = 4 * (self.a.elements + self.b.elements) as u64;
+        let left: usize = self.a.buffers().iter().map(|(_, elements)| elements).sum();
+        let operands = 4 * (left + self.b.elements) as u64;
         let bytes = operands + traffic(inputs, outputs.iter(), count * tiling.splits);
         Launch::new(b, slots, grid, flops as u64, bytes)
     }
@@ -464,14 +546,6 @@ impl Matmul<'_> {
         inputs: &[Operand],
         outputs: &'s [Store],
     ) -> Frame<'s> {
-        let a = Outline {
-            name: "a",
-            matrix: self.a,
-            outer: self.m,
-            outer_stride: self.a.row_stride,
-            k: self.k,
-            k_stride: self.a.column_stride,
-        };
         let right = Outline {
             name: "b",
             matrix: self.b,
@@ -482,7 +556,7 @@ impl Matmul<'_> {
         };
         let split = tiling.splits > 1;
         let (batch, part) = self.position(b, split);
-        let (a, right) = (a.panel(b, &batch), right.panel(b, &batch));
+        let (a, right) = (self.left(b, &batch), right.panel(b, &batch));
         let k = b.size("k", self.k);
         let chunk = self.k.div_ceil(tiling.splits).next_multiple_of(16);
         let k_range = match &part {
@@ -497,7 +571,7 @@ impl Matmul<'_> {
         let vec4 = self.is_wide(tiling, inputs, outputs);
         let stores: Vec<&Store> = outputs.iter().collect();
         let wide: Vec<(&Store, bool)> = outputs.iter().map(|it| (it, vec4)).collect();
-        let operands = Operands::bind(b, program, inputs, &wide, 2, self.n, vec4);
+        let operands = Operands::bind(b, program, inputs, &wide, self.a.inputs() + 1, self.n, vec4);
         let mut indices: Vec<Expr> = part.into_iter().collect();
         indices.extend(batch);
         Frame {
@@ -518,6 +592,25 @@ impl Matmul<'_> {
             guard: !self.m.is_multiple_of(tiling.rows) || !self.n.is_multiple_of(tiling.columns),
             dispatched: None,
             sums: None,
+        }
+    }
+
+    fn left(&self, b: &mut Builder, batch: &[Expr]) -> Panel {
+        match self.a {
+            Left::Matrix(matrix) => Outline {
+                name: "a",
+                matrix,
+                outer: self.m,
+                outer_stride: matrix.row_stride,
+                k: self.k,
+                k_stride: matrix.column_stride,
+            }
+            .panel(b, batch),
+            Left::Computed {
+                inputs,
+                program,
+                value,
+            } => Panel::computed(b, (inputs, program, *value), [self.m, self.k], batch),
         }
     }
 

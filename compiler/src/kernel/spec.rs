@@ -175,6 +175,50 @@ pub struct Matrix {
     pub column_stride: usize,
 }
 
+/// The left operand of a contraction.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Left {
+    /// A matrix in memory, one input.
+    Matrix(Matrix),
+    /// Arithmetic on elements of inputs whose views are over `[batch..., m, k]`: a prologue.
+    Computed {
+        /// Inputs, at least one.
+        inputs: Vec<Operand>,
+        /// Arithmetic, without reductions and random numbers.
+        program: Program,
+        /// The element.
+        value: InstrId,
+    },
+}
+
+impl From<Matrix> for Left {
+    fn from(matrix: Matrix) -> Self {
+        Self::Matrix(matrix)
+    }
+}
+
+impl Left {
+    /// Number of inputs it reads.
+    #[must_use]
+    pub fn inputs(&self) -> usize {
+        match self {
+            Self::Matrix(_) => 1,
+            Self::Computed { inputs, .. } => inputs.len(),
+        }
+    }
+
+    /// Element types and lengths of its inputs.
+    #[must_use]
+    pub fn buffers(&self) -> Vec<(DType, usize)> {
+        match self {
+            Self::Matrix(matrix) => vec![(DType::F32, matrix.elements)],
+            Self::Computed { inputs, .. } => {
+                inputs.iter().map(|it| (it.dtype, it.elements)).collect()
+            }
+        }
+    }
+}
+
 /// Sizes that locate the parts of a dispatch plan in its u32 buffer. The buffer holds, in order:
 /// `row_source[rows]` (assignment index `token * choices + choice` over all groups, or NONE),
 /// `assignment_row[assignments]` (row, or NONE when dropped), `segment[experts + 1]` (first row of
@@ -341,7 +385,7 @@ pub enum KernelSpec {
         /// Per output: the reduction of the stored instruction; views over `[batch, columns]`.
         outputs: Vec<(Reduce, Store)>,
     },
-    /// `a[m, k] b[k, n]` per batch, then the epilogue. Inputs are a, b, then the epilogue's.
+    /// `a[m, k] b[k, n]` per batch, then the epilogue. Inputs are those of a, b, then the epilogue's.
     Matmul {
         /// Batch axes (at most two).
         batch: Vec<usize>,
@@ -352,7 +396,7 @@ pub enum KernelSpec {
         /// Summed axis.
         k: usize,
         /// Left operand.
-        a: Matrix,
+        a: Left,
         /// Right operand.
         b: Matrix,
         /// Epilogue inputs, views over `[batch..., m, n]`.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// The keys of an evaluation.
 const KEYS: &[&str] = &["data", "entry", "metrics", "prompts", "classes"];
 /// Measures by name.
-const MEASURES: &[&str] = &["recall", "n_way", "accuracy"];
+const MEASURES: &[&str] = &["recall", "n_way", "accuracy", "probe"];
 
 /// What is measured on held-out data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub struct EvalSpec {
     pub data: Option<String>,
     /// Which held-out part of it; what is trained on without one.
     pub split: Option<String>,
-    /// The entries whose results are compared, in order.
+    /// The entries whose results are compared or probed, in order.
     pub entries: Vec<String>,
     /// What is computed.
     pub metrics: Vec<Measure>,
@@ -48,6 +48,24 @@ pub enum Classes {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Measure {
+    /// `accuracy(scores, classes, keep: counted)`: share of rows whose class has one of the `at` best
+    /// scores, by values of the model.
+    Guess {
+        /// The scores, `f32[R, C]`.
+        scores: String,
+        /// The classes, `u32[R]`.
+        classes: String,
+        /// The rows that count, `bool[R]`; all of them without it.
+        keep: Option<String>,
+        /// How many are looked at.
+        at: Vec<u64>,
+    },
+    /// `probe("subgroup")`: share of samples whose label a linear classifier tells from the rows of the
+    /// entry, fitted to those of the data that is trained on.
+    Probe {
+        /// The field with the label.
+        label: String,
+    },
     /// Share of rows whose partner is among the `at` nearest, in both directions.
     Recall {
         /// How many are looked at.
@@ -83,9 +101,10 @@ pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<EvalSpec> 
         Some(at) => data(reader, at).map(|(data, split)| (Some(data), split))?,
         None => (None, None),
     };
-    let entry = reader.required(&keys, "entry", "(embed_image, embed_text)")?;
-    let entries: Vec<_> = reader
-        .list(entry)
+    let entries = keys
+        .get("entry")
+        .map_or(Vec::new(), |entry| reader.list(entry));
+    let entries: Vec<_> = entries
         .into_iter()
         .map(|at| self::entry(reader, at))
         .collect();
@@ -93,16 +112,24 @@ pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<EvalSpec> 
     let mut metrics = Vec::new();
     for at in keys.get("metrics").map_or(Vec::new(), |at| reader.list(at)) {
         let (measure, _) = measure(reader, at, 0)?;
-        let compares = !matches!(measure, Measure::Accuracy { .. });
-        if compares && entries.len() != 2 {
-            let name = if matches!(measure, Measure::NWay { .. }) {
-                "n_way"
-            } else {
-                "recall"
-            };
-            reader.push(check::bad_measure::report(at.span, name, entries.len()));
+        let needed = match measure {
+            Measure::NWay { .. } => Some(("n_way", 2)),
+            Measure::Recall { .. } => Some(("recall", 2)),
+            Measure::Probe { .. } => Some(("probe", 1)),
+            Measure::Accuracy { .. } | Measure::Guess { .. } => None,
+        };
+        if let Some((name, needed)) = needed
+            && entries.len() != needed
+        {
+            let report = check::bad_measure::report(at.span, name, needed, entries.len());
+            reader.push(report);
         }
         metrics.push(measure);
+    }
+    // Values say for themselves where they come from.
+    let guesses = |measure: &Measure| matches!(measure, Measure::Guess { .. });
+    if metrics.is_empty() || !metrics.iter().all(guesses) {
+        reader.required(&keys, "entry", "(embed_image, embed_text)")?;
     }
     let prompts = keys.get("prompts").map_or(Vec::new(), |at| reader.list(at));
     let share = 1.0 / prompts.len().max(1) as f64;
@@ -207,6 +234,17 @@ fn classes(reader: &mut Reader, at: At) -> Option<Classes> {
 /// A measure and the `values` things it compares.
 fn measure<'a>(reader: &mut Reader, at: At<'a>, values: usize) -> Option<(Measure, Vec<At<'a>>)> {
     let (callee, keys) = reader.call(at, "measure", MEASURES)?;
+    if callee == "accuracy" && keys.positional.len() == 2 {
+        return guess(reader, &keys).map(|measure| (measure, Vec::new()));
+    }
+    if callee == "probe" {
+        reader.known(&keys, &[], 1);
+        let Some(label) = keys.positional.first() else {
+            return reader.refuse(at, "probe", "the field with the label: `probe(\"kind\")`");
+        };
+        let label = reader.text(*label, "probe")?.value;
+        return Some((Measure::Probe { label }, Vec::new()));
+    }
     let ways = usize::from(callee == "n_way");
     reader.known(
         &keys,
@@ -238,6 +276,28 @@ fn measure<'a>(reader: &mut Reader, at: At<'a>, values: usize) -> Option<(Measur
         },
     };
     Some((measure, measured))
+}
+
+/// `accuracy(scores, classes, keep: counted, at: [1, 5])` of values of the model.
+fn guess(reader: &mut Reader, keys: &Keys) -> Option<Measure> {
+    reader.known(keys, &["keep", "at"], 2);
+    let model = reader.model;
+    let known = || model.values().keys().map(String::as_str);
+    let [scores, classes] = keys.positional.as_slice() else {
+        return None;
+    };
+    let scores = reader.name(*scores, "value", known());
+    let classes = reader.name(*classes, "value", known());
+    let keep = match keys.get("keep") {
+        Some(at) => Some(reader.name(at, "value", known())?),
+        None => None,
+    };
+    Some(Measure::Guess {
+        scores: scores?,
+        classes: classes?,
+        keep,
+        at: ranks(reader, keys)?,
+    })
 }
 
 fn ranks(reader: &mut Reader, keys: &Keys) -> Option<Vec<u64>> {

@@ -112,7 +112,7 @@ pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<GenerateSp
     let entry = reader.required(&keys, "entry", "answer")?;
     let entry = reader.name(entry, "entry", known)?;
     let image = match reader.braces(&keys, "image") {
-        Some(inner) => Some(image(reader, &inner)?),
+        Some(inner) => Some(image::read(reader, &inner)?),
         None => None,
     };
     let gives = gives(reader, &keys, &entry, image.as_ref())?;

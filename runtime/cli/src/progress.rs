@@ -5,6 +5,7 @@ use gatewright_runtime::experiment::{Observer, Opening};
 use gatewright_runtime::project::Mistakes;
 use gatewright_runtime::train::{EvaluationRecord, StepRecord};
 use indicatif::{ProgressBar, ProgressStyle};
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ pub(crate) struct Progress<'a> {
     steps: u64,
     begun: std::time::Instant,
     first: u64,
+    /// The last value of every loss: a step of a mix computes those of its own objective alone.
+    losses: BTreeMap<String, f32>,
 }
 
 impl<'a> Progress<'a> {
@@ -32,6 +35,7 @@ impl<'a> Progress<'a> {
             steps: 0,
             begun: std::time::Instant::now(),
             first: 0,
+            losses: BTreeMap::new(),
         }
     }
 
@@ -96,8 +100,15 @@ impl Observer for Progress<'_> {
         }
     }
 
+    fn note(&mut self, text: &str) {
+        self.line(&format!("note: {text}"));
+    }
+
     fn step(&mut self, record: &StepRecord) {
-        let text = step_text(record);
+        let losses = record.losses.iter().filter(|(name, _)| is_loss(name));
+        self.losses
+            .extend(losses.map(|(name, value)| (name.clone(), *value)));
+        let text = step_text(record, &self.losses);
         match &self.bar {
             Some(bar) => {
                 bar.set_position(record.step + 1);
@@ -132,9 +143,10 @@ impl Observer for Progress<'_> {
         });
         let shown = scores.map(|(evaluation, score)| {
             format!(
-                "{} {} {:.1} %",
+                "{} {} {} {:.1} %",
                 evaluation.name,
                 score.measure,
+                score.direction,
                 100.0 * score.value
             )
         });
@@ -147,15 +159,24 @@ impl Observer for Progress<'_> {
     }
 }
 
-/// The objective where there are several, losses, success of the routers per stream, speed.
-fn step_text(record: &StepRecord) -> String {
+fn is_loss(name: &str) -> bool {
+    name.starts_with("loss.")
+}
+
+/// The objective where there are several, with the last value of every loss; else the step's objective
+/// and losses. Then the success of the routers per stream, and the speed.
+fn step_text(record: &StepRecord, known: &BTreeMap<String, f32>) -> String {
     let short = |name: &str| name.rsplit('.').next().unwrap_or(name).to_owned();
-    let losses = record.losses.iter();
+    let losses = match record.objective {
+        Some(_) => known,
+        None => &record.losses,
+    };
+    let losses = losses.iter();
     let losses = losses.map(|(name, value)| format!("{} {value:.3}", short(name)));
     let objective = record.objective.iter().map(|name| format!("[{name}]"));
     let mut parts: Vec<String> = objective.chain(losses).collect();
     // The mean over router instances, by stream.
-    let mut rates: std::collections::BTreeMap<String, Vec<f32>> = Default::default();
+    let mut rates: BTreeMap<String, Vec<f32>> = BTreeMap::new();
     for router in record.routers.values() {
         for (stream, own) in &router.streams {
             rates

@@ -18,6 +18,7 @@ mod report;
 mod run;
 mod train;
 mod verify;
+mod weights;
 
 use crate::failure::Failure;
 use crate::output::Output;
@@ -85,6 +86,8 @@ verbs! {
     Eval = eval;
     /// Answer prompts, token by token
     Generate = generate;
+    /// List what a name map makes of a checkpoint, or export one
+    Weights = weights;
     /// Time an entry or a training step, kernel by kernel
     Bench = bench;
     /// Write a row of numbers for each record, for use elsewhere

@@ -70,6 +70,40 @@ pub fn import(
     })
 }
 
+/// Which names go together and what is wrong with their tensors, a line for each: everything that
+/// [`import`] would stumble over, without an end at the first.
+#[must_use]
+pub fn compare(
+    spec: &WeightsSpec,
+    shapes: &BTreeMap<String, Vec<usize>>,
+    tensors: &Tensors,
+) -> (Pairing, Vec<String>) {
+    let ours: Vec<&str> = shapes.keys().map(String::as_str).collect();
+    let theirs: Vec<&str> = tensors.keys().map(String::as_str).collect();
+    let pairing = spec.pair(&ours, &theirs);
+    let mut misfits = Vec::new();
+    for pair in &pairing.pairs {
+        let Some(shape) = shapes.get(&pair.ours) else {
+            continue;
+        };
+        let found = read_pair(pair, tensors);
+        let names = format!("{} from {}", pair.ours, pair.theirs);
+        match found {
+            Err(reason) => misfits.push(format!("{names}: {reason}")),
+            Ok(tensor) if tensor.shape != *shape || tensor.as_f32().is_none() => {
+                let (needed, found) = (type_text(DType::F32, shape), tensor_text(&tensor));
+                misfits.push(format!("{names}: it is {found}, and {needed} is needed"));
+            }
+            Ok(_) => {}
+        }
+        let first = tensors.get(&pair.theirs);
+        let twins = pair.twins.iter();
+        let other = twins.filter(|twin| tensors.get(*twin) != first);
+        misfits.extend(other.map(|twin| format!("{names}: {twin} holds other values")));
+    }
+    (pairing, misfits)
+}
+
 /// Writes parameters under their foreign names. What the map says has no foreign name is left out.
 ///
 /// # Errors

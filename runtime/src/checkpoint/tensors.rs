@@ -17,7 +17,7 @@ const KEY: &str = "gatewright";
 const HEADER_LIMIT: u64 = 100_000_000;
 
 /// Tensors and our metadata.
-pub(super) type Contents = (BTreeMap<String, HostTensor>, Option<String>);
+pub(crate) type Contents = (BTreeMap<String, HostTensor>, Option<String>);
 
 /// Reads all tensors. Halves (`F16`, `BF16`) and `F64` become `f32`; integers and truth values become
 /// `u32`. A name that ends in `.index.json` is the index of a file in several parts.
@@ -66,7 +66,7 @@ fn read_sharded(path: &Path) -> Result<BTreeMap<String, HostTensor>> {
     Ok(tensors)
 }
 
-pub(super) fn read_with_metadata(path: &Path) -> Result<Contents> {
+pub(crate) fn read_with_metadata(path: &Path) -> Result<Contents> {
     let bytes = fs::read(path).map_err(Error::file("read", path))?;
     let damaged = |reason: String| Error::DamagedTensors {
         path: path.to_path_buf(),

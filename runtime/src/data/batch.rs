@@ -10,16 +10,19 @@ use crate::tensor::{HostData, HostTensor};
 use super::caption::Caption;
 use super::error::{BadRecords, DataError, RecordFault};
 use super::image::{ImageTransform, Picture};
+use super::mask::{BlockMask, TokenMask};
 use super::order::Order;
 use super::random::Random;
 use super::source::{Record, Records};
 use super::tokenize::Tokenize;
 
-/// How records become one tensor of a batch.
+/// How records become tensors of a batch.
 #[derive(Clone, Debug)]
 pub enum Column {
-    /// `f32[B, size, size, 3]`.
+    /// `f32[B, size, size, 3]`. All pictures of a record are changed in the same way.
     Image(ImageTransform),
+    /// `u32[B, grid * grid]`: 1 for patches that are hidden.
+    Patches(BlockMask),
     /// `u32[B, length]`.
     Text(TextColumn),
 }
@@ -33,7 +36,46 @@ pub struct TextColumn {
     pub tokenize: Arc<Tokenize>,
     /// The name of a second tensor, `u32[B, length]`: 1 for tokens and 0 for padding.
     pub mask: Option<String>,
+    /// Which tokens are hidden.
+    pub hidden: Option<Hidden>,
+    /// The name of `u32[B]`: 1 where the text belongs to its record.
+    pub matched: Option<String>,
+    /// The share of rows that get the text of another record, in training.
+    pub mismatch: f64,
 }
+
+/// The tensors of texts with hidden tokens.
+#[derive(Clone, Debug)]
+pub struct Hidden {
+    /// Which tokens are hidden.
+    pub rule: TokenMask,
+    /// The name of `u32[B, length]`: the text with these hidden.
+    pub text: Option<String>,
+    /// The name of `u32[B, length]`: 1 for tokens that are hidden.
+    pub tokens: Option<String>,
+}
+
+/// Random coordinates that keep what is drawn for a row of a batch apart.
+#[derive(Clone, Copy)]
+enum Draw {
+    /// The augmentation of its pictures.
+    Picture = 0,
+    /// Its caption.
+    Caption = 1,
+    /// Its hidden patches.
+    Patches = 2,
+    /// Its hidden tokens.
+    Tokens = 3,
+    /// Whether it gets another text, and which.
+    Mismatch = 4,
+}
+
+/// The random coordinate of the augmented forms of a picture, in the place of a step.
+const VARIANT: u64 = u64::MAX - 2;
+/// The random coordinate of evaluation, in the place of a step.
+const FIXED: u64 = u64::MAX - 3;
+/// Records that are looked at for another text.
+const OTHERS: usize = 32;
 
 /// How batches are drawn.
 #[derive(Clone, Debug)]
@@ -120,6 +162,7 @@ impl Batches {
                     .iter()
                     .map(|it| text.caption.fixed(&it.fields).err())
                     .collect(),
+                Column::Patches(_) => vec![None; records.len()],
                 Column::Image(transform) => {
                     transform.verify()?;
                     let (decoded, faults) = decode_all(&records, transform, options.cache);
@@ -162,7 +205,7 @@ impl Batches {
     pub fn text(&self) -> Option<(&str, &TextColumn)> {
         self.columns.iter().find_map(|(name, column)| match column {
             Column::Text(text) => Some((name.as_str(), text)),
-            Column::Image(_) => None,
+            Column::Image(_) | Column::Patches(_) => None,
         })
     }
 
@@ -196,29 +239,36 @@ impl Batches {
     /// If a picture's file has changed since it was checked, or a caption gives no tokens.
     pub fn at(&self, step: u64) -> Result<Batch, DataError> {
         let (indices, rows) = self.rows(step);
+        let rows = Rows {
+            step,
+            records: &rows,
+        };
         let mut tensors = BTreeMap::new();
-        for (number, (name, column)) in (0..).zip(&self.columns) {
-            let random = |row: usize| {
-                let place = [step, row as u64, number];
-                self.options
-                    .training
-                    .then(|| Random::at(self.options.seed, &place))
-            };
-            let tensor = match column {
-                Column::Image(transform) => self.images(name, transform, &rows, random)?,
-                Column::Text(text) => {
-                    let (tokens, mask) = self.texts(text, &rows, random)?;
-                    tensors.extend(text.mask.clone().map(|name| (name, mask)));
-                    tokens
+        for (name, column) in &self.columns {
+            match column {
+                Column::Image(transform) => {
+                    tensors.insert(name.clone(), self.images(name, transform, rows)?);
                 }
-            };
-            tensors.insert(name.clone(), tensor);
+                Column::Patches(mask) => {
+                    tensors.insert(name.clone(), self.patches(mask, rows));
+                }
+                Column::Text(text) => self.texts(name, text, rows, &mut tensors)?,
+            }
         }
         Ok(Batch {
             step,
             indices,
             tensors,
         })
+    }
+
+    /// What decides a draw for a row. Outside training the same record always has the same.
+    fn random(&self, rows: Rows, row: usize, draw: Draw) -> Random {
+        let place = match self.options.training {
+            true => [rows.step, row as u64, draw as u64],
+            false => [FIXED, rows.records[row] as u64, draw as u64],
+        };
+        Random::at(self.options.seed, &place)
     }
 
     /// The records of a step, and the same filled up to a whole batch.
@@ -256,13 +306,22 @@ impl Batches {
         &self,
         name: &str,
         transform: &ImageTransform,
-        rows: &[usize],
-        random: impl Fn(usize) -> Option<Random>,
+        rows: Rows,
     ) -> Result<HostTensor, DataError> {
         let size = transform.size;
-        let mut data = Vec::with_capacity(rows.len() * size * size * 3);
-        for (row, index) in rows.iter().enumerate() {
-            let mut random = random(row);
+        let mut data = Vec::with_capacity(rows.records.len() * size * size * 3);
+        for (row, index) in rows.records.iter().enumerate() {
+            let mut random = self.options.training.then(|| {
+                let mut random = self.random(rows, row, Draw::Picture);
+                match transform.variants {
+                    // Whatever the seed: so what is known of a form is of use to other runs.
+                    Some(count) => {
+                        let form = random.below(usize::try_from(count).unwrap_or(usize::MAX));
+                        Random::at(0, &[VARIANT, *index as u64, form as u64])
+                    }
+                    None => random,
+                }
+            });
             let known = self
                 .pictures
                 .get(name)
@@ -277,40 +336,126 @@ impl Batches {
             }
         }
         Ok(HostTensor {
-            shape: vec![rows.len(), size, size, 3],
+            shape: vec![rows.records.len(), size, size, 3],
             data: HostData::F32(data),
         })
     }
 
-    /// Tokens and which of them are not padding.
+    fn patches(&self, mask: &BlockMask, rows: Rows) -> HostTensor {
+        let count = rows.records.len();
+        let drawn =
+            (0..count).flat_map(|row| mask.draw(&mut self.random(rows, row, Draw::Patches)));
+        HostTensor {
+            shape: vec![count, mask.grid * mask.grid],
+            data: HostData::U32(drawn.map(u32::from).collect()),
+        }
+    }
+
+    /// The tokens, and what else is asked for about them.
     fn texts(
         &self,
+        name: &str,
         column: &TextColumn,
-        rows: &[usize],
-        random: impl Fn(usize) -> Option<Random>,
-    ) -> Result<(HostTensor, HostTensor), DataError> {
-        let TextColumn {
-            caption, tokenize, ..
-        } = column;
-        let length = tokenize.length();
-        let mut data = Vec::with_capacity(rows.len() * length);
-        let mut mask = Vec::with_capacity(rows.len() * length);
-        for (row, index) in rows.iter().enumerate() {
-            let record = &self.records[*index];
-            let text = match random(row) {
-                Some(mut random) => caption.draw(&record.fields, &mut random),
-                None => caption.fixed(&record.fields),
+        rows: Rows,
+        tensors: &mut BTreeMap<String, HostTensor>,
+    ) -> Result<(), DataError> {
+        let (length, pad) = (column.tokenize.length(), column.tokenize.pad());
+        let mut filled = Filled::default();
+        for row in 0..rows.records.len() {
+            let (index, matched) = self.text_of(column, rows, row);
+            let record = &self.records[index];
+            let text = match self.options.training {
+                true => column
+                    .caption
+                    .draw(&record.fields, &mut self.random(rows, row, Draw::Caption)),
+                false => column.caption.fixed(&record.fields),
             };
-            let tokens = text.and_then(|text| tokenize.append(&text, &mut data));
-            let tokens = tokens.map_err(|cause| bad_record(record, cause))?;
-            mask.extend((0..length).map(|place| u32::from(place < tokens)));
+            let pieces = text.and_then(|text| column.tokenize.pieces(&text));
+            let pieces = pieces.map_err(|cause| bad_record(record, cause))?;
+            if let Some(hidden) = &column.hidden {
+                let mut random = self.random(rows, row, Draw::Tokens);
+                let (read, places) = hidden.rule.draw(&pieces, &mut random);
+                fill(&mut filled.read, read, length, pad);
+                fill(
+                    &mut filled.hidden,
+                    places.into_iter().map(u32::from),
+                    length,
+                    0,
+                );
+            }
+            fill(&mut filled.shown, pieces.ids.iter().map(|_| 1), length, 0);
+            fill(&mut filled.ids, pieces.ids, length, pad);
+            filled.matched.push(u32::from(matched));
         }
-        let tensor = |data| HostTensor {
-            shape: vec![rows.len(), length],
-            data: HostData::U32(data),
+        let count = rows.records.len();
+        let mut put = |name: Option<&String>, shape: &[usize], data: Vec<u32>| {
+            if let Some(name) = name {
+                let (shape, data) = (shape.to_vec(), HostData::U32(data));
+                tensors.insert(name.clone(), HostTensor { shape, data });
+            }
         };
-        Ok((tensor(data), tensor(mask)))
+        let hidden = column.hidden.as_ref();
+        put(Some(&name.to_owned()), &[count, length], filled.ids);
+        put(column.mask.as_ref(), &[count, length], filled.shown);
+        let name = hidden.and_then(|it| it.text.as_ref());
+        put(name, &[count, length], filled.read);
+        let name = hidden.and_then(|it| it.tokens.as_ref());
+        put(name, &[count, length], filled.hidden);
+        put(column.matched.as_ref(), &[count], filled.matched);
+        Ok(())
     }
+
+    /// The record whose text a row gets, and whether it is the row's own.
+    fn text_of(&self, column: &TextColumn, rows: Rows, row: usize) -> (usize, bool) {
+        let own = rows.records[row];
+        if !self.options.training || column.mismatch == 0.0 {
+            return (own, true);
+        }
+        let mut random = self.random(rows, row, Draw::Mismatch);
+        if f64::from(random.unit()) >= column.mismatch {
+            return (own, true);
+        }
+        let mut others = (0..OTHERS).map(|_| random.below(self.records.len()));
+        match others.find(|other| self.differ(column, own, *other)) {
+            Some(other) => (other, false),
+            None => (own, true),
+        }
+    }
+
+    /// Whether two records are of different things: told by the field that no batch holds twice, or
+    /// else by their captions.
+    fn differ(&self, column: &TextColumn, a: usize, b: usize) -> bool {
+        let (a, b) = (&self.records[a].fields, &self.records[b].fields);
+        let field = self.options.unique.as_ref();
+        match field.and_then(|field| Some((a.get(field)?, b.get(field)?))) {
+            Some((a, b)) => a != b,
+            None => column.caption.fixed(a).ok() != column.caption.fixed(b).ok(),
+        }
+    }
+}
+
+/// The records of the rows of a step.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    step: u64,
+    records: &'a [usize],
+}
+
+/// Rows of texts so far.
+#[derive(Default)]
+struct Filled {
+    ids: Vec<u32>,
+    shown: Vec<u32>,
+    read: Vec<u32>,
+    hidden: Vec<u32>,
+    matched: Vec<u32>,
+}
+
+/// Appends a row of this length.
+fn fill(rows: &mut Vec<u32>, values: impl IntoIterator<Item = u32>, length: usize, pad: u32) {
+    let end = rows.len() + length;
+    rows.extend(values.into_iter().take(length));
+    rows.resize(end, pad);
 }
 
 fn make_order(records: &[Record], options: &BatchOptions) -> Result<Order, DataError> {

@@ -1,6 +1,6 @@
 //! Pictures into rows of numbers.
 
-use gatewright_compiler::stage::{Fit, ImageSpec};
+use gatewright_compiler::stage::{Filter, Fit, ImageSpec, Rendition};
 use image::imageops::FilterType;
 use image::{DynamicImage, RgbaImage};
 
@@ -19,12 +19,16 @@ pub struct ImageTransform {
     pub size: usize,
     /// How a picture of another shape becomes a square.
     pub fit: Fit,
+    /// How pixels are interpolated when it is resized.
+    pub filter: Filter,
     /// What is subtracted from red, green and blue.
     pub mean: [f32; 3],
     /// What red, green and blue are divided by afterwards.
     pub std: [f32; 3],
     /// How strong augmentation is in training: 0 for none, 1 for full, 0.5 for small sets.
     pub strength: f32,
+    /// How many different augmented forms a picture has in all; none for any number.
+    pub variants: Option<u64>,
 }
 
 /// A decoded picture of `size * size` pixels: RGBA bytes, colours multiplied by alpha.
@@ -39,27 +43,31 @@ impl Default for ImageTransform {
         Self {
             size: 32,
             fit: Fit::Cover,
+            filter: Filter::Triangle,
             mean: [0.5; 3],
             std: [0.25; 3],
             strength: 0.0,
+            variants: None,
         }
     }
 }
 
 impl ImageTransform {
-    /// What a section states.
+    /// What a section states, in one of its forms.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "channel numbers are computed with in f32"
     )]
     #[must_use]
-    pub fn of(spec: &ImageSpec) -> Self {
+    pub fn of(spec: &ImageSpec, form: &Rendition) -> Self {
         Self {
-            size: usize::try_from(spec.size).unwrap_or(usize::MAX),
+            size: usize::try_from(form.size).unwrap_or(usize::MAX),
             fit: spec.resize,
-            mean: spec.mean.map(|value| value as f32),
-            std: spec.std.map(|value| value as f32),
+            filter: form.filter,
+            mean: form.mean.map(|value| value as f32),
+            std: form.std.map(|value| value as f32),
             strength: spec.augment as f32,
+            variants: spec.variants,
         }
     }
 
@@ -89,7 +97,7 @@ impl ImageTransform {
         premultiply(&mut rgba);
         let side = u32::try_from(self.size).map_err(|it| RecordFault::Image(it.to_string()))?;
         if rgba.dimensions() != (side, side) {
-            rgba = squared(DynamicImage::ImageRgba8(rgba), side, self.fit);
+            rgba = squared(DynamicImage::ImageRgba8(rgba), side, self.fit, self.filter);
         }
         Ok(Picture {
             size: self.size,
@@ -139,8 +147,12 @@ impl Picture {
 }
 
 /// A square of this side; what a contained picture leaves free is transparent.
-fn squared(picture: DynamicImage, side: u32, fit: Fit) -> RgbaImage {
-    let filter = FilterType::Triangle;
+fn squared(picture: DynamicImage, side: u32, fit: Fit, filter: Filter) -> RgbaImage {
+    let filter = match filter {
+        Filter::Triangle => FilterType::Triangle,
+        Filter::Bicubic => FilterType::CatmullRom,
+        Filter::Lanczos => FilterType::Lanczos3,
+    };
     match fit {
         Fit::Cover => picture.resize_to_fill(side, side, filter).into_rgba8(),
         Fit::Stretch => picture.resize_exact(side, side, filter).into_rgba8(),

@@ -1,12 +1,13 @@
 //! From what a spec states about data to batches.
 
-use super::batch::{BatchOptions, Batches, Column, TextColumn};
+use super::batch::{BatchOptions, Batches, Column, Hidden, TextColumn};
 use super::caption::Caption;
 use super::error::{BadRecords, DataError};
 use super::image::ImageTransform;
+use super::mask::{BlockMask, TokenMask};
 use super::source::{Records, Source};
 use super::tokenize::Tokenize;
-use gatewright_compiler::stage::{self, DataSpec, Given, Product, TextSpec};
+use gatewright_compiler::stage::{self, DataSpec, Product, TextSpec};
 use gatewright_grammar::source::Spanned;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -51,22 +52,7 @@ pub fn open(
         None => sources(stated(spec, split)?, locate)?,
     };
     let records = Records::read(&sources, loading.bad)?;
-    let mut columns = BTreeMap::new();
-    for given in &spec.gives {
-        match given.product {
-            Product::Image => columns.extend(spec.image.as_ref().map(|image| {
-                let transform = ImageTransform::of(image);
-                (given.input.clone(), Column::Image(transform))
-            })),
-            Product::Text => {
-                if let Some(text) = &spec.text {
-                    let column = text_column(spec, text, given, locate)?;
-                    columns.insert(given.input.clone(), Column::Text(column));
-                }
-            }
-            Product::TextMask => {}
-        }
-    }
+    let columns = columns(spec, locate)?;
     let training = split == Split::Training;
     let options = BatchOptions {
         batch: loading.batch,
@@ -77,6 +63,30 @@ pub fn open(
         ..BatchOptions::default()
     };
     Batches::new(records, columns, options)
+}
+
+/// The columns of what a data set gives; what entries compute of them is not its business.
+fn columns(
+    spec: &DataSpec,
+    locate: &dyn Fn(&Spanned<String>) -> PathBuf,
+) -> Result<BTreeMap<String, Column>, DataError> {
+    let mut columns = BTreeMap::new();
+    if let Some(image) = &spec.image {
+        for given in &spec.gives {
+            let column = match (&given.product, &image.mask) {
+                (Product::Image(form), _) => Column::Image(ImageTransform::of(image, form)),
+                (Product::MaskedPatches, Some(mask)) => Column::Patches(BlockMask::new(mask)),
+                _ => continue,
+            };
+            columns.insert(given.input.clone(), column);
+        }
+    }
+    if let Some(text) = &spec.text
+        && let Some((name, column)) = text_column(spec, text, locate)?
+    {
+        columns.insert(name, Column::Text(column));
+    }
+    Ok(columns)
 }
 
 fn stated<'a>(spec: &'a DataSpec, split: Split) -> Result<&'a stage::Source, DataError> {
@@ -155,18 +165,46 @@ fn like(pattern: &str, name: &str) -> bool {
     ends.any(|at| like(rest, &name[at..]))
 }
 
+/// What is given of texts, with the name of the tokens. Where only something about them is given, they
+/// have the name of their product.
 fn text_column(
     spec: &DataSpec,
     text: &TextSpec,
-    given: &Given,
     locate: &dyn Fn(&Spanned<String>) -> PathBuf,
-) -> Result<TextColumn, DataError> {
-    let mask = spec.gives.iter().find(|it| it.product == Product::TextMask);
-    Ok(TextColumn {
+) -> Result<Option<(String, TextColumn)>, DataError> {
+    let given = |product: &Product| spec.gives.iter().find(|it| it.product == *product);
+    let name = |product: &Product| given(product).map(|it| it.input.clone());
+    let products = [
+        Product::Text,
+        Product::TextMask,
+        Product::MaskedText,
+        Product::MaskedTokens,
+        Product::Matched,
+    ];
+    if products.iter().all(|product| given(product).is_none()) {
+        return Ok(None);
+    }
+    let bounds = [Product::Text, Product::MaskedText];
+    let below = bounds.iter().filter_map(|it| given(it)?.below).min();
+    let tokenize = Arc::new(tokenizer(text, below, locate)?);
+    let hidden = match &text.mask {
+        Some(rule) => Some(Hidden {
+            rule: TokenMask::new(rule, &tokenize)?,
+            text: name(&Product::MaskedText),
+            tokens: name(&Product::MaskedTokens),
+        }),
+        None => None,
+    };
+    let column = TextColumn {
         caption: Caption::new(text.captions.clone(), text.eval_caption.clone()),
-        tokenize: Arc::new(tokenizer(text, given.below, locate)?),
-        mask: mask.map(|mask| mask.input.clone()),
-    })
+        tokenize,
+        mask: name(&Product::TextMask),
+        hidden,
+        matched: name(&Product::Matched),
+        mismatch: spec.mismatch,
+    };
+    let word = || Product::Text.word().to_owned();
+    Ok(Some((name(&Product::Text).unwrap_or_else(word), column)))
 }
 
 /// The tokenizer of a data set, for an input of `below` tokens.

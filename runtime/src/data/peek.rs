@@ -82,7 +82,7 @@ fn png(pixels: &HostTensor, row: usize, spec: &ImageSpec) -> Option<Vec<u8>> {
     let size = height * width * 3;
     let values = pixels.as_f32()?.get(row * size..(row + 1) * size)?;
     let byte = |(at, value): (usize, &f32)| {
-        let (mean, std) = (spec.mean[at % 3], spec.std[at % 3]);
+        let (mean, std) = (spec.rendition.mean[at % 3], spec.rendition.std[at % 3]);
         ((f64::from(*value) * std + mean) * 255.0)
             .round()
             .clamp(0.0, 255.0) as u8

@@ -9,6 +9,9 @@ use serde_json::{Map, Value};
 
 use super::error::{BadRecords, DataError, RecordFault};
 
+/// How a gzip begins.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
 /// Where records come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -18,8 +21,8 @@ pub enum Source {
     /// A folder: `NAME.png` (or jpg, jpeg, webp) with its caption in `NAME.txt`, or its fields in
     /// `NAME.json`; the same in folders inside it, whose names are the field `label`.
     Folder(PathBuf),
-    /// One JSON object a line. Its `image` is a path that starts at the file's folder; all other
-    /// entries are fields.
+    /// One JSON object a line, plain or compressed with gzip. Its `image`, where it has one, is a path
+    /// that starts at the file's folder; all other entries are fields.
     Pairs(PathBuf),
 }
 
@@ -112,7 +115,9 @@ impl Source {
             () if ends(".tar") || ends(".tar.gz") || ends(".tgz") => {
                 Ok(Self::Shard(path.to_owned()))
             }
-            () if ends(".jsonl") || ends(".ndjson") => Ok(Self::Pairs(path.to_owned())),
+            () if [".jsonl", ".jsonl.gz", ".ndjson"].into_iter().any(ends) => {
+                Ok(Self::Pairs(path.to_owned()))
+            }
             () => Err(DataError::UnknownSource {
                 file: path.to_owned(),
             }),
@@ -173,7 +178,7 @@ impl Reader<'_> {
     fn shard(&mut self) -> Result<(), DataError> {
         let mut file = BufReader::new(File::open(self.path).map_err(|it| self.unreadable(it))?);
         let mut magic = [0; 2];
-        let compressed = file.read_exact(&mut magic).is_ok() && magic == [0x1f, 0x8b];
+        let compressed = file.read_exact(&mut magic).is_ok() && magic == GZIP;
         file.rewind().map_err(|it| self.unreadable(it))?;
         let outcome = match compressed {
             true => self.members(flate2::bufread::MultiGzDecoder::new(file), true),
@@ -270,6 +275,10 @@ impl Reader<'_> {
 
     fn pairs(&mut self) -> Result<(), DataError> {
         let bytes = std::fs::read(self.path).map_err(|it| self.unreadable(it))?;
+        let bytes = match bytes.starts_with(&GZIP) {
+            true => self.unpacked(&bytes)?,
+            false => bytes,
+        };
         let folder = self.path.parent().unwrap_or(Path::new("")).to_owned();
         for (number, line) in bytes.split(|it| *it == b'\n').enumerate() {
             if line.trim_ascii().is_empty() {
@@ -288,6 +297,20 @@ impl Reader<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What a gzip holds; of a damaged one, the part before the damage.
+    fn unpacked(&mut self, bytes: &[u8]) -> Result<Vec<u8>, DataError> {
+        let mut plain = Vec::new();
+        let read = flate2::bufread::MultiGzDecoder::new(bytes).read_to_end(&mut plain);
+        let Err(cause) = read else { return Ok(plain) };
+        // The last line may be cut.
+        plain.truncate(plain.iter().rposition(|it| *it == b'\n').unwrap_or(0));
+        self.skip(
+            "at the end".to_owned(),
+            RecordFault::Archive(cause.to_string()),
+        )?;
+        Ok(plain)
     }
 
     /// One file of a sample. `blob` says where a picture's bytes are, if not in `bytes`.

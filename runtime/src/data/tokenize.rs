@@ -1,6 +1,6 @@
 //! Text into rows of token ids.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokenizers::{Tokenizer, TruncationParams};
 
@@ -12,6 +12,16 @@ pub struct Tokenize {
     tokenizer: Tokenizer,
     length: usize,
     pad: u32,
+    file: PathBuf,
+}
+
+/// The tokens of a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pieces {
+    /// Their identifiers, without padding.
+    pub ids: Vec<u32>,
+    /// For each, the word that it is part of; none for one that the tokenizer added.
+    pub words: Vec<Option<u32>>,
 }
 
 impl Tokenize {
@@ -53,6 +63,7 @@ impl Tokenize {
             tokenizer,
             length,
             pad,
+            file: file.to_owned(),
         })
     }
 
@@ -64,6 +75,54 @@ impl Tokenize {
     /// The text of a token.
     pub fn token(&self, id: u32) -> Option<String> {
         self.tokenizer.id_to_token(id)
+    }
+
+    /// The identifier of a token.
+    ///
+    /// # Errors
+    /// [`DataError::Tokenizer`] if there is no such token.
+    pub fn id(&self, token: &str) -> Result<u32, DataError> {
+        self.tokenizer
+            .token_to_id(token)
+            .ok_or_else(|| DataError::Tokenizer {
+                file: self.file.clone(),
+                cause: format!("it has no token `{token}`"),
+            })
+    }
+
+    /// How many tokens there are.
+    pub fn vocabulary(&self) -> usize {
+        self.tokenizer.get_vocab_size(true)
+    }
+
+    /// The identifier that fills rows.
+    pub fn pad(&self) -> u32 {
+        self.pad
+    }
+
+    /// At most [`Tokenize::length`] tokens of a text with the words that they are part of.
+    ///
+    /// # Errors
+    /// [`RecordFault::Tokens`] if the text gives no tokens or the tokenizer fails.
+    pub fn pieces(&self, text: &str) -> Result<Pieces, RecordFault> {
+        let encoding = self.tokenizer.encode(text, true);
+        let encoding = encoding.map_err(|it| RecordFault::Tokens(it.to_string()))?;
+        let special = encoding.get_special_tokens_mask().iter();
+        let words = encoding.get_word_ids().iter().zip(special);
+        let words = words.map(|(word, special)| word.filter(|_| *special == 0));
+        let pieces = Pieces {
+            ids: encoding
+                .get_ids()
+                .iter()
+                .take(self.length)
+                .copied()
+                .collect(),
+            words: words.take(self.length).collect(),
+        };
+        match pieces.ids.is_empty() {
+            true => Err(RecordFault::Tokens(format!("\"{text}\" gives no tokens"))),
+            false => Ok(pieces),
+        }
     }
 
     /// Appends one row of exactly [`Tokenize::length`] ids and says how many are not padding.

@@ -5,13 +5,15 @@ use super::draws::Draws;
 use crate::data::{self, Batches, Loading, Prefetch, Split};
 use crate::error::{Error, Result};
 use crate::failure::Failure;
+use crate::frozen::{self, Frozen};
 use crate::once::Tensors;
 use crate::profile::Trace;
 use crate::project::Project;
 use crate::tensor::HostTensor;
 use crate::train;
+use gatewright_compiler::lower::Lowered;
 use gatewright_compiler::stage::{DataShare, Experiment, StageSpec};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,6 +28,8 @@ pub(super) struct Loader {
     draws: Draws,
     /// Batches of a step.
     parts: u64,
+    /// Computes what entries give of the data.
+    frozen: Option<Frozen>,
     /// Forced choices of experts, by objective.
     pub(super) routes: Vec<Tensors>,
 }
@@ -36,6 +40,8 @@ struct Source {
     name: String,
     /// The objective of its batches, as a position among the stage's.
     objective: usize,
+    /// The inputs that entries compute, with the entry of each.
+    computed: BTreeMap<String, String>,
     batches: Arc<Batches>,
     prefetch: Option<Prefetch>,
     /// The batch that comes next.
@@ -64,8 +70,34 @@ impl Loader {
             sources,
             draws: Draws::new(seed, stage.data.iter().map(|share| share.weight)),
             parts: stage.accumulate.max(1),
+            frozen: None,
             routes: Vec::new(),
         })
+    }
+
+    /// Leaves out what entries compute that the objective of its source does not read.
+    pub(super) fn only_read(&mut self, objectives: &[Lowered]) {
+        for source in &mut self.sources {
+            let read = objectives.get(source.objective);
+            let read = read.map_or_else(BTreeMap::new, |it| it.graph.inputs());
+            source.computed.retain(|input, _| read.contains_key(input));
+        }
+    }
+
+    /// The entries that compute inputs of the data.
+    pub(super) fn entries(&self) -> BTreeSet<String> {
+        let computed = self.sources.iter().map(|source| &source.computed);
+        computed.flat_map(BTreeMap::values).cloned().collect()
+    }
+
+    /// Computes them by these from now on.
+    pub(super) fn freeze(&mut self, frozen: Frozen) {
+        self.frozen = Some(frozen);
+    }
+
+    /// What computes inputs of the data, if anything does.
+    pub(super) fn frozen(&mut self) -> Option<&mut Frozen> {
+        self.frozen.as_mut()
     }
 
     /// Takes down when batches are made, from the next one on.
@@ -111,9 +143,13 @@ impl train::Batches for Loader {
         let (step, part) = (number / self.parts, number % self.parts);
         let source = self.draws.source(step);
         let own = self.draws.before(step)[source];
-        let objective = self.sources[source].objective;
-        let mut batch = self.sources[source].batch(own * self.parts + part, step)?;
-        batch.extend(self.routes.get(objective).cloned().unwrap_or_default());
+        let source = &mut self.sources[source];
+        let mut batch = source.batch(own * self.parts + part, step)?;
+        if let Some(frozen) = &mut self.frozen {
+            frozen.complete(&source.computed, &mut batch)?;
+        }
+        let routes = self.routes.get(source.objective);
+        batch.extend(routes.cloned().unwrap_or_default());
         Ok(batch)
     }
 }
@@ -150,6 +186,7 @@ impl Source {
         Ok(Self {
             name: share.data.clone(),
             objective: objective.unwrap_or(0),
+            computed: frozen::computed(data),
             batches: Arc::new(batches.map_err(Error::from)?),
             prefetch: None,
             next: 0,

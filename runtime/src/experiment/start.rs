@@ -15,7 +15,8 @@ use gatewright_compiler::stage::{Experiment, Initialise, Pattern, StageSpec};
 use std::path::Path;
 
 /// Writes the first value of every parameter: as its declaration draws it, then what the run before
-/// holds under the same path, then what the stage's `init` says.
+/// holds under the same path, then what the stage's `init` says. Gives every parameter of the model that
+/// the run before or a file gave, used by the stage or not.
 pub(super) fn write(
     executor: &Executor,
     lowered: &[Lowered],
@@ -24,7 +25,7 @@ pub(super) fn write(
     stage: &StageSpec,
     options: &Options,
     seed: u32,
-) -> Result<(), Failure> {
+) -> Result<Tensors, Failure> {
     let mut values = Tensors::new();
     for (path, (_, shape)) in executor.types(Slot::Parameter) {
         let mut known = lowered.iter();
@@ -34,6 +35,7 @@ pub(super) fn write(
         }
     }
     let mut pool = values.clone();
+    let mut given = Tensors::new();
     if let Some(folder) = &options.from {
         for (path, tensor) in last_parameters(folder)? {
             if let Some(own) = values.get_mut(&path)
@@ -41,6 +43,7 @@ pub(super) fn write(
             {
                 own.clone_from(&tensor);
             }
+            given.insert(path.clone(), tensor.clone());
             pool.insert(path, tensor);
         }
     }
@@ -54,11 +57,13 @@ pub(super) fn write(
                         own.clone_from(tensor);
                     }
                 }
+                given.extend(loaded.clone());
                 pool.extend(loaded);
             }
         }
     }
-    Ok(executor.fill(Slot::Parameter, &values)?)
+    executor.fill(Slot::Parameter, &values)?;
+    Ok(given)
 }
 
 /// The parameters that a foreign checkpoint holds, under our paths.
@@ -87,7 +92,7 @@ fn load(
 fn last_parameters(folder: &Path) -> Result<Tensors> {
     let checkpoints = Checkpoints::open(&folder.join("checkpoints"), 1)?;
     match checkpoints.latest()? {
-        Some(step) => Ok(checkpoints.load(step)?.parameters),
+        Some(step) => Ok(checkpoints.load(step)?.everything()),
         None => Err(Error::RunFolder {
             path: folder.to_path_buf(),
             reason: "holds no checkpoint to start from".to_owned(),

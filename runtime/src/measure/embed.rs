@@ -17,13 +17,13 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Encoder {
     name: String,
     executor: Executor,
-    output: BufferId,
+    outputs: Vec<BufferId>,
     /// Forced choices of experts.
     routes: Tensors,
 }
 
 impl Encoder {
-    /// Compiles the first result of `what` in evaluation mode.
+    /// Compiles the first result of an entry, or all values asked for, in evaluation mode.
     ///
     /// # Errors
     /// Mistakes in the spec, what no plan can be made of, and what the device reports.
@@ -33,6 +33,10 @@ impl Encoder {
         bindings: &BTreeMap<String, usize>,
         device: &Device,
     ) -> Result<Self, Failure> {
+        let values = match &what {
+            Target::Values(names) => Some(names.clone()),
+            _ => None,
+        };
         let name = match &what {
             Target::Entry(name) | Target::Objective(name) => name.clone(),
             Target::Values(names) => names.join(", "),
@@ -44,20 +48,18 @@ impl Encoder {
         };
         let lowered = project.lower(&request)?;
         let routes = project.routes.inputs(&lowered)?;
-        let result = lowered
-            .graph
-            .outputs()
-            .first()
-            .map(|output| output.name.clone());
-        let result = result.unwrap_or_default();
+        let first = lowered.graph.outputs().first();
+        let first = first.map(|output| output.name.clone());
+        let names = values.unwrap_or_else(|| first.into_iter().collect());
         let none = BTreeSet::new();
         let compiled = once::compiled(&name, &lowered, device.limits(), none, None, None)?;
         let executor = Executor::new(device, compiled.plan, &execute::Options::default())?;
-        let output = executor.find(Slot::Output, &result)?;
+        let outputs = names.iter().map(|it| executor.find(Slot::Output, it));
+        let outputs = outputs.collect::<Result<_>>()?;
         Ok(Self {
             name,
             executor,
-            output,
+            outputs,
             routes,
         })
     }
@@ -81,10 +83,7 @@ impl Encoder {
     /// # Errors
     /// Inputs that do not fit, results that are no rows, and what the device reports.
     pub fn rows(&mut self, inputs: &BTreeMap<String, HostTensor>) -> Result<Vec<Vec<f32>>> {
-        self.executor
-            .fill_with(Slot::Input, &[inputs, &self.routes])?;
-        self.executor.step_words(&[0; STEP_WORDS])?;
-        let found = self.executor.run_and_read(&["forward"], &[self.output])?;
+        let found = self.results(inputs)?;
         let refuse = |reason: &str| Error::Evaluation {
             name: self.name.clone(),
             reason: reason.to_owned(),
@@ -97,19 +96,35 @@ impl Encoder {
                 Ok(values.chunks_exact(*width).map(<[f32]>::to_vec).collect())
             }
             _ => Err(refuse(
-                "its result is not f32[B, D], one row for each record",
+                "its first result is not f32[B, D], one row for each record",
             )),
         }
     }
 
-    /// The rows of every record.
+    /// What it gives for one batch: the first result of an entry, or every value asked for, in order.
+    ///
+    /// # Errors
+    /// Inputs that do not fit, and what the device reports.
+    pub fn results(&mut self, inputs: &BTreeMap<String, HostTensor>) -> Result<Vec<HostTensor>> {
+        self.executor
+            .fill_with(Slot::Input, &[inputs, &self.routes])?;
+        self.executor.step_words(&[0; STEP_WORDS])?;
+        self.executor.run_and_read(&["forward"], &self.outputs)
+    }
+
+    /// The rows of every record. `complete` adds what entries give to the inputs of a batch.
     ///
     /// # Errors
     /// As [`Self::rows`], and what the data reports.
-    pub fn all(&mut self, batches: &Batches) -> Result<Vec<Vec<f32>>> {
+    pub fn all(
+        &mut self,
+        batches: &Batches,
+        complete: &mut dyn FnMut(&mut Tensors) -> Result<()>,
+    ) -> Result<Vec<Vec<f32>>> {
         let mut all = Vec::with_capacity(batches.records().len());
         for step in 0..batches.per_epoch() {
-            let batch = batches.at(step)?;
+            let mut batch = batches.at(step)?;
+            complete(&mut batch.tensors)?;
             let mut rows = self.rows(&batch.tensors)?;
             rows.truncate(batch.indices.len());
             all.extend(rows);

@@ -1,6 +1,8 @@
 //! The evaluations of a stage, prepared once and run with any parameters.
 
 use super::embed::Encoder;
+use super::guess::Guess;
+use super::probe::Probe;
 use super::retrieval::{Captioned, dot, examples, measure};
 use super::routing::{Observer, RouterUse};
 use super::{Evaluation, Example};
@@ -9,13 +11,14 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::experiment;
 use crate::failure::Failure;
+use crate::frozen::{self, Frozen};
 use crate::once::Tensors;
 use crate::project::Project;
 use crate::tensor::{HostData, HostTensor};
 use base64::Engine;
 use gatewright_compiler::lower::Target;
 use gatewright_compiler::stage::{Classes, EvalSpec, Experiment, Measure, StageSpec, Template};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// What is read instead of what the spec states.
@@ -33,13 +36,26 @@ pub struct Overrides {
 #[derive(Debug)]
 pub struct Evaluator {
     jobs: Vec<Job>,
+    guesses: Vec<Guess>,
+    probes: Vec<Probe>,
     encoders: Vec<Encoder>,
-    sets: Vec<(String, Batches)>,
+    sets: Vec<Set>,
+    /// Computes what entries give of the data.
+    frozen: Option<Frozen>,
     observer: Option<Observer>,
     examples: usize,
 }
 
-/// One evaluation.
+/// A part of a data set.
+#[derive(Debug)]
+struct Set {
+    name: String,
+    batches: Batches,
+    /// The inputs that entries compute, with the entry of each.
+    computed: BTreeMap<String, String>,
+}
+
+/// One comparison.
 #[derive(Debug)]
 struct Job {
     name: String,
@@ -85,6 +101,9 @@ impl Evaluator {
             known: BTreeMap::new(),
             evaluator: Self {
                 jobs: Vec::new(),
+                guesses: Vec::new(),
+                probes: Vec::new(),
+                frozen: None,
                 encoders: Vec::new(),
                 sets: Vec::new(),
                 observer: None,
@@ -98,13 +117,14 @@ impl Evaluator {
         }
         builder.metrics()?;
         builder.routing()?;
+        builder.frozen()?;
         Ok(builder.evaluator)
     }
 
     /// Whether there is nothing to evaluate.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.jobs.is_empty()
+        self.jobs.is_empty() && self.guesses.is_empty() && self.probes.is_empty()
     }
 
     /// Measures everything.
@@ -115,17 +135,28 @@ impl Evaluator {
         for encoder in &self.encoders {
             encoder.load(parameters)?;
         }
+        if let Some(frozen) = &mut self.frozen {
+            frozen.load(parameters, None)?;
+        }
         let mut rows: BTreeMap<(usize, usize), Vec<Vec<f32>>> = BTreeMap::new();
         let mut evaluations = Vec::new();
+        // Classes are embedded by themselves.
+        let second = |job: &Job| job.classes.is_none().then_some((job.sides[1], job.set));
+        let compared = self.jobs.iter();
+        let compared =
+            compared.flat_map(|job| second(job).into_iter().chain([(job.sides[0], job.set)]));
+        let probed = self.probes.iter();
+        let probed = probed.flat_map(|it| it.sets.map(|set| (it.encoder, set)));
+        let needed: BTreeSet<(usize, usize)> = compared.chain(probed).collect();
+        for (side, set) in needed {
+            let (encoder, set_of) = (&mut self.encoders[side], &self.sets[set]);
+            let read = encoder.inputs().map(str::to_owned).collect();
+            let mut complete = completing(&mut self.frozen, set_of, read);
+            let all = encoder.all(&set_of.batches, &mut complete)?;
+            rows.insert((side, set), all);
+        }
         for job in &self.jobs {
-            let (name, batches) = &self.sets[job.set];
-            for side in job.sides {
-                // Classes are embedded by themselves.
-                let needed = side == job.sides[0] || job.classes.is_none();
-                if needed && !rows.contains_key(&(side, job.set)) {
-                    rows.insert((side, job.set), self.encoders[side].all(batches)?);
-                }
-            }
+            let Set { name, batches, .. } = &self.sets[job.set];
             let labels = labels(job, batches)?;
             let candidates = match &job.classes {
                 None => {
@@ -159,6 +190,23 @@ impl Evaluator {
                 examples: shown(&data, &labels, batches, self.examples),
             });
         }
+        for guess in &self.guesses {
+            let (encoder, set) = (&mut self.encoders[guess.encoder], &self.sets[guess.set]);
+            let read = encoder.inputs().map(str::to_owned).collect();
+            let mut complete = completing(&mut self.frozen, set, read);
+            let found = guess.run((&set.name, &set.batches), encoder, &mut complete)?;
+            evaluations.push(found);
+        }
+        for probe in &self.probes {
+            let sets = probe.sets.map(|set| &self.sets[set]);
+            let none = Vec::new();
+            let rows = probe.sets.map(|set| {
+                let own = rows.get(&(probe.encoder, set)).unwrap_or(&none);
+                own.as_slice()
+            });
+            let batches = sets.map(|set| &set.batches);
+            evaluations.push(probe.run(&sets[0].name, batches, rows)?);
+        }
         Ok(evaluations)
     }
 
@@ -167,27 +215,55 @@ impl Evaluator {
     /// # Errors
     /// As [`Self::run`].
     pub fn routing(&mut self, parameters: &Tensors) -> Result<Vec<RouterUse>> {
-        let Some((_, batches)) = self.sets.first() else {
+        let Some(set) = self.sets.first() else {
             return Ok(Vec::new());
         };
-        match &mut self.observer {
-            Some(observer) => observer.run(parameters, batches),
-            None => Ok(Vec::new()),
-        }
+        let Some(observer) = &mut self.observer else {
+            return Ok(Vec::new());
+        };
+        let all = set.computed.keys().cloned().collect();
+        let mut complete = completing(&mut self.frozen, set, all);
+        observer.run(parameters, &set.batches, &mut complete)
     }
 }
 
 impl Builder<'_> {
     fn eval(&mut self, eval: &EvalSpec) -> Result<(), Failure> {
-        let [first, second] = eval.entries.as_slice() else {
-            let reason = "it needs two entries to compare: `entry = (embed_image, embed_text)`";
-            return Err(refuse(&eval.name, reason).into());
-        };
         let data = match &eval.data {
             Some(data) => data.clone(),
             None => self.stage_data(&eval.name)?,
         };
         let set = self.set(&data, eval.split.as_deref())?;
+        let mut compared = Vec::new();
+        for measure in &eval.metrics {
+            match measure {
+                Measure::Guess {
+                    scores,
+                    classes,
+                    keep,
+                    at,
+                } => {
+                    let values = [scores, classes].into_iter().chain(keep).cloned();
+                    let guess = Guess {
+                        name: eval.name.clone(),
+                        set,
+                        encoder: self.encoder(Target::Values(values.collect()))?,
+                        scores: scores.clone(),
+                        at: at.clone(),
+                    };
+                    self.evaluator.guesses.push(guess);
+                }
+                Measure::Probe { label } => self.probe(eval, &data, set, label)?,
+                measure => compared.push(measure.clone()),
+            }
+        }
+        if compared.is_empty() && !eval.metrics.is_empty() {
+            return Ok(());
+        }
+        let [first, second] = eval.entries.as_slice() else {
+            let reason = "it needs two entries to compare: `entry = (embed_image, embed_text)`";
+            return Err(refuse(&eval.name, reason).into());
+        };
         let sides = [
             self.encoder(Target::Entry(first.clone()))?,
             self.encoder(Target::Entry(second.clone()))?,
@@ -197,7 +273,7 @@ impl Builder<'_> {
             inputs.join("+")
         });
         let measures = match (eval.metrics.is_empty(), &eval.classes) {
-            (false, _) => eval.metrics.clone(),
+            (false, _) => compared,
             (true, Some(_)) => vec![Measure::Accuracy { at: vec![1] }],
             (true, None) => vec![Measure::Recall { at: vec![1] }],
         };
@@ -210,6 +286,52 @@ impl Builder<'_> {
             prompts: eval.prompts.clone(),
             classes: eval.classes.clone(),
         });
+        Ok(())
+    }
+
+    /// A linear classifier on what the entry of an evaluation gives.
+    fn probe(
+        &mut self,
+        eval: &EvalSpec,
+        data: &str,
+        set: usize,
+        label: &str,
+    ) -> Result<(), Failure> {
+        if eval.split.is_none() {
+            let reason = "a probe is tested on a held-out part of its data: `data = NAME.PART`";
+            return Err(refuse(&eval.name, reason).into());
+        }
+        let Some(entry) = eval.entries.first() else {
+            return Err(refuse(&eval.name, "a probe needs an entry").into());
+        };
+        let trained = self.set(data, None)?;
+        let encoder = self.encoder(Target::Entry(entry.clone()))?;
+        let inputs: Vec<&str> = self.evaluator.encoders[encoder].inputs().collect();
+        let word = inputs.join("+");
+        self.evaluator.probes.push(Probe {
+            name: eval.name.clone(),
+            sets: [set, trained],
+            encoder,
+            word,
+            label: label.to_owned(),
+        });
+        Ok(())
+    }
+
+    /// Prepares the entries that compute what some evaluation reads.
+    fn frozen(&mut self) -> Result<(), Failure> {
+        let encoders = self.evaluator.encoders.iter();
+        let read: BTreeSet<&str> = encoders.flat_map(Encoder::inputs).collect();
+        let computed = self.evaluator.sets.iter().flat_map(|set| &set.computed);
+        let entries: BTreeSet<String> = computed
+            .filter(|(input, _)| read.contains(input.as_str()) || self.evaluator.observer.is_some())
+            .map(|(_, entry)| entry.clone())
+            .collect();
+        if !entries.is_empty() {
+            let bindings = experiment::bindings(self.project, self.stage);
+            let frozen = Frozen::new(self.project, entries, &bindings, self.device)?;
+            self.evaluator.frozen = Some(frozen);
+        }
         Ok(())
     }
 
@@ -293,7 +415,11 @@ impl Builder<'_> {
         let locate = |path: &_| self.project.locate(path);
         let batches = data::open(spec, split, &loading, &locate).map_err(Error::from)?;
         let index = self.evaluator.sets.len();
-        self.evaluator.sets.push((name.clone(), batches));
+        self.evaluator.sets.push(Set {
+            name: name.clone(),
+            batches,
+            computed: frozen::computed(spec),
+        });
         self.known.insert(format!("data {name}"), index);
         Ok(index)
     }
@@ -310,6 +436,23 @@ impl Builder<'_> {
         let index = self.evaluator.encoders.len() - 1;
         self.known.insert(key, index);
         Ok(index)
+    }
+}
+
+/// Adds what entries compute of the inputs that are read to a batch of a set.
+fn completing(
+    frozen: &mut Option<Frozen>,
+    set: &Set,
+    read: BTreeSet<String>,
+) -> impl FnMut(&mut Tensors) -> Result<()> {
+    let computed = set.computed.iter();
+    let computed = computed.filter(|(input, _)| read.contains(*input));
+    let computed: BTreeMap<String, String> = computed
+        .map(|(input, entry)| (input.clone(), entry.clone()))
+        .collect();
+    move |batch| match frozen {
+        Some(frozen) => frozen.complete(&computed, batch),
+        None => Ok(()),
     }
 }
 

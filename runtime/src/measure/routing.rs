@@ -166,6 +166,7 @@ impl Observer {
         &mut self,
         parameters: &Tensors,
         batches: &Batches,
+        complete: &mut dyn FnMut(&mut Tensors) -> Result<()>,
     ) -> Result<Vec<RouterUse>> {
         self.executor.fill(Slot::Parameter, parameters)?;
         self.executor.step_words(&[0; STEP_WORDS])?;
@@ -183,7 +184,8 @@ impl Observer {
             .map(|router| vec![Sums::new(router.experts, router.choices); router.streams.len()])
             .collect();
         for step in 0..batches.per_epoch() {
-            let batch = batches.at(step)?;
+            let mut batch = batches.at(step)?;
+            complete(&mut batch.tensors)?;
             let given = [&batch.tensors, &self.routes];
             self.executor.fill_with(Slot::Input, &given)?;
             let found = self.executor.run_and_read(&["forward"], &ids)?;

@@ -66,7 +66,7 @@ pub(super) fn run(
             outputs: stores,
             column_sums,
         } => {
-            let (left, right) = (inputs[0], inputs[1]);
+            let (left, right) = (&inputs[..a.inputs()], inputs[a.inputs()]);
             if let Some(operand) = column_sums {
                 for column in 0..*n {
                     let mut sum = 0.0;
@@ -79,7 +79,7 @@ pub(super) fn run(
             }
             let all = Elements {
                 operands,
-                inputs: &inputs[2..],
+                inputs: &inputs[a.inputs() + 1..],
                 program,
                 draws,
             };
@@ -96,10 +96,27 @@ pub(super) fn run(
                         .sum();
                     matrix.offset + lead + row * matrix.row_stride + column * matrix.column_stride
                 };
+                let of_left = |step: usize| match a {
+                    Left::Matrix(a) => at(left[0], element(a, index[axes], step)),
+                    Left::Computed {
+                        inputs: operands,
+                        program,
+                        value,
+                    } => {
+                        let mut place = index[..=axes].to_vec();
+                        place.push(step);
+                        let elements = Elements {
+                            operands,
+                            inputs: left,
+                            program,
+                            draws,
+                        };
+                        Ok(elements.values(&place, 0, 0.0)?[*value])
+                    }
+                };
                 let mut sum = 0.0;
                 for step in 0..*k {
-                    sum += at(left, element(a, index[axes], step))?
-                        * at(right, element(b, step, index[axes + 1]))?;
+                    sum += of_left(step)? * at(right, element(b, step, index[axes + 1]))?;
                 }
                 Ok(sum)
             })

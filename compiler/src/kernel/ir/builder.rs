@@ -12,7 +12,8 @@ use std::sync::Arc;
 pub struct Builder {
     kernel: Kernel,
     words: Vec<u32>,
-    overflow: Option<String>,
+    /// The first thing that went wrong; told when the kernel is finished.
+    fault: Option<String>,
     names: BTreeMap<String, usize>,
     blocks: Vec<Vec<Stmt>>,
 }
@@ -32,7 +33,7 @@ impl Builder {
                 body: Vec::new(),
             },
             words: Vec::new(),
-            overflow: None,
+            fault: None,
             names: BTreeMap::new(),
             blocks: vec![Vec::new()],
         }
@@ -41,14 +42,19 @@ impl Builder {
     /// The kernel and the words of its launch.
     ///
     /// # Errors
-    /// What [`Kernel::verify`] finds, and a size beyond 32 bits.
+    /// What [`Kernel::verify`] finds, what [`fail`](Self::fail) recorded, and a size beyond 32 bits.
     pub fn finish(mut self) -> Result<(Kernel, Vec<u32>), String> {
-        if let Some(name) = self.overflow {
-            return Err(format!("{name} of kernel {} exceeds u32", self.kernel.name));
+        if let Some(fault) = self.fault {
+            return Err(format!("kernel {}: {fault}", self.kernel.name));
         }
         self.kernel.body = self.blocks.pop().unwrap_or_default();
         self.kernel.verify()?;
         Ok((self.kernel, self.words))
+    }
+
+    /// Records a fault of a skeleton, for [`finish`](Self::finish) to tell.
+    pub fn fail(&mut self, fault: impl Into<String>) {
+        self.fault.get_or_insert_with(|| fault.into());
     }
 
     /// Adds a header line.
@@ -121,7 +127,7 @@ impl Builder {
     /// Adds a uniform word with its value in this launch. The text holds the name only.
     pub fn size(&mut self, name: &str, value: usize) -> Expr {
         let word = u32::try_from(value).unwrap_or_else(|_| {
-            self.overflow.get_or_insert_with(|| name.to_owned());
+            self.fail(format!("{name} exceeds u32"));
             0
         });
         let name = self.fresh(name);

@@ -82,7 +82,8 @@ impl Ahead {
         let [begin, end] = range;
         b.repeat("ahead_k", begin, end, ROWS, |b, k| {
             let k = panel.clamp_k(&(k + &self.row));
-            self.take(b, &panel.load(&row, &k));
+            let value = panel.load(b, &row, &k);
+            self.take(b, &value);
         });
     }
 

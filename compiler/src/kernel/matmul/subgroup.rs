@@ -250,12 +250,12 @@ impl<'a> Left<'a> {
         }
         for (number, row) in rows.iter().enumerate() {
             let value = match self.panel.access {
-                Access::AlongK => self.panel.load(row, &(step.k >> 2u32)),
-                Access::AlongOuter => step.masked(&k, self.panel.load(row, &inside)),
+                Access::AlongK => self.panel.load(b, row, &(step.k >> 2u32)),
+                Access::AlongOuter => step.masked(&k, self.panel.load(b, row, &inside)),
                 Access::Scalar => {
                     let parts = [0u32, 1, 2, 3].map(|part| {
                         let k = step.k + part;
-                        let value = self.panel.load(row, &self.panel.clamp_k(&k));
+                        let value = self.panel.load(b, row, &self.panel.clamp_k(&k));
                         step.masked(&k, value)
                     });
                     Expr::vec4(parts)
@@ -310,20 +310,25 @@ impl<'a> Right<'a> {
             }
         };
         let mut rows = match (panel.access, self.rows.as_slice()) {
-            (Access::AlongOuter, [row, within]) => k.map(|k| panel.scalar(row, &clamp(&k), within)),
-            (Access::AlongOuter, rows) => k.map(|k| panel.load(&rows[0], &clamp(&k))),
+            (Access::AlongOuter, [row, within]) => {
+                k.map(|k| panel.scalar(b, row, &clamp(&k), within))
+            }
+            (Access::AlongOuter, rows) => k.map(|k| panel.load(b, &rows[0], &clamp(&k))),
             (Access::AlongK, rows) => {
                 let k = step.k >> 2u32;
                 let columns: Vec<Expr> = rows
                     .iter()
-                    .map(|row| b.copy("b_column", panel.load(row, &k)))
+                    .map(|row| {
+                        let column = panel.load(b, row, &k);
+                        b.copy("b_column", column)
+                    })
                     .collect();
                 [0, 1, 2, 3].map(|k| joined(columns.iter().map(|it| it.component(k)).collect()))
             }
             (Access::Scalar, rows) => k.map(|k| {
                 joined(
                     rows.iter()
-                        .map(|row| panel.load(row, &panel.clamp_k(&k)))
+                        .map(|row| panel.load(b, row, &panel.clamp_k(&k)))
                         .collect(),
                 )
             }),

@@ -131,7 +131,7 @@ impl<'a> Stage<'a> {
                 _ => now.clone(),
             };
             let index = if tail { panel.clamp_k(&index) } else { index };
-            let parts: Vec<Expr> = rows.iter().map(|row| panel.load(row, &index)).collect();
+            let parts: Vec<Expr> = rows.iter().map(|row| panel.load(b, row, &index)).collect();
             let value = match <[Expr; 4]>::try_from(parts) {
                 Ok(parts) => Expr::vec4(parts),
                 Err(parts) => parts[0].clone(),

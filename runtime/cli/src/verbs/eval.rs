@@ -116,5 +116,5 @@ pub(crate) fn last_parameters(folder: Option<&Path>) -> Result<(u64, Tensors), F
         let message = format!("{} holds no checkpoint yet", folder.display());
         return Err(Failure::Message(message));
     };
-    Ok((step, checkpoints.load(step)?.parameters))
+    Ok((step, checkpoints.load(step)?.everything()))
 }

@@ -6,7 +6,7 @@ use crate::output::Output;
 use crate::project;
 use crate::target;
 use gatewright_compiler::lower::{self, Request, Target};
-use gatewright_compiler::stage::{StageSpec, WeightsSpec};
+use gatewright_compiler::stage::StageSpec;
 use gatewright_runtime::checkpoint::{export, read_tensors, write_tensors};
 use gatewright_runtime::device::{Choice, Device};
 use gatewright_runtime::once::{self, Backend, Once, Steps};
@@ -74,7 +74,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     let (lowered, bindings) = once::traced(&mut project, &request, &inputs)?;
     inputs.extend(project.routes.inputs(&lowered)?);
     let map = match &args.map {
-        Some(name) => Some(map(&mut project, name)?),
+        Some(name) => Some(super::weights::map(&mut project, name)?),
         None => None,
     };
     let given = match &args.weights {
@@ -152,18 +152,6 @@ fn request(args: &Args) -> Request {
         routing,
         ..Request::new(what, mode)
     }
-}
-
-/// The name map asked for.
-fn map(project: &mut Project, name: &str) -> Result<WeightsSpec, Failure> {
-    let experiment = project.experiment()?;
-    experiment.weights(name).cloned().ok_or_else(|| {
-        let known = experiment.weights.iter().map(|map| map.name.as_str());
-        Failure::Message(format!(
-            "there is no `weights {name}` in the file{}",
-            listed(known)
-        ))
-    })
 }
 
 /// The stage whose optimiser takes the steps.

@@ -51,6 +51,10 @@ pub(crate) struct Args {
     /// Start from the last parameters of this run
     #[arg(long, value_name = "DIR")]
     from: Option<PathBuf>,
+    /// The folder that keeps what frozen entries compute for data; `cache` beside the run folder unless
+    /// given
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
     /// Every random number follows from this and the step; the stage's own unless given
     #[arg(long, value_name = "N")]
     seed: Option<u32>,
@@ -98,6 +102,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
                 BadRecords::Skip
             },
             from: from.clone(),
+            cache: Some(cache(args)),
             profile: args.profile.is_some(),
         };
         let summary = one(
@@ -126,6 +131,12 @@ fn paths(given: &[(String, String)]) -> BTreeMap<String, PathBuf> {
     given
         .map(|(name, path)| (name.clone(), PathBuf::from(path)))
         .collect()
+}
+
+/// Beside all runs, so that the next one finds it.
+fn cache(args: &Args) -> PathBuf {
+    let beside = || args.run.parent().unwrap_or(Path::new("")).join("cache");
+    args.cache.clone().unwrap_or_else(beside)
 }
 
 /// The stages to train with their folders.
@@ -230,6 +241,7 @@ fn finish(
             "steps": summary.steps,
             "training_seconds": seconds,
             "first_step_seconds": summary.cold_start.as_secs_f64(),
+            "computed": summary.computed,
             "evaluations": summary.evaluations,
         });
         writeln!(out, "{document}")?;
@@ -238,6 +250,10 @@ fn finish(
     write!(out, "{}", table::evaluations(&summary.evaluations))?;
     write!(out, "{}", table::routing(&summary.routing))?;
     write!(out, "{}", table::examples(summary.evaluations.last()))?;
+    if let Some(computed) = summary.computed {
+        let text = "samples went through frozen entries; all others were known";
+        writeln!(out, "{computed} {text}")?;
+    }
     writeln!(
         out,
         "{} steps in {seconds:.0} s, first step after {:.1} s",

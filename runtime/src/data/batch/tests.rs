@@ -74,6 +74,9 @@ fn columns(folder: &Path) -> BTreeMap<String, Column> {
         caption,
         tokenize: Arc::new(tokenize),
         mask: None,
+        hidden: None,
+        matched: None,
+        mismatch: 0.0,
     };
     BTreeMap::from([
         ("image".to_owned(), Column::Image(transform)),
@@ -306,4 +309,218 @@ fn too_few_different_records_are_an_error() {
         },
     );
     assert!(matches!(error, Err(DataError::TooFew { count: 12, .. })));
+}
+
+/// The columns with everything that can be hidden, and pictures in a second form.
+fn masked(folder: &Path, mismatch: f64) -> BTreeMap<String, Column> {
+    let mut columns = columns(folder);
+    let Some(Column::Text(text)) = columns.get_mut("text") else {
+        panic!("the texts");
+    };
+    let rule = gatewright_compiler::stage::TokenMask {
+        share: 0.5,
+        unit: gatewright_compiler::stage::MaskUnit::Token,
+        token: "[UNK]".to_owned(),
+        replaced: 1.0,
+        random: 0.0,
+    };
+    text.hidden = Some(Hidden {
+        rule: TokenMask::new(&rule, &text.tokenize).unwrap(),
+        text: Some("masked_text".to_owned()),
+        tokens: Some("masked_tokens".to_owned()),
+    });
+    text.mask = Some("shown".to_owned());
+    text.matched = Some("matched".to_owned());
+    text.mismatch = mismatch;
+    let other = ImageTransform {
+        size: 8,
+        mean: [0.0; 3],
+        std: [1.0; 3],
+        strength: 0.5,
+        ..ImageTransform::default()
+    };
+    let patches = BlockMask {
+        grid: 4,
+        count: 6,
+        least: 2,
+        aspect: 0.5,
+    };
+    columns.insert("other".to_owned(), Column::Image(other));
+    columns.insert("patches".to_owned(), Column::Patches(patches));
+    columns
+}
+
+fn hidden(mismatch: f64, options: BatchOptions) -> Batches {
+    let folder = &TempDir::new().unwrap().keep();
+    shard(&folder.join("all.tar"), &members());
+    let found = Source::open(&folder.join("all.tar")).unwrap();
+    let found = found.read(BadRecords::Refuse).unwrap();
+    Batches::new(found, masked(folder, mismatch), options).unwrap()
+}
+
+#[test]
+fn what_is_hidden_depends_on_the_step_alone() {
+    let (first, second) = (hidden(0.3, options()), hidden(0.3, options()));
+    for step in [0, 1, 9, 40] {
+        let batch = first.at(step).unwrap();
+        assert_eq!(batch, second.at(step).unwrap());
+        assert_ne!(
+            batch.tensors["patches"],
+            first.at(step + 1).unwrap().tensors["patches"]
+        );
+        let read = |name: &str| batch.tensors[name].as_u32().unwrap();
+        let places = read("text").iter().zip(read("masked_text"));
+        for ((own, now), hidden) in places.zip(read("masked_tokens")) {
+            // `[UNK]` has the identifier 1.
+            assert_eq!(*now, if *hidden == 1 { 1 } else { *own });
+        }
+        let shown = read("shown").iter().zip(read("masked_tokens"));
+        assert!(shown.clone().all(|(shown, hidden)| hidden <= shown));
+        assert_eq!(batch.tensors["patches"].shape, [5, 16]);
+        assert_eq!(batch.tensors["matched"].shape, [5]);
+    }
+    let other = hidden(
+        0.3,
+        BatchOptions {
+            seed: 4,
+            ..options()
+        },
+    );
+    assert_ne!(
+        first.at(0).unwrap().tensors["patches"],
+        other.at(0).unwrap().tensors["patches"]
+    );
+}
+
+#[test]
+fn evaluation_hides_the_same_of_a_record_every_time() {
+    let options = BatchOptions {
+        training: false,
+        ..options()
+    };
+    let all = hidden(1.0, options.clone());
+    let again = hidden(1.0, options);
+    assert_eq!(all.at(1).unwrap(), again.at(1).unwrap());
+    // The eighth batch is filled up with the first records.
+    let [first, last] = [0, 7].map(|step| all.at(step).unwrap().tensors["patches"].clone());
+    let (first, last) = (first.as_u32().unwrap(), last.as_u32().unwrap());
+    assert_eq!(first[..16], last[16..32]);
+    let matched = all.at(0).unwrap().tensors["matched"].clone();
+    assert_eq!(
+        matched.as_u32().unwrap(),
+        [1; 5],
+        "captions are mixed up in training alone"
+    );
+}
+
+/// Picture and text of a record bear its number, so who got another's text can be told.
+#[test]
+fn a_share_of_the_rows_gets_the_text_of_another_thing() {
+    let batches = hidden(0.25, options());
+    let mut mismatched = 0;
+    const STEPS: u64 = 400;
+    for step in 0..STEPS {
+        let batch = batches.at(step).unwrap();
+        let text = batch.tensors["text"].as_u32().unwrap();
+        let matched = batch.tensors["matched"].as_u32().unwrap();
+        for (row, index) in batch.indices.iter().enumerate() {
+            // `thing N` is `[2, 3 + N, …]`, and three records in a row are of one thing.
+            let of = (text[3 * row + 1] - 3) as usize;
+            match matched[row] {
+                1 => assert_eq!(of, *index),
+                _ => assert_ne!(of / 3, index / 3),
+            }
+            mismatched += usize::from(matched[row] == 0);
+        }
+    }
+    let share = mismatched as f64 / (5 * STEPS) as f64;
+    assert!((share - 0.25).abs() < 0.03, "{share}");
+}
+
+#[test]
+fn both_forms_of_a_picture_show_the_same_change_of_it() {
+    let batches = hidden(0.0, options());
+    for step in 0..20 {
+        let batch = batches.at(step).unwrap();
+        let (small, large) = (&batch.tensors["image"], &batch.tensors["other"]);
+        let (small, large) = (small.as_f32().unwrap(), large.as_f32().unwrap());
+        for row in 0..5 {
+            // A picture of one colour: its middle has that colour, changed, in both normalisations.
+            let small = &small[row * 48 + 3 * 5..][..3];
+            let large = &large[row * 192 + 3 * (3 * 8 + 3)..][..3];
+            for (small, large) in small.iter().zip(large) {
+                let plain = small * 0.25 + 0.5;
+                assert!((plain - large).abs() < 1e-4, "{plain} and {large}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_picture_has_so_many_forms() {
+    let forms = |seed| {
+        let folder = &TempDir::new().unwrap().keep();
+        shard(&folder.join("all.tar"), &members()[60..62]);
+        let found = Source::open(&folder.join("all.tar")).unwrap();
+        let found = found.read(BadRecords::Refuse).unwrap();
+        let transform = ImageTransform {
+            size: 4,
+            strength: 1.0,
+            variants: Some(3),
+            ..ImageTransform::default()
+        };
+        let columns = BTreeMap::from([("image".to_owned(), Column::Image(transform))]);
+        let options = BatchOptions {
+            batch: 1,
+            seed,
+            ..options()
+        };
+        let batches = Batches::new(found, columns, options).unwrap();
+        let bits = |step| {
+            let tensor = batches.at(step).unwrap().tensors["image"].clone();
+            let bits = tensor.as_f32().unwrap().iter().map(|it| it.to_bits());
+            bits.collect::<Vec<u32>>()
+        };
+        (0..60).map(bits).collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(forms(1).len(), 3);
+    assert_eq!(forms(1), forms(2), "they are the same whatever the seed");
+}
+
+#[test]
+fn text_alone_comes_from_a_compressed_list() {
+    let folder = TempDir::new().unwrap();
+    let lines: String = (0..20)
+        .map(|it| format!("{{\"text\": \"thing {it}\"}}\n"))
+        .collect();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, lines.as_bytes()).unwrap();
+    let bytes = gzip.finish().unwrap();
+    let file = folder.path().join("all.jsonl.gz");
+    std::fs::write(&file, &bytes).unwrap();
+    let read = |file: &Path| Source::open(file).unwrap().read(BadRecords::Skip).unwrap();
+    assert_eq!(read(&file).records.len(), 20);
+    let mut columns = columns(folder.path());
+    columns.remove("image");
+    if let Some(Column::Text(text)) = columns.get_mut("text") {
+        let template = Template::parse("{text}", 1.0).unwrap();
+        text.caption = Caption::new(vec![template.clone()], template);
+    }
+    let options = BatchOptions {
+        unique: None,
+        ..options()
+    };
+    let batches = Batches::new(read(&file), columns, options).unwrap();
+    assert_eq!(
+        batches.at(3).unwrap().tensors.keys().collect::<Vec<_>>(),
+        ["text"]
+    );
+
+    std::fs::write(&file, &bytes[..bytes.len() - 20]).unwrap();
+    let found = read(&file);
+    assert!(
+        found.records.len() < 20 && found.skipped.len() == 1,
+        "{:?}",
+        found.skipped
+    );
 }
