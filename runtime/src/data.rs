@@ -15,6 +15,7 @@
 mod batch;
 mod caption;
 mod error;
+mod findings;
 mod image;
 mod mask;
 mod open;
@@ -28,6 +29,7 @@ mod tokenize;
 pub use batch::{Batch, BatchOptions, Batches, Column, Hidden, TextColumn};
 pub use caption::{Caption, canonical, prompt};
 pub use error::{BadRecords, DataError, RecordFault};
+pub use findings::{Boxed, Category, Findings, Relation, SegmentMap, TextLine, Verbalised};
 pub use image::{ImageTransform, Picture};
 pub use mask::{BlockMask, TokenMask};
 pub use open::{Loading, Split, open, tokenizer};

@@ -26,7 +26,7 @@ use crate::once::Tensors;
 use crate::profile::{PROFILED_STEPS, Recording};
 use crate::project::{Mistakes, Project};
 use crate::train::{
-    EvaluationRecord, Manifest, Outcome, RunFolder, StepRecord, TrainOptions, Trainer,
+    EvaluationRecord, Manifest, Outcome, RunFolder, StepRecord, TrainOptions, Trainer, Update,
 };
 use alarms::Guard;
 use batches::Loader;
@@ -123,6 +123,43 @@ pub struct Summary {
     pub recording: Option<Recording>,
 }
 
+/// What a plan says of a step.
+fn opening(compiled: &StagePlan) -> Opening {
+    let programs = compiled.plan.programs.iter();
+    Opening {
+        parameters: 0,
+        records: [0; 2],
+        first_step: 0,
+        steps: 0,
+        dispatches: programs.map(|it| it.commands.len()).sum(),
+        bytes: compiled.plan.arenas.iter().map(|it| it.bytes).sum(),
+    }
+}
+
+/// What a stage and a run's manifest say of its steps.
+fn train_options(stage: &StageSpec, update: Update, manifest: &Manifest) -> TrainOptions {
+    let specification = manifest.hashes.get("specification");
+    TrainOptions {
+        steps: stage.steps,
+        seed: 0,
+        update,
+        log_every: stage.log_every,
+        save_every: stage.checkpoint_every,
+        examples_per_step: stage.batch.unwrap_or(1),
+        spec_hash: specification.cloned().unwrap_or_default(),
+        versions: manifest.versions.clone(),
+    }
+}
+
+/// Measures a few of the next steps and the batches made beside them.
+fn record(trainer: &mut Trainer, loader: &mut Loader) -> Recording {
+    let first = trainer.step();
+    let recording = Recording::new(first + PROFILED_STEPS.start..first + PROFILED_STEPS.end);
+    loader.record(recording.trace());
+    trainer.record(recording.clone());
+    recording
+}
+
 /// Trains a stage to its end, or until `stop` is set. An alarm that ends the run sets it too.
 ///
 /// # Errors
@@ -145,13 +182,7 @@ pub fn train(
     let routes = compiled.lowered.iter();
     let routes = routes.map(|lowered| project.routes.inputs(lowered));
     loader.routes = routes.collect::<Result<_, Error>>()?;
-    let dispatches = compiled
-        .plan
-        .programs
-        .iter()
-        .map(|it| it.commands.len())
-        .sum();
-    let bytes = compiled.plan.arenas.iter().map(|it| it.bytes).sum();
+    let mut opening = opening(&compiled);
     let seed = options.seed.or(stage.seed).unwrap_or(0);
     let mut manifest = manifest(project, stage, device, seed, &loader);
     manifest.cost = cost(project, stage, &compiled)?;
@@ -170,27 +201,13 @@ pub fn train(
     let parameters = parameters
         .values()
         .map(|(_, shape)| shape.iter().product::<usize>() as u64);
-    let mut opening = Opening {
-        parameters: parameters.sum(),
-        records: loader.records(),
-        first_step: 0,
-        steps: total,
-        dispatches,
-        bytes,
-    };
+    opening.parameters = parameters.sum();
+    opening.records = loader.records();
+    opening.steps = total;
     let train_options = TrainOptions {
         steps: total,
         seed,
-        update: compiled.update,
-        log_every: stage.log_every,
-        save_every: stage.checkpoint_every,
-        examples_per_step: stage.batch.unwrap_or(1),
-        spec_hash: manifest
-            .hashes
-            .get("specification")
-            .cloned()
-            .unwrap_or_default(),
-        versions: manifest.versions.clone(),
+        ..train_options(stage, compiled.update, &manifest)
     };
     let mut trainer = Trainer::new(executor, train_options)?;
     trainer.carry(given.clone());
@@ -215,14 +232,7 @@ pub fn train(
         frozen.take_notes().iter().for_each(|it| observer.note(it));
         loader.freeze(frozen);
     }
-    let recording = options.profile.then(|| {
-        let first = trainer.step();
-        Recording::new(first + PROFILED_STEPS.start..first + PROFILED_STEPS.end)
-    });
-    if let Some(recording) = &recording {
-        loader.record(recording.trace());
-        trainer.record(recording.clone());
-    }
+    let recording = options.profile.then(|| record(&mut trainer, &mut loader));
     let overrides = measure::Overrides {
         data: BTreeMap::new(),
         bad: options.bad,

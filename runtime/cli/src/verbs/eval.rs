@@ -10,7 +10,10 @@ use gatewright_runtime::data::BadRecords;
 use gatewright_runtime::device::{Choice, Device};
 use gatewright_runtime::measure::{Evaluator, Overrides};
 use gatewright_runtime::once::Tensors;
+use gatewright_runtime::project::Project;
 use gatewright_runtime::train::{EvaluationRecord, RunFolder};
+use gatewright_runtime::weights;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -29,6 +32,9 @@ pub(crate) struct Args {
     /// Measure these parameters (safetensors, by path) instead of a run's
     #[arg(long, value_name = "FILE", conflicts_with = "run")]
     weights: Option<PathBuf>,
+    /// The `weights` item that maps foreign names of that file
+    #[arg(long, value_name = "NAME", requires = "weights")]
+    map: Option<String>,
     /// The stage whose evaluations are run; the last one unless given
     #[arg(long, value_name = "NAME")]
     stage: Option<String>,
@@ -55,7 +61,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     project::force(&mut project, &args.forced)?;
     let experiment = project::experiment(&mut project, out)?;
     let stage = project::stage(&experiment, args.stage.as_deref())?;
-    let (step, parameters) = parameters(args)?;
+    let (step, parameters) = parameters(args, &mut project)?;
     let device = Device::open(&Choice::parse(&args.device.device))?;
     let data = args.data.iter();
     let overrides = Overrides {
@@ -96,11 +102,19 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
 }
 
 /// The parameters to measure, and after how many updates.
-fn parameters(args: &Args) -> Result<(u64, Tensors), Failure> {
-    match &args.weights {
-        Some(path) => Ok((0, read_tensors(path)?)),
-        None => last_parameters(args.run.as_deref()),
-    }
+fn parameters(args: &Args, project: &mut Project) -> Result<(u64, Tensors), Failure> {
+    let Some(path) = &args.weights else {
+        return last_parameters(args.run.as_deref());
+    };
+    let tensors = read_tensors(path)?;
+    let Some(name) = &args.map else {
+        return Ok((0, tensors));
+    };
+    let map = super::weights::map(project, name)?;
+    let none = BTreeMap::new();
+    // What an evaluation needs and the file lacks is told when it is looked for.
+    let parameters = weights::read(project, &map, &BTreeMap::new(), &none, &tensors)?;
+    Ok((0, parameters))
 }
 
 /// The parameters of the last checkpoint of a run, and after how many updates.

@@ -144,6 +144,10 @@ fn list(pairing: &Pairing, misfits: &[String], out: &mut Output) -> Result<(), F
                 .try_for_each(|name| writeln!(out, "  {name}"))?;
         }
     }
-    writeln!(out, "{} parameters have their tensor", pairing.pairs.len())?;
+    writeln!(
+        out,
+        "{} parameters have a tensor of their name",
+        pairing.pairs.len()
+    )?;
     Ok(())
 }
