@@ -103,7 +103,7 @@ fn samples_are_shown_and_bad_records_named() {
         ("dogs/odd", "its caption is not UTF-8"),
     ] {
         let named = |it: &&str| it.contains(&format!("record {record}:")) && it.contains(reason);
-        assert!(skipped.iter().any(|it| named(&it)), "{record}: {skipped:?}");
+        assert!(skipped.iter().any(named), "{record}: {skipped:?}");
     }
     let page = std::fs::read_to_string(page).unwrap();
     assert_eq!(page.matches("data:image/png;base64,").count(), 2);
