@@ -79,6 +79,20 @@ impl Limits {
         }
     }
 
+    /// What drivers of graphics cards offer as a rule: pieces of up to 2 GiB.
+    #[must_use]
+    pub fn desktop() -> Self {
+        let piece = i32::MAX as u64 / 256 * 256;
+        Self {
+            max_binding_bytes: piece,
+            max_buffer_bytes: piece,
+            max_storage_bindings: 16,
+            max_invocations: 1_024,
+            workgroup_memory_bytes: 32_768,
+            ..Self::portable()
+        }
+    }
+
     /// What WebGPU guarantees everywhere.
     #[must_use]
     pub fn portable() -> Self {

@@ -8,6 +8,7 @@
 mod alarm;
 mod data;
 mod evaluation;
+mod findings;
 mod generate;
 mod optimizer;
 mod pattern;
@@ -23,6 +24,7 @@ pub use data::{
     TextSpec, TokenMask,
 };
 pub use evaluation::{Classes, EvalSpec, Measure, MetricSpec};
+pub use findings::{FindingKind, FindingsSpec, Sentence};
 pub use generate::{GenerateSpec, Part as PromptPart, Prompted};
 pub use optimizer::{DecayOn, OptimizerSpec};
 pub use pattern::Pattern;

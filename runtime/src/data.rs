@@ -15,21 +15,25 @@
 mod batch;
 mod caption;
 mod error;
+mod findings;
 mod image;
 mod mask;
 mod open;
 mod order;
+mod peek;
 mod prefetch;
 mod random;
 mod source;
 mod tokenize;
 
 pub use batch::{Batch, BatchOptions, Batches, Column, Hidden, TextColumn};
-pub use caption::{Caption, prompt};
+pub use caption::{Caption, canonical, prompt};
 pub use error::{BadRecords, DataError, RecordFault};
+pub use findings::{Boxed, Category, Findings, Relation, SegmentMap, TextLine, Verbalised};
 pub use image::{ImageTransform, Picture};
 pub use mask::{BlockMask, TokenMask};
 pub use open::{Loading, Split, open, tokenizer};
+pub use peek::{Sample, peek};
 pub use prefetch::Prefetch;
 pub use random::Random;
 pub use source::{Blob, Record, Records, Source};

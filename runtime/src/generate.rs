@@ -28,6 +28,7 @@ use crate::error::{Error, Result};
 use crate::failure::Failure;
 use crate::once::{Backend, Tensors};
 use crate::project::Project;
+use gatewright_compiler::graph::Graph;
 use gatewright_compiler::lower::{Decoding, Lowered, Mode, Request, Target, decoding};
 use gatewright_compiler::stage::{GenerateSpec, ImageSpec, batch_dim};
 use std::path::Path;
@@ -39,6 +40,10 @@ pub struct Prompt {
     pub tokens: Vec<Option<u32>>,
     /// `f32[S, S, 3]`, as the entry reads it.
     pub image: Option<Vec<f32>>,
+    /// What was found in the picture, as ids.
+    pub findings: Option<Vec<u32>>,
+    /// What was found in the picture, as a coloured map like `image`.
+    pub map: Option<Vec<f32>>,
 }
 
 /// A `generate` section, traced for a number of lines.
@@ -50,6 +55,24 @@ pub struct Traced {
     pub programs: Decoding,
     /// How prompts lie in its inputs.
     pub layout: Layout,
+}
+
+impl Traced {
+    /// A program by itself, as what is traced of an entry: what its costs are counted of.
+    #[must_use]
+    pub fn program(&self, graph: &Graph) -> Lowered {
+        let read = graph.parameters();
+        let parameters = self.whole.parameters.iter();
+        let parameters = parameters.filter(|(path, _)| read.contains_key(*path));
+        Lowered {
+            graph: graph.clone(),
+            dims: self.whole.dims.clone(),
+            routers: Vec::new(),
+            parameters: parameters
+                .map(|(path, info)| (path.clone(), info.clone()))
+                .collect(),
+        }
+    }
 }
 
 /// The project with `lines` sequences in a batch.

@@ -9,6 +9,7 @@
 
 mod embed;
 mod evaluator;
+mod export;
 mod guess;
 mod probe;
 mod retrieval;
@@ -16,6 +17,7 @@ mod routing;
 
 pub use embed::Encoder;
 pub use evaluator::{Evaluator, Overrides};
+pub use export::export;
 pub use retrieval::{Captioned, measure};
 pub use routing::{RouterUse, StreamUse, Token, WordUse};
 

@@ -8,12 +8,20 @@ mod curves;
 mod page;
 mod plot;
 mod routers;
+mod samples;
 
 use crate::checkpoint::write_atomically;
 use crate::compare::Comparison;
+use crate::data::{DataError, Sample};
 use crate::error::Result;
 use crate::train::Findings;
 use std::path::{Path, PathBuf};
+
+/// The page of a look at data: samples as a batch holds them, and what was left out.
+#[must_use]
+pub fn samples(name: &str, samples: &[Sample], skipped: &[DataError]) -> String {
+    samples::page(name, samples, skipped)
+}
 
 /// The page of a comparison.
 pub(crate) fn comparison(comparison: &Comparison) -> String {

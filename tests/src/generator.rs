@@ -111,6 +111,7 @@ pub fn prompts() -> [Prompt; 2] {
         Prompt {
             tokens: ids(&[Some(5), None, Some(9), Some(33), Some(7)]),
             image: image(0),
+            ..Prompt::default()
         },
         Prompt {
             tokens: ids(&[
@@ -125,6 +126,7 @@ pub fn prompts() -> [Prompt; 2] {
                 Some(1),
             ]),
             image: image(1),
+            ..Prompt::default()
         },
     ]
 }

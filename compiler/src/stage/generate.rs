@@ -1,6 +1,7 @@
 //! `generate name { … }`
 
 use super::data::{ImageSpec, image, input, leading};
+use super::findings::{self, FindingsSpec};
 use super::read::{At, Keys, Reader};
 use crate::check;
 use crate::lower::Changes;
@@ -14,6 +15,7 @@ const KEYS: &[&str] = &[
     "entry",
     "gives",
     "image",
+    "findings",
     "marker",
     "tokenizer",
     "template",
@@ -33,6 +35,9 @@ pub struct GenerateSpec {
     pub gives: Vec<Prompted>,
     /// How pictures become tensors.
     pub image: Option<ImageSpec>,
+    /// How what was found in a picture is told.
+    #[serde(default)]
+    pub findings: Option<FindingsSpec>,
     /// What stands for the picture in a prompt.
     pub marker: Option<String>,
     /// A `tokenizer.json`, relative to the file its span names.
@@ -69,6 +74,10 @@ pub enum Part {
     PromptPlaces,
     /// Places of the picture's rows, `bool[B, N]`.
     ImagePlaces,
+    /// What was found in the picture, in words: `token[B, U]`.
+    Findings,
+    /// What was found in the picture, as a coloured map: `f32[B, size, size, 3]`.
+    FindingsMap,
     /// A tensor that whoever generates gives; the same for all tokens of an answer.
     Given,
 }
@@ -80,6 +89,8 @@ const PARTS: &[(&str, Part)] = &[
     ("seen", Part::Seen),
     ("prompt_places", Part::PromptPlaces),
     ("image_places", Part::ImagePlaces),
+    ("findings", Part::Findings),
+    ("findings_map", Part::FindingsMap),
     ("given", Part::Given),
 ];
 
@@ -99,7 +110,13 @@ impl GenerateSpec {
             named.map(|given| given.input.clone()).collect()
         };
         Changes {
-            fixed: of(&[Part::Image, Part::Places, Part::Given]),
+            fixed: of(&[
+                Part::Image,
+                Part::Places,
+                Part::Findings,
+                Part::FindingsMap,
+                Part::Given,
+            ]),
             prompt: of(&[Part::PromptPlaces, Part::ImagePlaces]),
         }
     }
@@ -115,7 +132,12 @@ pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<GenerateSp
         Some(inner) => Some(image::read(reader, &inner)?),
         None => None,
     };
-    let gives = gives(reader, &keys, &entry, image.as_ref())?;
+    let findings = match reader.braces(&keys, "findings") {
+        Some(inner) => Some(findings::read(reader, &inner)?),
+        None => None,
+    };
+    let stated = [image.is_some(), findings.is_some()];
+    let gives = gives(reader, &keys, &entry, stated)?;
     let text = |reader: &mut Reader, key: &str| match keys.get(key) {
         Some(at) => reader.text(at, key).map(Some),
         None => Some(None),
@@ -132,6 +154,7 @@ pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<GenerateSp
         entry,
         gives,
         image,
+        findings,
         marker,
         tokenizer,
         template,
@@ -144,7 +167,7 @@ fn gives(
     reader: &mut Reader,
     keys: &Keys,
     entry: &str,
-    image: Option<&ImageSpec>,
+    stated: [bool; 2],
 ) -> Option<Vec<Prompted>> {
     let read = reader.model.entry(entry)?.inputs.clone();
     let names: Vec<&str> = read.iter().map(|input| input.value.as_str()).collect();
@@ -159,7 +182,7 @@ fn gives(
             reader.push(report);
             return None;
         }
-        fits(reader, given.key, product, given.at, image)?;
+        fits(reader, given.key, product, given.at, stated)?;
         all.push(Prompted {
             input: given.key.to_owned(),
             product,
@@ -186,15 +209,19 @@ fn fits(
     name: &str,
     product: Part,
     at: At,
-    image: Option<&ImageSpec>,
+    [pictures, found]: [bool; 2],
 ) -> Option<()> {
     let stated = input(reader.model, name)?;
     let (kinds, axes, forms): (&[TypeKind], usize, &str) = match product {
-        Part::Image if image.is_none() => {
+        Part::Findings | Part::FindingsMap if !(pictures && found) => {
+            let forms = "findings where `findings { … }` and `image { … }` are stated";
+            return reader.refuse(at, "gives", forms);
+        }
+        Part::Image if !pictures => {
             return reader.refuse(at, "gives", "`image` where `image { size = … }` is stated");
         }
-        Part::Image => (&[TypeKind::F32], 4, "f32[B, Y, X, 3]"),
-        Part::Tokens => (&[TypeKind::Token, TypeKind::U32], 2, "token[B, T]"),
+        Part::Image | Part::FindingsMap => (&[TypeKind::F32], 4, "f32[B, Y, X, 3]"),
+        Part::Tokens | Part::Findings => (&[TypeKind::Token, TypeKind::U32], 2, "token[B, T]"),
         Part::Places => (&[TypeKind::Token, TypeKind::U32], 2, "token[B, N]"),
         Part::Seen | Part::PromptPlaces | Part::ImagePlaces => (&[TypeKind::Bool], 2, "bool[B, N]"),
         Part::Given => return Some(()),

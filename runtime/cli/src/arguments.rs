@@ -75,7 +75,7 @@ pub(crate) struct Form {
     pub(crate) json: bool,
 }
 
-/// Which part of the spec: exactly one of the two.
+/// Which part of the spec: exactly one of these.
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
 pub(crate) struct Target {
@@ -85,6 +85,9 @@ pub(crate) struct Target {
     /// A `stage` item
     #[arg(long, value_name = "NAME")]
     pub(crate) stage: Option<String>,
+    /// A `generate` item: what reads a prompt, and what takes each token of an answer
+    #[arg(long, value_name = "NAME")]
+    pub(crate) generate: Option<String>,
 }
 
 /// Which half of `train`/`eval` pairs.

@@ -7,6 +7,7 @@ use gatewright_compiler::optimizer::Optimizer;
 use gatewright_compiler::plan::Limits;
 use gatewright_compiler::stage::{ParameterFacts, StageSpec, experiment};
 use gatewright_runtime::device::{Choice, Device};
+use gatewright_runtime::generate::{self, Traced};
 use gatewright_runtime::project::Project;
 
 /// One graph to trace: an entry, or one objective of a stage.
@@ -36,6 +37,9 @@ pub(crate) fn wanted(project: &Project, target: &Target) -> Result<Vec<Wanted>, 
             stage: None,
         }]);
     }
+    if target.generate.is_some() {
+        return Ok(Vec::new());
+    }
     let (found, diagnostics) = experiment(&project.model);
     let Some(found) = found else {
         return Err(project.mistakes(diagnostics).into());
@@ -61,6 +65,18 @@ pub(crate) fn wanted(project: &Project, target: &Target) -> Result<Vec<Wanted>, 
     Ok(objectives.iter().map(one).collect())
 }
 
+/// The programs of a `generate` section.
+///
+/// # Errors
+/// A section that is absent, or a decoder that cannot be generated from.
+pub(crate) fn generation(project: &mut Project, name: &str) -> Result<Traced, Failure> {
+    let experiment = project.experiment()?;
+    let section = experiment
+        .generation(Some(name))
+        .map_err(|diagnostic| project.mistakes(vec![*diagnostic]))?;
+    Ok(generate::trace(project, section)?)
+}
+
 /// The optimiser of a stage for the parameters of a traced objective.
 ///
 /// # Errors
@@ -82,7 +98,7 @@ pub(crate) fn optimizer(
     optimizer.ok_or_else(|| project.mistakes(diagnostics).into())
 }
 
-/// The limits of `portable`, `cpu-vulkan` or an adapter of this machine.
+/// The limits of `portable`, `desktop`, `cpu-vulkan` or an adapter of this machine.
 ///
 /// # Errors
 /// No such adapter.
@@ -90,6 +106,7 @@ pub(crate) fn limits(device: &str) -> Result<Limits, Failure> {
     match device {
         "portable" => Ok(Limits::portable()),
         "cpu-vulkan" => Ok(Limits::cpu_vulkan()),
+        "desktop" => Ok(Limits::desktop()),
         name => Ok(Device::open(&Choice::parse(name))?.limits().clone()),
     }
 }

@@ -6,7 +6,9 @@ mod compare;
 mod compile;
 mod completions;
 mod cost;
+mod data;
 mod doctor;
+mod embed;
 mod eval;
 mod explain;
 mod fmt;
@@ -88,6 +90,10 @@ verbs! {
     Weights = weights;
     /// Time an entry or a training step, kernel by kernel
     Bench = bench;
+    /// Write a row of numbers for each record, for use elsewhere
+    Embed = embed;
+    /// Look at what a model is given
+    Data = data;
     /// Compare the fused shaders with the reference evaluator
     Verify = verify;
     /// Show what a run did

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use gatewright_runtime::checkpoint::write_tensors;
+use gatewright_runtime::checkpoint::{read_tensors, write_tensors};
 use gatewright_runtime::tensor::HostTensor;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -135,6 +135,8 @@ fn a_run_learns_and_can_be_looked_at() {
     for words in ["<svg", "new_vendor", "trunk.1.ffn.gate", "data:image/png"] {
         assert!(page.contains(words), "no {words} in the report");
     }
+    in_a_browser(&run.join("report.html"));
+    embeddings(&run);
     // The same numbers come out of the checkpoint.
     let spec = models().join("limoe.gate");
     let eval = succeed(
@@ -160,6 +162,76 @@ fn a_run_learns_and_can_be_looked_at() {
         said.contains("holds a run already") && said.contains("--resume"),
         "{said}"
     );
+}
+
+/// Opens a page in Chromium, if it is here: every picture is there, and nothing sticks out.
+fn in_a_browser(page: &Path) {
+    let mut browsers = ["chromium", "chromium-browser", "google-chrome"].into_iter();
+    let here = |name: &&str| Command::new(name).arg("--version").output().is_ok();
+    let Some(browser) = browsers.find(here) else {
+        return;
+    };
+    let probe = "<script>addEventListener('load', () => {
+        const whole = [...document.images].every(it => it.complete && it.naturalWidth > 0);
+        const drawn = [...document.querySelectorAll('svg')].every(it => it.getBBox().width > 100);
+        const inside = document.documentElement.scrollWidth <= innerWidth;
+        document.title = `pictures ${whole}, plots ${drawn}, inside ${inside}`;
+    })</script>";
+    let probed = page.with_file_name("probed.html");
+    let plain = std::fs::read_to_string(page).unwrap();
+    std::fs::write(
+        &probed,
+        plain.replace("</body>", &format!("{probe}</body>")),
+    )
+    .unwrap();
+    let mut command = Command::new(browser);
+    command.args([
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--window-size=1400,900",
+    ]);
+    command.args(["--virtual-time-budget=10000", "--dump-dom"]);
+    let output = command
+        .arg(format!("file://{}", probed.display()))
+        .output()
+        .unwrap();
+    let dom = text(&output.stdout);
+    assert!(
+        dom.contains("<title>pictures true, plots true, inside true</title>"),
+        "{}",
+        dom.lines()
+            .find(|line| line.contains("<title>"))
+            .unwrap_or(&dom)
+    );
+}
+
+/// Rows of every record, for NumPy and as safetensors.
+fn embeddings(run: &Path) {
+    let embed = |name: &str| {
+        let mut command = gatewright("embed", &models().join("limoe.gate"));
+        command.args(["--entry=embed_image", "--data=pairs.vendor"]);
+        command
+            .arg("--run")
+            .arg(run)
+            .arg("--out")
+            .arg(run.join(name));
+        text(&succeed(&mut command).stdout)
+    };
+    assert!(embed("images.npy").starts_with("f32[254, 32] in "));
+    embed("images.safetensors");
+    let found = read_tensors(&run.join("images.safetensors")).unwrap();
+    let tensor = &found["embeddings"];
+    assert_eq!(tensor.shape, [254, 32]);
+    let bytes = std::fs::read(run.join("images.npy")).unwrap();
+    let values = tensor.as_f32().unwrap();
+    let stored = values.iter().flat_map(|value| value.to_le_bytes());
+    assert!(bytes.ends_with(&stored.collect::<Vec<_>>()));
+    let length = values[..32].iter().map(|it| it * it).sum::<f32>();
+    assert!((length - 1.0).abs() < 1e-4, "{length}");
+    let keys = std::fs::read(run.join("images.npy.keys.json")).unwrap();
+    let keys: Vec<String> = serde_json::from_slice(&keys).unwrap();
+    assert_eq!(keys.len(), 254);
 }
 
 #[test]

@@ -73,13 +73,21 @@ impl Caption {
     }
 }
 
-/// A prompt with a class in its place, cleaned as captions are.
+/// The name of a class as prompts bear it: lower case, without punctuation, `_` and `-` as spaces (as
+/// CLIP and LiT write the classes of ImageNet).
+#[must_use]
+pub fn canonical(class: &str) -> String {
+    let plain = clean(class).replace(|it: char| it.is_ascii_punctuation(), "");
+    plain.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A prompt with the canonical name of a class in its place, cleaned as captions are.
 #[must_use]
 pub fn prompt(template: &Template, class: &str) -> String {
     let parts = template.parts.iter().map(|part| match part {
-        Part::Text(text) => text.as_str(),
-        Part::Class => class,
-        Part::Field(_) | Part::Draw { .. } => "",
+        Part::Text(text) => text.clone(),
+        Part::Class => canonical(class),
+        Part::Field(_) | Part::Draw { .. } => String::new(),
     });
     clean(&parts.collect::<String>())
 }
@@ -177,6 +185,13 @@ mod tests {
         assert_eq!(
             prompt(&template("A photo of a {}", 1.0), "Cat_face"),
             "a photo of a cat face"
+        );
+        assert_eq!(
+            prompt(
+                &template("A photo of a {}.", 1.0),
+                "Great_Dane (dog),  king's"
+            ),
+            "a photo of a great dane dog kings."
         );
     }
 

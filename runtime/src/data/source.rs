@@ -19,7 +19,7 @@ pub enum Source {
     /// and share their name up to its first dot.
     Shard(PathBuf),
     /// A folder: `NAME.png` (or jpg, jpeg, webp) with its caption in `NAME.txt`, or its fields in
-    /// `NAME.json`.
+    /// `NAME.json`; the same in folders inside it, whose names are the field `label`.
     Folder(PathBuf),
     /// One JSON object a line, plain or compressed with gzip. Its `image`, where it has one, is a path
     /// that starts at the file's folder; all other entries are fields.
@@ -136,6 +136,7 @@ impl Source {
             bad,
             found: Records::default(),
             sample: None,
+            label: None,
         };
         match self {
             Self::Shard(_) => reader.shard()?,
@@ -169,6 +170,8 @@ struct Reader<'a> {
     found: Records,
     /// The sample whose members are being read, and what is wrong with it.
     sample: Option<(Record, Option<RecordFault>)>,
+    /// The name of the folder inside the source that is being read.
+    label: Option<String>,
 }
 
 impl Reader<'_> {
@@ -231,18 +234,13 @@ impl Reader<'_> {
     }
 
     fn folder(&mut self) -> Result<(), DataError> {
-        let mut files = Vec::new();
-        for entry in std::fs::read_dir(self.path).map_err(|it| self.unreadable(it))? {
-            files.push(entry.map_err(|it| self.unreadable(it))?.path());
-        }
-        files.retain(|it| it.is_file());
-        files.sort();
-        for file in files {
-            let name = file
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
+        for (label, file) in self.files()? {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            let name = match &label {
+                Some(label) => format!("{label}/{name}"),
+                None => name.into_owned(),
+            };
+            self.label = label;
             if is_picture(split_name(&name).1) {
                 self.member(&name, Vec::new(), Some(Blob::File(file)))?;
             } else if matches!(split_name(&name).1, "txt" | "json") {
@@ -251,6 +249,28 @@ impl Reader<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The files of a folder and of the folders in it, whose names are labels, in order.
+    fn files(&self) -> Result<Vec<(Option<String>, PathBuf)>, DataError> {
+        let list = |folder: &Path| {
+            let entries = std::fs::read_dir(folder).map_err(|it| self.unreadable(it))?;
+            let paths = entries.map(|it| it.map(|it| it.path()).map_err(|it| self.unreadable(it)));
+            let mut paths = paths.collect::<Result<Vec<_>, _>>()?;
+            paths.sort();
+            Ok::<_, DataError>(paths)
+        };
+        let mut files = Vec::new();
+        for path in list(self.path)? {
+            if !path.is_dir() {
+                files.push((None, path));
+                continue;
+            }
+            let label = path.file_name().unwrap_or_default().to_string_lossy();
+            let inside = list(&path)?.into_iter().filter(|it| it.is_file());
+            files.extend(inside.map(|file| (Some(label.to_string()), file)));
+        }
+        Ok(files)
     }
 
     fn pairs(&mut self) -> Result<(), DataError> {
@@ -351,7 +371,11 @@ impl Reader<'_> {
             key: key.to_owned(),
             file,
             image: None,
-            fields: Map::new(),
+            fields: self
+                .label
+                .iter()
+                .map(|label| ("label".to_owned(), label.as_str().into()))
+                .collect(),
         };
         self.sample = Some((record, None));
         Ok(())

@@ -7,6 +7,11 @@ use gatewright_compiler::plan::{
 };
 
 const SMALLER: &str = "use a smaller batch (with more `accumulate`) or smaller sizes";
+const PARAMETERS: &str = "parameters are as large in any batch: use a device with larger buffers, or a \
+                          model with fewer or narrower layers and experts";
+const STATE: &str = "use an optimiser with less state (`adafactor` keeps sums of rows and columns, `sgd` \
+                     without momentum nothing), train fewer parameters (`freeze`), or use a device with \
+                     larger buffers";
 const RECOMPILE: &str = "compile for this device: the plan was made for one with higher limits";
 
 /// Bytes of a buffer's values, without padding.
@@ -77,15 +82,21 @@ fn check_arenas(plan: &Plan, limits: &Limits) -> Result<()> {
             continue;
         }
         let inside = plan.buffers.iter().filter(|buffer| buffer.arena == index);
-        let largest = inside.max_by_key(|buffer| buffer.bytes).map(describe);
-        let tensor = largest.map_or(String::new(), |text| format!(", largest tensor {text}"));
+        let largest = inside.max_by_key(|buffer| buffer.bytes);
+        let tensor = largest.map_or(String::new(), |buffer| {
+            format!(
+                ", whose largest tensor is {} of {} bytes",
+                describe(buffer),
+                buffer.bytes
+            )
+        });
         return Err(Error::LimitExceeded {
             what: format!("arena {}{tensor}", arena.name),
             needed: arena.bytes,
             unit: "bytes",
             limit: limits.max_buffer_bytes,
             limit_name: "max_buffer_size",
-            remedy: SMALLER,
+            remedy: remedy(&arena.name),
         });
     }
     Ok(())
@@ -161,10 +172,21 @@ fn check_dispatch(plan: &Plan, dispatch: &Dispatch, limits: &Limits) -> Result<(
         if bound.bytes > limits.max_binding_bytes {
             let (needed, limit) = (bound.bytes, limits.max_binding_bytes);
             let name = "max_storage_buffer_binding_size";
-            return exceeded(describe(bound), "bytes", needed, limit, name, SMALLER);
+            let arena = plan.arenas.get(bound.arena as usize);
+            let remedy = remedy(arena.map_or("", |arena| &arena.name));
+            return exceeded(describe(bound), "bytes", needed, limit, name, remedy);
         }
     }
     Ok(())
+}
+
+/// What makes the tensors of an arena smaller.
+fn remedy(arena: &str) -> &'static str {
+    match arena.split('.').next().unwrap_or_default() {
+        "parameters" | "gradients" | "mean gradients" => PARAMETERS,
+        "state" => STATE,
+        _ => SMALLER,
+    }
 }
 
 fn buffer(plan: &Plan, id: BufferId) -> Result<&Buffer> {

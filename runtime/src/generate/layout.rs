@@ -26,6 +26,10 @@ pub struct Layout {
     parts: BTreeMap<PromptPart, String>,
     given: Vec<String>,
     image: Vec<usize>,
+    map: Vec<usize>,
+    /// U, ids that tell what was found, and what fills them up.
+    pub findings: usize,
+    pad: u32,
 }
 
 /// One sequence: what is in its inputs so far.
@@ -148,6 +152,15 @@ impl Layout {
             rows,
             vocabulary,
             image: sizes(PromptPart::Image).unwrap_or_default(),
+            map: sizes(PromptPart::FindingsMap).unwrap_or_default(),
+            findings: match sizes(PromptPart::Findings).as_deref() {
+                Some([_, ids]) => *ids,
+                _ => 0,
+            },
+            pad: spec
+                .findings
+                .as_ref()
+                .map_or(0, |findings| u32::try_from(findings.pad).unwrap_or(0)),
             parts,
             given,
         })
@@ -196,6 +209,16 @@ impl Layout {
             prompt: ids.len(),
             rows: self.rows,
         })
+    }
+
+    /// Ids of findings as their input has them: filled up in front, or cut at the end; and how many
+    /// were cut.
+    #[must_use]
+    pub fn told(&self, ids: &[u32]) -> (Vec<u32>, usize) {
+        let kept = ids.len().min(self.findings);
+        let mut line = vec![self.pad; self.findings - kept];
+        line.extend(&ids[..kept]);
+        (line, ids.len() - kept)
     }
 
     /// Tokens that may still follow a line.
@@ -256,20 +279,22 @@ impl Layout {
                 PromptPart::ImagePlaces => {
                     line_of(&|line, place| usize::from(line.is_image(place)))
                 }
-                PromptPart::Image if given.contains_key(name) => {
+                PromptPart::Image | PromptPart::FindingsMap | PromptPart::Findings
+                    if given.contains_key(name) =>
+                {
                     given.get(name).map(|tensor| repeated(tensor, beams))
                 }
                 PromptPart::Image => {
-                    let mut data = Vec::new();
-                    for prompt in prompts {
-                        let Some(image) = &prompt.image else {
-                            let reason =
-                                format!("the entry reads a picture as `{name}`, and none is given");
-                            return Err(Error::generation(reason));
-                        };
-                        (0..beams).for_each(|_| data.extend_from_slice(image));
-                    }
+                    let data = each(prompts, beams, name, |prompt| prompt.image.as_deref())?;
                     HostTensor::f32(self.image.clone(), data)
+                }
+                PromptPart::FindingsMap => {
+                    let data = each(prompts, beams, name, |prompt| prompt.map.as_deref())?;
+                    HostTensor::f32(self.map.clone(), data)
+                }
+                PromptPart::Findings => {
+                    let data = each(prompts, beams, name, |prompt| prompt.findings.as_deref())?;
+                    HostTensor::u32([batch, self.findings], data)
                 }
                 PromptPart::Given => continue,
             };
@@ -316,6 +341,24 @@ impl Layout {
         }
         changes
     }
+}
+
+/// What each prompt has, once for each of its lines.
+fn each<T: Copy>(
+    prompts: &[Prompt],
+    beams: usize,
+    name: &str,
+    of: impl Fn(&Prompt) -> Option<&[T]>,
+) -> Result<Vec<T>> {
+    let mut data = Vec::new();
+    for prompt in prompts {
+        let Some(own) = of(prompt) else {
+            let reason = format!("the entry reads a picture as `{name}`, and none is given");
+            return Err(Error::generation(reason));
+        };
+        (0..beams).for_each(|_| data.extend_from_slice(own));
+    }
+    Ok(data)
 }
 
 /// Each entry of the first axis several times.

@@ -103,6 +103,16 @@ impl Text {
         Ok(ids)
     }
 
+    /// A text as ids, with the tokenizer's special tokens.
+    ///
+    /// # Errors
+    /// A tokenizer that fails.
+    pub fn ids(&self, words: &str) -> Result<Vec<u32>> {
+        let encoding = self.tokenizer.encode_fast(words, true);
+        let encoding = encoding.map_err(|cause| Error::generation(cause.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
     /// The words of an answer, special tokens left out.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use crate::project;
 use crate::target::{self, Wanted};
 use gatewright_compiler::plan::Limits;
 use gatewright_grammar::source::FileId;
+use gatewright_runtime::generate;
 use gatewright_runtime::once;
 use gatewright_runtime::project::Project;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ pub(crate) struct Args {
     /// The folder for `plan.json`, `wgsl/NNN_name.wgsl` and the text forms
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Limits to compile for: `portable`, `cpu-vulkan`, or an adapter of this machine
+    /// Limits to compile for: `portable`, `desktop`, `cpu-vulkan`, or an adapter of this machine
     #[arg(long, value_name = "NAME", default_value = "portable")]
     device: String,
     #[command(flatten)]
@@ -47,6 +48,9 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     }
     let limits = target::limits(&args.device)?;
     let mut project = project::open(&args.spec, out)?;
+    if let Some(name) = &args.target.generate {
+        return generation(args, &mut project, name, &limits, out);
+    }
     for wanted in target::wanted(&project, &args.target)? {
         // Each of several objectives gets a folder of its own.
         let folder = match &wanted.part {
@@ -55,6 +59,31 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
         };
         one(args, &mut project, &wanted, &limits, &folder, out)?;
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the plan and the shaders of a generation, whose programs share them.
+fn generation(
+    args: &Args,
+    project: &mut Project,
+    name: &str,
+    limits: &Limits,
+    out: &mut Output,
+) -> Result<ExitCode, Failure> {
+    let traced = target::generation(project, name)?;
+    let plan = generate::plan(&format!("generate {name}"), &traced.programs, limits)?;
+    let json = serde_json::to_string_pretty(&plan).map_err(|e| Failure::Bug(e.to_string()))?;
+    write(&args.out.join("plan.json"), &json)?;
+    for (index, kernel) in plan.kernels.iter().enumerate() {
+        let file = format!("wgsl/{index:03}_{}.wgsl", kernel.name);
+        write(&args.out.join(file), &kernel.wgsl)?;
+    }
+    let dispatches: usize = plan.programs.iter().map(|it| it.commands.len()).sum();
+    out.progress(&format!(
+        "generate {name}: {dispatches} dispatches of {} kernels in {}",
+        plan.kernels.len(),
+        args.out.display()
+    ));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -6,6 +6,9 @@ use crate::output::Output;
 use crate::project;
 use crate::target;
 use gatewright_compiler::cost::{self, Amounts, Cost, DeviceCost, Fit, Line};
+use gatewright_compiler::graph::Graph;
+use gatewright_compiler::plan::Limits;
+use gatewright_runtime::project::Project;
 use serde::Serialize;
 use std::io::Write;
 use std::process::ExitCode;
@@ -14,13 +17,14 @@ use std::process::ExitCode;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  \
                         gatewright cost models/limoe/limoe.gate --stage pretrain --preset demo\n  \
-                        gatewright cost models/limoe/limoe.gate --entry embed_image --set B=1 --json")]
+                        gatewright cost models/limoe/limoe.gate --entry embed_image --set B=1 --json\n  \
+                        gatewright cost models/moai/moai.gate --generate chat --device desktop")]
 pub(crate) struct Args {
     #[command(flatten)]
     spec: Spec,
     #[command(flatten)]
     target: Target,
-    /// Limits to plan for: `portable`, `cpu-vulkan`, or an adapter of this machine
+    /// Limits to plan for: `portable`, `desktop`, `cpu-vulkan`, or an adapter of this machine
     #[arg(long, value_name = "NAME", default_value = "portable")]
     device: String,
     /// Count parameters and operations only; makes no plan
@@ -44,7 +48,10 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
         false => Some(target::limits(&args.device)?),
     };
     let mut project = project::open(&args.spec, out)?;
-    let mut costs = Vec::new();
+    let mut costs = match &args.target.generate {
+        Some(name) => generation(&mut project, name, limits.as_ref())?,
+        None => Vec::new(),
+    };
     for wanted in target::wanted(&project, &args.target)? {
         let lowered = project::lower(&mut project, &wanted.request, out)?;
         let optimizer = match &wanted.stage {
@@ -75,6 +82,33 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What reading a prompt costs, and what each token of an answer does.
+fn generation(
+    project: &mut Project,
+    name: &str,
+    limits: Option<&Limits>,
+) -> Result<Vec<Cost>, Failure> {
+    let traced = target::generation(project, name)?;
+    let programs = [
+        (
+            format!("generate {name}, the prompt"),
+            &traced.programs.prefill,
+        ),
+        (format!("generate {name}, one token"), &traced.programs.step),
+    ];
+    let cost = |(name, graph): (String, &Graph)| {
+        let request = cost::Request {
+            name,
+            sources: &project.sources,
+            lowered: &traced.program(graph),
+            optimizer: None,
+            limits,
+        };
+        cost::measure(&request).map_err(|error| Failure::Bug(error.to_string()))
+    };
+    programs.into_iter().map(cost).collect()
 }
 
 /// The report for people.
@@ -113,8 +147,12 @@ fn text(cost: &Cost) -> String {
         );
         row("bytes moved", bytes(total.bytes));
         row("memory", bytes(device.memory_bytes));
-        for (name, size) in purposes(device) {
-            row(&format!("  {name}"), bytes(size));
+        for (name, size, pieces) in purposes(device) {
+            let pieces = match pieces {
+                1 => String::new(),
+                some => format!(" in {some} buffers"),
+            };
+            row(&format!("  {name}"), bytes(size) + &pieces);
         }
         row("largest binding", fit(&device.binding));
         row("largest buffer", fit(&device.buffer));
@@ -125,14 +163,17 @@ fn text(cost: &Cost) -> String {
     text
 }
 
-/// Arenas by purpose: `activations.0` and `activations.1` are one.
-fn purposes(device: &DeviceCost) -> Vec<(&str, u64)> {
-    let mut purposes: Vec<(&str, u64)> = Vec::new();
+/// Arenas by purpose, with how many they are: `activations.0` and `activations.1` are one.
+fn purposes(device: &DeviceCost) -> Vec<(&str, u64, usize)> {
+    let mut purposes: Vec<(&str, u64, usize)> = Vec::new();
     for arena in &device.memory {
         let name = arena.name.split('.').next().unwrap_or_default();
         match purposes.last_mut() {
-            Some((known, size)) if *known == name => *size += arena.bytes,
-            _ => purposes.push((name, arena.bytes)),
+            Some((known, size, pieces)) if *known == name => {
+                *size += arena.bytes;
+                *pieces += 1;
+            }
+            _ => purposes.push((name, arena.bytes, 1)),
         }
     }
     purposes

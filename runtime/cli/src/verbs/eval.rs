@@ -103,18 +103,26 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
 
 /// The parameters to measure, and after how many updates.
 fn parameters(args: &Args, project: &mut Project) -> Result<(u64, Tensors), Failure> {
-    let Some(folder) = &args.run else {
-        let path = args.weights.as_deref().unwrap_or(Path::new(""));
-        let tensors = read_tensors(path)?;
-        let Some(name) = &args.map else {
-            return Ok((0, tensors));
-        };
-        let map = super::weights::map(project, name)?;
-        let none = BTreeMap::new();
-        // What an evaluation needs and the file lacks is told when it is looked for.
-        let parameters = weights::read(project, &map, &BTreeMap::new(), &none, &tensors)?;
-        return Ok((0, parameters));
+    let Some(path) = &args.weights else {
+        return last_parameters(args.run.as_deref());
     };
+    let tensors = read_tensors(path)?;
+    let Some(name) = &args.map else {
+        return Ok((0, tensors));
+    };
+    let map = super::weights::map(project, name)?;
+    let none = BTreeMap::new();
+    // What an evaluation needs and the file lacks is told when it is looked for.
+    let parameters = weights::read(project, &map, &BTreeMap::new(), &none, &tensors)?;
+    Ok((0, parameters))
+}
+
+/// The parameters of the last checkpoint of a run, and after how many updates.
+///
+/// # Errors
+/// A folder without a run or a checkpoint.
+pub(crate) fn last_parameters(folder: Option<&Path>) -> Result<(u64, Tensors), Failure> {
+    let folder = folder.unwrap_or(Path::new(""));
     // A folder without a run is named as such.
     RunFolder::manifest(folder)?;
     let checkpoints = Checkpoints::open(&folder.join("checkpoints"), 1)?;

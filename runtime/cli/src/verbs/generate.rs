@@ -6,6 +6,7 @@ use crate::output::Output;
 use crate::project;
 use gatewright_compiler::stage::{GenerateSpec, WeightsSpec};
 use gatewright_runtime::checkpoint::read_tensors;
+use gatewright_runtime::data::Findings;
 use gatewright_runtime::device::{Choice, Device};
 use gatewright_runtime::generate::{
     self, Answer, Generator, Message, Prompt, Sampling, Search, Text, Token, Traced,
@@ -49,6 +50,9 @@ pub(crate) struct Args {
     /// The picture of all prompts, or one for each (repeatable)
     #[arg(long, value_name = "FILE")]
     image: Vec<PathBuf>,
+    /// What was found in the picture of all prompts, or of each (JSON, repeatable); nothing without it
+    #[arg(long, value_name = "FILE")]
+    findings: Vec<PathBuf>,
     /// Tensors by input: those that the section calls `given`, and any that replace what it makes
     #[arg(long, value_name = "FILE")]
     inputs: Option<PathBuf>,
@@ -131,7 +135,8 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     let mut project = generate::with_lines(&project, count * search.beams)?;
     let traced = generate::trace(&mut project, &section)?;
     let text = text(args, &project, &section)?;
-    let prompts = prompts(args, &section, &traced, text.as_ref())?;
+    let mut prompts = prompts(args, &section, &traced, text.as_ref())?;
+    findings(args, &section, &traced, text.as_ref(), &mut prompts, out)?;
     let parameters = parameters(args, &mut project, &traced)?;
     let given = args.inputs.as_deref().map(read_tensors).transpose()?;
     let backend = match args.device.device.as_str() {
@@ -215,9 +220,56 @@ fn prompts(
     }
     let images = pictures(args, section, ids.len())?;
     let prompts = ids.into_iter().zip(images);
-    Ok(prompts
-        .map(|(tokens, image)| Prompt { tokens, image })
-        .collect())
+    let prompt = |(tokens, image)| Prompt {
+        tokens,
+        image,
+        ..Prompt::default()
+    };
+    Ok(prompts.map(prompt).collect())
+}
+
+/// Tells each prompt what was found in its picture, and the user what was left out of it.
+fn findings(
+    args: &Args,
+    section: &GenerateSpec,
+    traced: &Traced,
+    text: Option<&Text>,
+    prompts: &mut [Prompt],
+    out: &mut Output,
+) -> Result<(), Failure> {
+    let (Some(spec), Some(image)) = (&section.findings, &section.image) else {
+        return match args.findings.is_empty() {
+            true => Ok(()),
+            false => {
+                let message = format!("section `{}` tells of no findings", section.name);
+                Err(Failure::Usage(message))
+            }
+        };
+    };
+    let all = args.findings.iter().map(|path| Findings::read(path));
+    let all: Vec<Findings> = all.collect::<Result<_, _>>()?;
+    if all.len() > 1 && all.len() != prompts.len() {
+        let (found, count) = (all.len(), prompts.len());
+        let message = format!("{found} findings for {count} prompts: give one, or one for each");
+        return Err(Failure::Usage(message));
+    }
+    let nothing = Findings::default();
+    for (index, prompt) in prompts.iter_mut().enumerate() {
+        let found = all.get(index).or(all.first()).unwrap_or(&nothing);
+        prompt.map = Some(found.coloured(spec, image));
+        let told = found.verbalise(spec);
+        for ((kind, reason), count) in &told.cut {
+            out.progress(&format!("findings: {count} {kind} left out, {reason}"));
+        }
+        if let Some(text) = text {
+            let (ids, cut) = traced.layout.told(&text.ids(&told.text)?);
+            if cut > 0 {
+                out.progress(&format!("findings: {cut} tokens cut, for want of room"));
+            }
+            prompt.findings = Some(ids);
+        }
+    }
+    Ok(())
 }
 
 /// A picture for each prompt.

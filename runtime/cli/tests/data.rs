@@ -1,0 +1,130 @@
+//! `gatewright data peek` on folders of pictures with everything that may be wrong in them.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use base64::Engine;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use tempfile::TempDir;
+
+/// One red pixel.
+const PNG: &str =
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC";
+
+struct Case {
+    folder: TempDir,
+}
+
+impl Case {
+    /// Two good records of two classes, and three that cannot be used.
+    fn new() -> Self {
+        let case = Self {
+            folder: TempDir::new().unwrap(),
+        };
+        let png = base64::engine::general_purpose::STANDARD
+            .decode(PNG)
+            .unwrap();
+        case.put("pictures/cats/tom.png", &png);
+        case.put("pictures/cats/tom.txt", b"a Cat_face");
+        case.put("pictures/dogs/rex.png", &png);
+        case.put("pictures/dogs/rex.txt", b"a dog");
+        case.put("pictures/dogs/half.png", &png[..40]);
+        case.put("pictures/dogs/half.txt", b"half a dog");
+        case.put("pictures/dogs/mute.png", &png);
+        case.put("pictures/dogs/odd.png", &png);
+        case.put("pictures/dogs/odd.txt", &[0xff, 0xfe]);
+        let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../models/limoe/data/emoji/tokenizer.json")
+            .canonicalize()
+            .unwrap();
+        let spec = format!(
+            "dim B\ninput image: f32[B, 4, 4, 3]\ninput text: token[B, 6] of 2_000\n\
+             let u = mean(image)\n\
+             data pets {{\n    source = folder(\"pictures\")\n    image {{ size = 4 }}\n    \
+             text {{ tokenizer = {tokenizer:?}   length = 6   captions = [\"{{caption}}, {{label}}\"] }}\n    \
+             gives = [image, text]\n}}\n"
+        );
+        case.put("pets.gate", spec.as_bytes());
+        case
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.folder.path().join(path)
+    }
+
+    fn put(&self, path: &str, bytes: &[u8]) {
+        let path = self.at(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    fn peek(&self, more: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gatewright"));
+        command.args(["data", "peek"]).arg(self.at("pets.gate"));
+        command.args(["--count", "2"]).args(more).output().unwrap()
+    }
+}
+
+#[test]
+fn samples_are_shown_and_bad_records_named() {
+    let case = Case::new();
+    let page = case.at("samples.html");
+    let output = case.peek(&["--json", "--out", page.to_str().unwrap()]);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["records"], 2);
+    let samples = found["samples"].as_array().unwrap();
+    let mut captions: Vec<&str> = samples
+        .iter()
+        .map(|it| it["caption"].as_str().unwrap())
+        .collect();
+    captions.sort_unstable();
+    assert_eq!(captions, ["a cat face, cats", "a dog, dogs"]);
+    assert!(
+        samples
+            .iter()
+            .all(|it| !it["tokens"].as_array().unwrap().is_empty())
+    );
+    let skipped: Vec<&str> = found["skipped"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it.as_str().unwrap())
+        .collect();
+    assert_eq!(skipped.len(), 3, "{skipped:?}");
+    for (record, reason) in [
+        ("dogs/half", "its picture cannot be decoded"),
+        ("dogs/mute", "it has no caption"),
+        ("dogs/odd", "its caption is not UTF-8"),
+    ] {
+        let named = |it: &&str| it.contains(&format!("record {record}:")) && it.contains(reason);
+        assert!(skipped.iter().any(named), "{record}: {skipped:?}");
+    }
+    let page = std::fs::read_to_string(page).unwrap();
+    assert_eq!(page.matches("data:image/png;base64,").count(), 2);
+    assert!(page.contains("Left out") && page.contains("dogs/mute"));
+}
+
+#[test]
+fn strict_stops_at_the_first_bad_record() {
+    let case = Case::new();
+    let output = case.peek(&["--strict"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        said.contains("E0619") && said.contains("record dogs/"),
+        "{said}"
+    );
+    let output = case.peek(&["--data", "cats"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        said.contains("there is no data `cats`; there is pets"),
+        "{said}"
+    );
+}
