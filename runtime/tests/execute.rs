@@ -161,7 +161,7 @@ fn limits_are_checked_before_anything_is_created() {
     });
     let text = error.to_string();
     assert!(
-        text.contains("largest tensor y: f32[274877906944]"),
+        text.contains("whose largest tensor is y: f32[274877906944]"),
         "{text}"
     );
     assert!(text.contains("1099511628032 bytes"), "{text}");
