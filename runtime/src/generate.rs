@@ -1,8 +1,8 @@
 //! Generation: prompts in, answers out, token by token.
 //!
-//! Data path: a prompt becomes ids with a marker where its picture stands ([`text`]); ids become lines of
+//! Data path: a prompt becomes ids with a marker where its picture stands (`text`); ids become lines of
 //! the entry's inputs ([`Layout`]); [`Programs`] reads whole lines once and then takes single tokens,
-//! its cache staying where it computes; [`search`] chooses tokens from logits and ends answers.
+//! its cache staying where it computes; `search` chooses tokens from logits and ends answers.
 //!
 //! Invariants
 //! - A batch has one line per prompt and beam; every line has a position of its own.
