@@ -9,7 +9,7 @@ use gatewright_compiler::kernel::spec::{
     AttentionPass, AttentionResult, Instr, KernelSpec, Matrix, Operand, Program, Store, View,
 };
 use gatewright_compiler::plan::{Limits, STEP_WORDS};
-use gatewright_tests::gpu_harness::Harness;
+use gatewright_tests::gpu_harness::{Harness, bench_limits};
 use gatewright_tests::processor::driver_nanoseconds;
 use std::error::Error;
 use std::io::Write;
@@ -161,12 +161,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let Some(harness) = Harness::open() else {
         return Err("no adapter".into());
     };
-    let gpu = std::env::args().any(|it| it == "gpu");
-    let limits = if gpu {
-        Limits::portable()
-    } else {
-        Limits::cpu_vulkan()
-    };
+    let limits = bench_limits();
     let mut out = std::io::stdout();
     writeln!(
         out,
@@ -175,20 +170,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     )?;
     for (sizes, causal) in SHAPES {
         use AttentionResult::{Keys, LogSumExp, Mixed, Queries, Values};
-        let [mut forward, mut backward, mut two, mut four] = [0.0; 4];
-        forward += time(
-            &harness,
-            &attention(sizes, causal, &[Mixed, LogSumExp]),
-            &limits,
-        )?;
-        for results in [&[Queries][..], &[Keys, Values]] {
-            backward += time(&harness, &attention(sizes, causal, results), &limits)?;
-        }
-        let logits = time(&harness, &product(sizes, false, false), &limits)?;
-        let mixed = time(&harness, &product(sizes, true, false), &limits)?;
-        let turned = time(&harness, &product(sizes, true, true), &limits)?;
-        two += logits + mixed;
-        four += logits + mixed + 2.0 * turned;
+        let walk = |results: &[AttentionResult]| {
+            time(&harness, &attention(sizes, causal, results), &limits)
+        };
+        let product = |of_weights, transposed| {
+            time(&harness, &product(sizes, of_weights, transposed), &limits)
+        };
+        let forward = walk(&[Mixed, LogSumExp])?;
+        let backward = walk(&[Queries])? + walk(&[Keys, Values])?;
+        let two = product(false, false)? + product(true, false)?;
+        let four = two + 2.0 * product(true, true)?;
         let [batch, heads, tokens, width] = sizes;
         writeln!(
             out,

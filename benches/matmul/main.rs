@@ -9,8 +9,8 @@ use gatewright_compiler::kernel::lower;
 use gatewright_compiler::kernel::spec::{
     Binary, Instr, InstrId, KernelSpec, Matrix, Operand, Program, Reduce, Store, Unary, View,
 };
-use gatewright_compiler::plan::{Limits, STEP_WORDS};
-use gatewright_tests::gpu_harness::Harness;
+use gatewright_compiler::plan::STEP_WORDS;
+use gatewright_tests::gpu_harness::{Harness, bench_limits};
 use std::error::Error;
 use std::io::Write;
 use std::time::Instant;
@@ -186,12 +186,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let Some(harness) = Harness::open() else {
         return Err("no adapter".into());
     };
-    let gpu = std::env::args().any(|it| it == "gpu");
-    let limits = if gpu {
-        Limits::portable()
-    } else {
-        Limits::cpu_vulkan()
-    };
+    let limits = bench_limits();
     let mut out = std::io::stdout();
     writeln!(
         out,

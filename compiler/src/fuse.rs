@@ -128,6 +128,23 @@ impl Context<'_> {
                 .any(|reader| !members.contains(reader))
     }
 
+    /// Nodes that belong to a family, those together of which `shares` says that one kernel gives both.
+    fn nodes_of_one_kernel(
+        &self,
+        belongs: fn(&Op) -> bool,
+        shares: fn(&Self, ValueId, ValueId) -> bool,
+    ) -> Vec<Vec<ValueId>> {
+        let mut all: Vec<Vec<ValueId>> = Vec::new();
+        let own = |id: &ValueId| belongs(&self.graph.node(*id).op);
+        for id in self.graph.ids().filter(own) {
+            match all.iter_mut().find(|known| shares(self, known[0], id)) {
+                Some(known) => known.push(id),
+                None => all.push(vec![id]),
+            }
+        }
+        all
+    }
+
     pub(crate) fn error(&self, id: ValueId, message: impl Into<String>) -> FuseError {
         let node = self.graph.node(id);
         let name = node.op.primitive().name();

@@ -1,7 +1,7 @@
 //! Runs lowered kernels on the adapter at hand: upload, launches in order, read back.
 
 use gatewright_compiler::kernel::{Launch, Lowered, Slot};
-use gatewright_compiler::plan::STEP_WORDS;
+use gatewright_compiler::plan::{Limits, STEP_WORDS};
 use gatewright_compiler::wgsl;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -14,6 +14,15 @@ pub struct Harness {
     pipelines: RefCell<BTreeMap<String, wgpu::ComputePipeline>>,
     /// Whether eight-lane subgroup kernels run here.
     pub subgroups_of_eight: bool,
+}
+
+/// The limits that a bench compiles for: the gpu family when its arguments say `gpu`.
+#[must_use]
+pub fn bench_limits() -> Limits {
+    match std::env::args().any(|it| it == "gpu") {
+        true => Limits::portable(),
+        false => Limits::cpu_vulkan(),
+    }
 }
 
 /// A lowered spec with its buffers, ready to run again and again.

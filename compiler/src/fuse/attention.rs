@@ -26,20 +26,7 @@ fn part(op: &Op) -> Option<(&Attention, AttentionResult)> {
 
 /// Nodes that one walk computes: attention with its log-sum-exp, the gradients of keys and values.
 pub(super) fn patterns(context: &Context) -> Vec<Vec<ValueId>> {
-    let mut patterns: Vec<Vec<ValueId>> = Vec::new();
-    for id in context.graph.ids() {
-        if part(&context.graph.node(id).op).is_none() {
-            continue;
-        }
-        match patterns
-            .iter_mut()
-            .find(|known| shares(context, known[0], id))
-        {
-            Some(known) => known.push(id),
-            None => patterns.push(vec![id]),
-        }
-    }
-    patterns
+    context.nodes_of_one_kernel(|op| part(op).is_some(), shares)
 }
 
 /// Whether two nodes are of one walk over the same operands, and one kernel may bind both results.

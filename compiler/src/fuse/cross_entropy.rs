@@ -23,20 +23,7 @@ fn part(op: &Op) -> Option<(bool, CrossEntropyResult)> {
 
 /// Nodes whose logits are made once for both: the loss with its log-sum-exp, both gradients.
 pub(super) fn patterns(context: &Context) -> Vec<Vec<ValueId>> {
-    let mut patterns: Vec<Vec<ValueId>> = Vec::new();
-    for id in context.graph.ids() {
-        if part(&context.graph.node(id).op).is_none() {
-            continue;
-        }
-        match patterns
-            .iter_mut()
-            .find(|known| shares(context, known[0], id))
-        {
-            Some(known) => known.push(id),
-            None => patterns.push(vec![id]),
-        }
-    }
-    patterns
+    context.nodes_of_one_kernel(|op| part(op).is_some(), shares)
 }
 
 fn shares(context: &Context, first: ValueId, second: ValueId) -> bool {

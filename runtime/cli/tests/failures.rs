@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[allow(dead_code, reason = "each test binary uses a part of it")]
+mod support;
+
 use gatewright_runtime::checkpoint::write_tensors;
 use gatewright_runtime::tensor::HostTensor;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
+use support::{gatewright, has_device, text};
 use tempfile::TempDir;
 
 /// Entries without and with parameters, one whose result may be large, and stages without and with data.
@@ -64,7 +68,7 @@ impl Place {
     }
 
     fn command(&self, words: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gatewright"));
+        let mut command = gatewright();
         command
             .args(words.split_whitespace())
             .current_dir(self.0.path());
@@ -79,7 +83,7 @@ impl Place {
 
 fn fails(command: &mut Command, words: &str, code: &str, said: &[&str]) {
     let output = command.output().unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
+    let text = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{words}\n{text}");
     assert!(text.contains(&format!("error[{code}]")), "{words}\n{text}");
     assert!(!text.contains("panicked"), "{words}\n{text}");
@@ -166,9 +170,4 @@ fn devices() {
         let large = "run s.gate --entry wide --inputs kinds --out o --set W=40_000_000";
         place.fails(large, "E0604", &["f32[4, 40000000]", "bytes"]);
     }
-}
-
-fn has_device() -> bool {
-    let mut doctor = Command::new(env!("CARGO_BIN_EXE_gatewright"));
-    doctor.arg("doctor").output().unwrap().status.success()
 }

@@ -2,9 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[allow(dead_code, reason = "each test binary uses a part of it")]
+mod support;
+
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
+use support::{gatewright, has_device, records, succeed};
 use tempfile::TempDir;
 
 const SPEC: &str = r#"
@@ -49,24 +53,9 @@ fn prepared(folder: &Path) -> PathBuf {
 }
 
 fn train(spec: &Path, run: &Path, more: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_gatewright"));
+    let mut command = gatewright();
     command.arg("train").arg(spec).arg("--run").arg(run);
-    let output = command.args(more).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    output
-}
-
-fn has_device() -> bool {
-    let mut doctor = Command::new(env!("CARGO_BIN_EXE_gatewright"));
-    doctor.arg("doctor").output().unwrap().status.success()
-}
-
-fn records(run: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    succeed(command.args(more))
 }
 
 #[test]
@@ -80,7 +69,7 @@ fn sources_take_turns_and_a_run_resumes() {
     let output = train(&spec, &whole, &["--steps", "16"]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("[pictures]") && said.contains("[language]"));
-    let found = records(&whole);
+    let found = records(&whole, "metrics.jsonl");
     assert_eq!(found.len(), 16);
     for name in ["pictures", "language"] {
         let own: Vec<&Value> = found.iter().filter(|it| it["objective"] == name).collect();
@@ -99,7 +88,7 @@ fn sources_take_turns_and_a_run_resumes() {
     let last = |run: &Path| std::fs::read(run.join("checkpoints/step-00000016.safetensors"));
     assert_eq!(last(&whole).unwrap(), last(&halves).unwrap());
     let losses = |run: &Path| -> Vec<Value> {
-        let records = records(run).into_iter();
+        let records = records(run, "metrics.jsonl").into_iter();
         records.map(|it| it["losses"].clone()).collect()
     };
     assert_eq!(losses(&whole), losses(&halves));

@@ -1,14 +1,14 @@
 //! The command, as a user runs it: where time goes, and whether the device computes rightly.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a panic is how a test fails; a test says when it is skipped"
-)]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+#[allow(dead_code, reason = "each test binary uses a part of it")]
+mod support;
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
+use support::{gatewright, has_device, succeed};
 use tempfile::TempDir;
 
 /// A LIMoE that is small enough for a test, on the real pictures.
@@ -24,27 +24,8 @@ fn spec() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/limoe/limoe.gate")
 }
 
-fn gatewright() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_gatewright"))
-}
-
-fn succeed(command: &mut Command) -> Output {
-    let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    output
-}
-
 fn json(command: &mut Command) -> Value {
     serde_json::from_slice(&succeed(command).stdout).unwrap()
-}
-
-fn has_device() -> bool {
-    let found = !gatewright_runtime::device::Device::adapters().is_empty();
-    if !found {
-        println!("skipped: no adapter");
-    }
-    found
 }
 
 /// Start and end of the complete events of one thread of a trace, in microseconds.

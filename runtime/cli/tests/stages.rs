@@ -3,9 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[allow(dead_code, reason = "each test binary uses a part of it")]
+mod support;
+
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
+use support::{documents, has_device, succeed, text};
 use tempfile::TempDir;
 
 /// Small enough for a test, on the real pictures and texts.
@@ -33,25 +37,8 @@ fn spec(name: &str) -> PathBuf {
 }
 
 fn gatewright(verb: &str, file: &str, more: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_gatewright"));
-    command.arg(verb).arg(spec(file)).args(SMALL).args(more);
-    let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    output
-}
-
-fn has_device() -> bool {
-    let mut doctor = Command::new(env!("CARGO_BIN_EXE_gatewright"));
-    doctor.arg("doctor").output().unwrap().status.success()
-}
-
-/// The reports of the stages of a run, one a line.
-fn reports(output: &Output) -> Vec<Value> {
-    let text = String::from_utf8_lossy(&output.stdout);
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    let mut command = support::gatewright();
+    succeed(command.arg(verb).arg(spec(file)).args(SMALL).args(more))
 }
 
 #[test]
@@ -69,7 +56,7 @@ fn stages_follow_each_other_and_codes_are_computed_once() {
         gatewright("train", "flava.gate", &args)
     };
     let output = train(&first);
-    let found = reports(&output);
+    let found = documents(&text(&output.stdout));
     let stages: Vec<&str> = found
         .iter()
         .map(|it| it["stage"].as_str().unwrap())
@@ -124,7 +111,7 @@ fn stages_follow_each_other_and_codes_are_computed_once() {
     assert!(joint.contains(&"accuracy@5".to_owned()), "{joint:?}");
 
     // The same once more: every code is known, and everything else is the same to the bit.
-    let again = reports(&train(&path("second")));
+    let again = documents(&text(&train(&path("second")).stdout));
     let computed: Vec<&Value> = again.iter().map(|it| &it["computed"]).collect();
     assert_eq!(computed, [&Value::from(0), &Value::Null, &Value::from(0)]);
     let last = |run: &str| {
@@ -141,7 +128,10 @@ fn stages_follow_each_other_and_codes_are_computed_once() {
     }
     let output = train(&path("third"));
     assert!(String::from_utf8_lossy(&output.stderr).contains("computed anew"));
-    assert_eq!(reports(&output)[0]["computed"], found[0]["computed"]);
+    assert_eq!(
+        documents(&text(&output.stdout))[0]["computed"],
+        found[0]["computed"]
+    );
     assert_eq!(last(&first), last(&path("third")));
 
     // What was learned goes out under foreign names and is complete.
@@ -149,7 +139,7 @@ fn stages_follow_each_other_and_codes_are_computed_once() {
     let file = path("exported.safetensors");
     let args = ["--map", "hf", "--run", &joint, "--export", &file];
     gatewright("weights", "flava.gate", &args);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_gatewright"));
+    let mut command = support::gatewright();
     command.arg("weights").arg(spec("flava.gate")).args(SMALL);
     let listed = command
         .args(["--map", "hf", "--json", "--weights", &file])
@@ -175,7 +165,7 @@ fn a_codebook_that_nothing_gives_is_refused() {
         return;
     }
     let folder = TempDir::new().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_gatewright"));
+    let mut command = support::gatewright();
     command.arg("train").arg(spec("flava.gate")).args(SMALL);
     command
         .arg("--stage=images")

@@ -2,12 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[allow(dead_code, reason = "each test binary uses a part of it")]
+mod support;
+
 use gatewright_runtime::checkpoint::{read_tensors, write_tensors};
 use gatewright_runtime::tensor::HostTensor;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use support::{has_device, records, succeed, text};
 use tempfile::TempDir;
 
 /// A LIMoE that is small enough for a test, on the real pictures.
@@ -28,7 +32,7 @@ fn models() -> PathBuf {
 }
 
 fn gatewright(verb: &str, spec: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_gatewright"));
+    let mut command = support::gatewright();
     command.arg(verb).arg(spec).args(SMALL);
     command
 }
@@ -39,19 +43,9 @@ fn train(folder: &Path, more: &[&str]) -> Command {
     command
 }
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
 /// Without its output.
 fn quiet(command: &mut Command) -> &mut Command {
     command.stdout(Stdio::null()).stderr(Stdio::null())
-}
-
-fn succeed(command: &mut Command) -> Output {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    output
 }
 
 /// What a command says when it ends with `code`.
@@ -61,21 +55,6 @@ fn fail(command: &mut Command, code: i32) -> String {
     assert_eq!(output.status.code(), Some(code), "{said}");
     assert!(!said.contains("panicked"), "{said}");
     said
-}
-
-fn has_device() -> bool {
-    let doctor = Command::new(env!("CARGO_BIN_EXE_gatewright"))
-        .arg("doctor")
-        .output()
-        .unwrap();
-    doctor.status.success()
-}
-
-fn lines(folder: &Path, file: &str) -> Vec<Value> {
-    let text = std::fs::read_to_string(folder.join(file)).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
 }
 
 fn last_checkpoint(folder: &Path) -> (String, Vec<u8>) {
@@ -116,7 +95,7 @@ fn a_run_learns_and_can_be_looked_at() {
         (&summary["version"], &summary["steps"]),
         (&1.into(), &60.into())
     );
-    let losses: Vec<f64> = lines(&run, "metrics.jsonl")
+    let losses: Vec<f64> = records(&run, "metrics.jsonl")
         .iter()
         .map(|record| record["losses"]["loss.contrastive"].as_f64().unwrap())
         .collect();
@@ -124,7 +103,7 @@ fn a_run_learns_and_can_be_looked_at() {
     let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
     assert!(mean(&losses[50..]) < mean(&losses[..5]) - 0.3, "{losses:?}");
     // Before and after, on both held-out parts.
-    let evaluations = lines(&run, "evaluations.jsonl");
+    let evaluations = records(&run, "evaluations.jsonl");
     let steps: Vec<u64> = evaluations
         .iter()
         .map(|it| it["step"].as_u64().unwrap())
@@ -250,7 +229,7 @@ fn a_killed_and_an_interrupted_run_go_on_to_the_same_bits() {
     child.wait().unwrap();
     succeed(&mut train(&killed, &["--steps", "14", "--resume"]));
     assert_eq!(last_checkpoint(&whole), last_checkpoint(&killed));
-    assert_eq!(lines(&killed, "metrics.jsonl").len(), 14);
+    assert_eq!(records(&killed, "metrics.jsonl").len(), 14);
 
     let mut child = quiet(&mut train(&stopped, &short)).spawn().unwrap();
     wait_for(&stopped, 5, &mut child);
@@ -342,7 +321,7 @@ fn a_stage_starts_from_foreign_names() {
     let weights = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../tests/fixtures/limoe/weights.safetensors");
     let command = |sets: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gatewright"));
+        let mut command = support::gatewright();
         command
             .arg("train")
             .arg(&spec)
@@ -393,7 +372,7 @@ fn routes_are_forced_in_training_and_evaluation() {
     let tokens = |record: &Value, stream: &str| {
         record["routers"]["trunk.1.ffn.gate"]["streams"][stream]["tokens"].clone()
     };
-    for record in lines(&run, "metrics.jsonl") {
+    for record in records(&run, "metrics.jsonl") {
         assert_eq!(
             tokens(&record, "image"),
             serde_json::json!([128.0, 128.0, 0.0, 0.0])
@@ -467,7 +446,7 @@ fn an_alarm_warns_or_stops_with_its_place() {
         said.contains("uses 1.0 of its experts for 2 steps"),
         "{said}"
     );
-    assert_eq!(lines(&run, "metrics.jsonl").len(), 3);
+    assert_eq!(records(&run, "metrics.jsonl").len(), 3);
     // What was reached is kept.
     last_checkpoint(&run);
     let quiet = folder.path().join("quiet");
@@ -484,7 +463,7 @@ fn an_alarm_warns_or_stops_with_its_place() {
         &["--steps=1", "--set=pretrain.watch=none"],
     ));
     assert!(
-        lines(&unwatched, "metrics.jsonl")[0]
+        records(&unwatched, "metrics.jsonl")[0]
             .get("routers")
             .is_none()
     );

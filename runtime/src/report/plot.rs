@@ -1,5 +1,7 @@
 //! Line plots and bars as SVG text.
 
+use plotters::chart::MeshStyle;
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::FontStyle;
 
@@ -59,74 +61,111 @@ pub(super) fn lines(title: &str, y: &str, legend: Legend, lines: &[Line]) -> Opt
     if points().count() < 2 {
         return None;
     }
-    let bounds = |values: &mut dyn Iterator<Item = f64>| {
-        values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
-            (low.min(value), high.max(value))
-        })
-    };
-    let (left, right) = bounds(&mut points().map(|(x, _)| *x));
-    let (low, high) = bounds(&mut points().map(|(_, y)| *y));
+    let (left, right) = extent(points().map(|(x, _)| *x));
+    let (low, high) = extent(points().map(|(_, y)| *y));
     let margin = ((high - low) * 0.05).max(1e-6);
-    let mut text = String::new();
-    draw(
-        &mut text,
+    let frame = Frame {
         title,
-        (y, legend),
-        (left..right.max(left + 1.0), low - margin..high + margin),
-        lines,
-    )?;
-    Some(text)
+        height: 340,
+        below: 38,
+        legend: legend.position(),
+        across: left..right.max(left + 1.0),
+        up: low - margin..high + margin,
+    };
+    frame.draw(|chart| {
+        draw_mesh(
+            chart
+                .configure_mesh()
+                .x_desc("step")
+                .y_desc(y)
+                .x_label_formatter(&|step| format!("{step:.0}")),
+        )?;
+        for (index, line) in lines.iter().enumerate() {
+            let style = colour(index).stroke_width(2);
+            let points = line.points.iter().copied().filter(|(_, y)| y.is_finite());
+            chart
+                .draw_series(LineSeries::new(points, style))
+                .ok()?
+                .label(line.name.as_str())
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+        }
+        Some(())
+    })
+}
+
+/// The least and the largest.
+fn extent(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+        (low.min(value), high.max(value))
+    })
 }
 
 type Range = std::ops::Range<f64>;
 
-/// None where the drawing library refuses.
-fn draw(
-    text: &mut String,
-    title: &str,
-    (y, legend): (&str, Legend),
-    (across, up): (Range, Range),
-    lines: &[Line],
+/// Two axes of numbers.
+type Plane = Cartesian2d<RangedCoordf64, RangedCoordf64>;
+
+/// What all plots look like around their contents.
+struct Frame<'a> {
+    title: &'a str,
+    height: u32,
+    /// Room for the names of the x axis, pixels.
+    below: u32,
+    legend: SeriesLabelPosition,
+    across: Range,
+    up: Range,
+}
+
+impl Frame<'_> {
+    /// The title, what `contents` adds, and the names of all series; none where the drawing library
+    /// refuses.
+    fn draw(
+        self,
+        contents: impl FnOnce(&mut ChartContext<'_, SVGBackend<'_>, Plane>) -> Option<()>,
+    ) -> Option<String> {
+        let mut text = String::new();
+        self.draw_into(&mut text, contents)?;
+        Some(text)
+    }
+
+    fn draw_into(
+        self,
+        text: &mut String,
+        contents: impl FnOnce(&mut ChartContext<'_, SVGBackend<'_>, Plane>) -> Option<()>,
+    ) -> Option<()> {
+        let area = SVGBackend::with_string(text, (620, self.height)).into_drawing_area();
+        area.fill(&WHITE).ok()?;
+        let font = ("sans-serif", 15).into_font();
+        let mut chart = ChartBuilder::on(&area)
+            .caption(self.title, font.style(FontStyle::Bold))
+            .margin(10)
+            .x_label_area_size(self.below)
+            .y_label_area_size(52)
+            .build_cartesian_2d(self.across, self.up)
+            .ok()?;
+        contents(&mut chart)?;
+        chart
+            .configure_series_labels()
+            .position(self.legend)
+            .background_style(WHITE.mix(0.85))
+            .border_style(RGBColor(200, 200, 200))
+            .label_font(("sans-serif", 12))
+            .draw()
+            .ok()?;
+        area.present().ok()
+    }
+}
+
+/// Draws a mesh in the colours and sizes of all plots.
+fn draw_mesh(
+    mesh: &mut MeshStyle<'_, '_, RangedCoordf64, RangedCoordf64, SVGBackend<'_>>,
 ) -> Option<()> {
-    let area = SVGBackend::with_string(text, (620, 340)).into_drawing_area();
-    area.fill(&WHITE).ok()?;
-    let font = ("sans-serif", 15).into_font();
-    let mut chart = ChartBuilder::on(&area)
-        .caption(title, font.style(FontStyle::Bold))
-        .margin(10)
-        .x_label_area_size(38)
-        .y_label_area_size(52)
-        .build_cartesian_2d(across, up)
-        .ok()?;
-    chart
-        .configure_mesh()
-        .x_desc("step")
-        .y_desc(y)
-        .x_label_formatter(&|step| format!("{step:.0}"))
-        .light_line_style(WHITE)
+    mesh.light_line_style(WHITE)
         .bold_line_style(RGBColor(230, 230, 230))
         .axis_desc_style(("sans-serif", 13))
         .label_style(("sans-serif", 12))
         .draw()
-        .ok()?;
-    for (index, line) in lines.iter().enumerate() {
-        let style = colour(index).stroke_width(2);
-        let points = line.points.iter().copied().filter(|(_, y)| y.is_finite());
-        chart
-            .draw_series(LineSeries::new(points, style))
-            .ok()?
-            .label(line.name.as_str())
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
-    }
-    chart
-        .configure_series_labels()
-        .position(legend.position())
-        .background_style(WHITE.mix(0.85))
-        .border_style(RGBColor(200, 200, 200))
-        .label_font(("sans-serif", 12))
-        .draw()
-        .ok()?;
-    area.present().ok()
+        .ok()
 }
 
 /// Points of one name.
@@ -139,67 +178,31 @@ pub(super) struct Cloud {
 pub(super) fn scatter(title: &str, x: &str, y: &str, clouds: &[Cloud]) -> Option<String> {
     let all = || clouds.iter().flat_map(|cloud| cloud.points.iter().copied());
     all().next()?;
-    let range = |values: &mut dyn Iterator<Item = f64>| {
-        let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), it| {
-            (low.min(it), high.max(it))
-        });
+    let range = |(low, high): (f64, f64)| {
         let margin = (0.15 * (high - low)).max(0.02 * high.abs()).max(1e-3);
         low - margin..high + margin
     };
-    let ranges = (
-        range(&mut all().map(|it| it.0)),
-        range(&mut all().map(|it| it.1)),
-    );
-    let mut text = String::new();
-    draw_scatter(&mut text, title, [x, y], ranges, clouds)?;
-    Some(text)
-}
-
-fn draw_scatter(
-    text: &mut String,
-    title: &str,
-    [x, y]: [&str; 2],
-    (across, up): (Range, Range),
-    clouds: &[Cloud],
-) -> Option<()> {
-    let area = SVGBackend::with_string(text, (620, 340)).into_drawing_area();
-    area.fill(&WHITE).ok()?;
-    let font = ("sans-serif", 15).into_font();
-    let mut chart = ChartBuilder::on(&area)
-        .caption(title, font.style(FontStyle::Bold))
-        .margin(10)
-        .x_label_area_size(38)
-        .y_label_area_size(52)
-        .build_cartesian_2d(across, up)
-        .ok()?;
-    chart
-        .configure_mesh()
-        .x_desc(x)
-        .y_desc(y)
-        .light_line_style(WHITE)
-        .bold_line_style(RGBColor(230, 230, 230))
-        .axis_desc_style(("sans-serif", 13))
-        .label_style(("sans-serif", 12))
-        .draw()
-        .ok()?;
-    for (index, cloud) in clouds.iter().enumerate() {
-        let style = colour(index).filled();
-        let points = cloud.points.iter().map(|at| Circle::new(*at, 4, style));
-        chart
-            .draw_series(points)
-            .ok()?
-            .label(cloud.name.as_str())
-            .legend(move |(x, y)| Circle::new((x + 9, y), 4, style));
-    }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
-        .background_style(WHITE.mix(0.85))
-        .border_style(RGBColor(200, 200, 200))
-        .label_font(("sans-serif", 12))
-        .draw()
-        .ok()?;
-    area.present().ok()
+    let frame = Frame {
+        title,
+        height: 340,
+        below: 38,
+        legend: SeriesLabelPosition::LowerRight,
+        across: range(extent(all().map(|it| it.0))),
+        up: range(extent(all().map(|it| it.1))),
+    };
+    frame.draw(|chart| {
+        draw_mesh(chart.configure_mesh().x_desc(x).y_desc(y))?;
+        for (index, cloud) in clouds.iter().enumerate() {
+            let style = colour(index).filled();
+            let points = cloud.points.iter().map(|at| Circle::new(*at, 4, style));
+            chart
+                .draw_series(points)
+                .ok()?
+                .label(cloud.name.as_str())
+                .legend(move |(x, y)| Circle::new((x + 9, y), 4, style));
+        }
+        Some(())
+    })
 }
 
 /// Bars side by side in groups: for each group a value of every name, 0 to 1.
@@ -216,70 +219,45 @@ pub(super) fn bars(
     if groups.is_empty() || series.is_empty() {
         return None;
     }
-    let mut text = String::new();
-    draw_bars(&mut text, title, y, groups, series, highest.max(1e-6) * 1.3)?;
-    Some(text)
-}
-
-fn draw_bars(
-    text: &mut String,
-    title: &str,
-    y: &str,
-    groups: &[String],
-    series: &[(String, Vec<f64>)],
-    top: f64,
-) -> Option<()> {
-    let area = SVGBackend::with_string(text, (620, 300)).into_drawing_area();
-    area.fill(&WHITE).ok()?;
-    let font = ("sans-serif", 15).into_font();
     let count = groups.len();
-    let mut chart = ChartBuilder::on(&area)
-        .caption(title, font.style(FontStyle::Bold))
-        .margin(10)
-        .x_label_area_size(34)
-        .y_label_area_size(52)
-        .build_cartesian_2d(-0.5..count as f64 - 0.5, 0.0..top)
-        .ok()?;
-    let name = |at: &f64| {
-        let nearest = at.round();
-        let whole = (at - nearest).abs() < 0.01 && nearest >= 0.0;
-        let group = whole.then(|| groups.get(nearest as usize)).flatten();
-        group.cloned().unwrap_or_default()
+    let frame = Frame {
+        title,
+        height: 300,
+        below: 34,
+        legend: SeriesLabelPosition::UpperRight,
+        across: -0.5..count as f64 - 0.5,
+        up: 0.0..highest.max(1e-6) * 1.3,
     };
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
-        .x_labels(count.max(2) * 2 + 1)
-        .x_label_formatter(&name)
-        .y_desc(y)
-        .light_line_style(WHITE)
-        .bold_line_style(RGBColor(230, 230, 230))
-        .axis_desc_style(("sans-serif", 13))
-        .label_style(("sans-serif", 12))
-        .draw()
-        .ok()?;
-    let width = 0.8 / series.len() as f64;
-    for (index, (name, values)) in series.iter().enumerate() {
-        let style = colour(index).filled();
-        let rectangles = values.iter().enumerate().map(|(group, value)| {
-            let left = group as f64 - 0.4 + width * index as f64;
-            Rectangle::new([(left, 0.0), (left + width * 0.92, *value)], style)
-        });
-        chart
-            .draw_series(rectangles)
-            .ok()?
-            .label(name.as_str())
-            .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 14, y + 5)], style));
-    }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .background_style(WHITE.mix(0.85))
-        .border_style(RGBColor(200, 200, 200))
-        .label_font(("sans-serif", 12))
-        .draw()
-        .ok()?;
-    area.present().ok()
+    frame.draw(|chart| {
+        let name = |at: &f64| {
+            let nearest = at.round();
+            let whole = (at - nearest).abs() < 0.01 && nearest >= 0.0;
+            let group = whole.then(|| groups.get(nearest as usize)).flatten();
+            group.cloned().unwrap_or_default()
+        };
+        draw_mesh(
+            chart
+                .configure_mesh()
+                .disable_x_mesh()
+                .x_labels(count.max(2) * 2 + 1)
+                .x_label_formatter(&name)
+                .y_desc(y),
+        )?;
+        let width = 0.8 / series.len() as f64;
+        for (index, (name, values)) in series.iter().enumerate() {
+            let style = colour(index).filled();
+            let rectangles = values.iter().enumerate().map(|(group, value)| {
+                let left = group as f64 - 0.4 + width * index as f64;
+                Rectangle::new([(left, 0.0), (left + width * 0.92, *value)], style)
+            });
+            chart
+                .draw_series(rectangles)
+                .ok()?
+                .label(name.as_str())
+                .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 14, y + 5)], style));
+        }
+        Some(())
+    })
 }
 
 #[cfg(test)]
