@@ -6,10 +6,10 @@ use crate::graph::{DimKind, Graph, OutputKind, Type, ValueId};
 use crate::kernel::spec::{DispatchLayout, MOST_HEAD_WIDTH};
 use crate::ops::{Input, Op, OpError};
 use crate::optimizer::Optimizer;
-use crate::plan::{self, Limits, Plan};
+use crate::plan::{self, Limits, Plan, Split};
 use crate::rewrite;
 use crate::size::{Bindings, Size};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What to compile a graph for.
 #[derive(Clone, Debug)]
@@ -92,10 +92,11 @@ pub struct CompiledStage {
 /// # Errors
 /// Unbound dims, kernels or limits that do not fit; ill-typed nodes are bugs.
 pub fn compile(graph: &Graph, options: &Options) -> Result<Compiled, CompileError> {
+    let splits = splits(graph, options);
     let (graph, groups) = fuse_graph(graph, options)?;
     let bindings = bind_dims(&graph, &options.bindings, row_tile(options))?;
     let part = part(&graph, &groups, &bindings);
-    let (plan, placed) = plan::assemble(&plan_request(options, &[part], 1))?;
+    let (plan, placed) = plan::assemble(&plan_request(options, &[part], 1, splits))?;
     Ok(Compiled {
         graph,
         groups,
@@ -125,7 +126,11 @@ pub fn compile_stage(
     let parts: Vec<plan::Part> = parts
         .map(|(graph, groups, bindings)| part(graph, groups, bindings))
         .collect();
-    let (plan, _) = plan::assemble(&plan_request(options, &parts, accumulate))?;
+    let splits = graphs
+        .iter()
+        .flat_map(|graph| splits(graph, options))
+        .collect();
+    let (plan, _) = plan::assemble(&plan_request(options, &parts, accumulate, splits))?;
     Ok(CompiledStage {
         graphs: fused.into_iter().map(|(graph, ..)| graph).collect(),
         plan,
@@ -156,9 +161,13 @@ pub fn compile_programs(
         bindings,
     });
     let parts: Vec<plan::Part> = parts.collect();
+    let splits = programs
+        .iter()
+        .flat_map(|(_, graph)| splits(graph, options))
+        .collect();
     let request = plan::Request {
         program: String::new(),
-        ..plan_request(options, &parts, 1)
+        ..plan_request(options, &parts, 1, splits)
     };
     Ok(plan::assemble(&request)?.0)
 }
@@ -184,6 +193,7 @@ fn plan_request<'a>(
     options: &Options<'a>,
     parts: &'a [plan::Part<'a>],
     accumulate: u32,
+    splits: BTreeMap<String, Split>,
 ) -> plan::Request<'a> {
     let program = match options.gradients {
         Some(_) => "gradients",
@@ -196,6 +206,7 @@ fn plan_request<'a>(
         limits: options.limits,
         optimizer: options.optimizer,
         accumulate,
+        splits,
     }
 }
 
@@ -228,13 +239,33 @@ pub fn expand(
     let step = |pass| move |error| CompileError::Pass { pass, error };
     let graph = replay(graph, &options.replay).map_err(step("replay"))?;
     let graph = rewrite::cross_entropy(&graph, MANY_CLASSES).map_err(step("cross-entropy"))?;
+    let splits = splits(&graph, options);
+    let graph = rewrite::split(&graph, &splits).map_err(step("split"))?;
     let graph = match &options.gradients {
-        Some(paths) => differentiate(&graph, paths).map_err(step("autodiff"))?,
+        Some(paths) => {
+            differentiate(&graph, &parts_of(paths, &splits)).map_err(step("autodiff"))?
+        }
         None => graph,
     };
     let graph = rewrite::simplify(&graph).map_err(step("simplify"))?;
     let graph = rewrite::decompose(&graph, keep).map_err(step("decompose"))?;
     rewrite::simplify(&graph).map_err(step("simplify"))
+}
+
+/// The parameters that no single binding of the device holds.
+fn splits(graph: &Graph, options: &Options) -> BTreeMap<String, Split> {
+    rewrite::splits(graph, &options.bindings, options.limits.max_binding_bytes)
+}
+
+/// Paths, those of split parameters replaced by those of their parts.
+fn parts_of(paths: &[String], splits: &BTreeMap<String, Split>) -> Vec<String> {
+    let parts = |path: &String| match splits.get(path) {
+        Some(split) => (0..split.sizes.len())
+            .map(|number| Split::part(path, number))
+            .collect(),
+        None => vec![path.clone()],
+    };
+    paths.iter().flat_map(parts).collect()
 }
 
 /// Kernels count elements in 32 bits.

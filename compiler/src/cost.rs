@@ -20,7 +20,7 @@ use crate::graph::{DimKind, Graph, ValueId, bind_rows};
 use crate::lower::Lowered;
 use crate::ops::{Class, Op};
 use crate::optimizer::Optimizer;
-use crate::plan::Limits;
+use crate::plan::{Limits, Split};
 use crate::size::Bindings;
 use gatewright_grammar::source::Sources;
 use lines::Lines;
@@ -226,7 +226,8 @@ fn routed(graph: &Graph) -> BTreeMap<String, (u64, u64)> {
     for id in graph.ids() {
         let operands = graph.operands(id);
         let (held, plan) = match (&graph.node(id).op, operands.as_slice()) {
-            (Op::GroupedMatmul(_), [_, weight, plan]) => (*weight, *plan),
+            // Parts of one weight have one share.
+            (Op::GroupedMatmul(_), [_, weight, plan, ..]) => (*weight, *plan),
             (Op::ExpertRows(_), [table, plan]) => (*table, *plan),
             _ => continue,
         };
@@ -250,7 +251,7 @@ fn behind(graph: &Graph, value: ValueId) -> Vec<String> {
     while let Some(id) = pending.pop() {
         let op = &graph.node(id).op;
         if let Op::Parameter(parameter) = op {
-            found.push(parameter.path.clone());
+            found.push(Split::whole(&parameter.path).to_owned());
         }
         let local = matches!(
             op.primitive().class(),

@@ -235,6 +235,8 @@ pub fn lower(spec: &KernelSpec, limits: &Limits) -> Result<Lowered, String> {
             w,
             outputs,
             transpose,
+            further,
+            first,
         } => cross_entropy::CrossEntropy {
             rows: *rows,
             width: *width,
@@ -243,6 +245,8 @@ pub fn lower(spec: &KernelSpec, limits: &Limits) -> Result<Lowered, String> {
             w,
             outputs,
             transpose: *transpose,
+            further,
+            first: *first,
         }
         .lower(limits),
         KernelSpec::TopK {
@@ -287,6 +291,7 @@ pub fn lower(spec: &KernelSpec, limits: &Limits) -> Result<Lowered, String> {
             inputs,
             program,
             outputs,
+            experts,
         } => matmul::grouped::Grouped {
             layout,
             n: *n,
@@ -296,6 +301,7 @@ pub fn lower(spec: &KernelSpec, limits: &Limits) -> Result<Lowered, String> {
             inputs,
             program,
             outputs,
+            experts,
         }
         .lower(limits),
         KernelSpec::GroupedOuter {
@@ -304,7 +310,16 @@ pub fn lower(spec: &KernelSpec, limits: &Limits) -> Result<Lowered, String> {
             n,
             gather_a,
             sums,
-        } => matmul::grouped::lower_outer(layout, [*m, *n], *gather_a, *sums, limits),
+            part,
+        } => matmul::grouped::Outer {
+            layout,
+            m: *m,
+            n: *n,
+            gather: *gather_a,
+            sums: *sums,
+            part: part.unwrap_or([0, layout.experts]),
+        }
+        .lower(limits),
         KernelSpec::ExpertSum { layout, n } => expert_sum::lower(layout, *n, limits),
         KernelSpec::ScatterAdd { count, width, size } => {
             scatter::lower(*count, *width, *size, limits)

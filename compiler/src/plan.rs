@@ -9,12 +9,14 @@
 
 mod assemble;
 mod memory;
+mod split;
 mod text;
 mod training;
 mod update;
 mod verify;
 
 pub use assemble::{ALIGN_WORDS, CACHE, Part, Placed, PlanError, Request, aligned, assemble};
+pub use split::Split;
 pub use training::{ACCUMULATE, Objective, Training};
 
 use crate::graph::{DType, Origin, OutputKind};
@@ -273,6 +275,9 @@ pub struct Plan {
     /// `gradients.NAME` and `update.NAME` for each of several objectives; `accumulate` where several
     /// batches make one update.
     pub programs: Vec<Program>,
+    /// The parameters that lie in parts, by path: each part is a buffer of role `Parameter`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub splits: BTreeMap<String, Split>,
     /// How the programs make steps; absent from a plan that updates nothing.
     #[serde(default)]
     pub training: Option<Training>,

@@ -18,6 +18,7 @@ mod walk;
 pub use finite::NonFinitePlace;
 pub(crate) use host::{tensor_text, type_text};
 pub use names::Slot;
+use names::Whole;
 pub use profile::{Profile, ProfileRow};
 
 use crate::device::commands::{Launch, Recorder};
@@ -57,6 +58,8 @@ pub struct Executor {
     arenas: Vec<Memory>,
     prepared: Prepared,
     names: BTreeMap<Slot, BTreeMap<String, BufferId>>,
+    /// Tensors that lie in parts; their ids follow those of the plan's buffers.
+    wholes: Vec<Whole>,
     staging: Staging,
 }
 
@@ -73,9 +76,11 @@ impl Executor {
             .map(|arena| device.allocate(&arena.name, prepare::arena_bytes(arena)))
             .collect::<Result<_>>()?;
         let prepared = Prepared::new(device, &plan, &arenas, options)?;
+        let (names, wholes) = names::index(&plan);
         let executor = Self {
             device: device.clone(),
-            names: names::index(&plan),
+            names,
+            wholes,
             plan,
             arenas,
             prepared,
@@ -138,7 +143,19 @@ impl Executor {
         programs: &[&str],
         reads: &[BufferId],
     ) -> Result<Vec<HostTensor>> {
-        self.with_staging(|executor, staging| executor.run_through(staging, programs, reads))
+        let parts = |id: &BufferId| match self.whole(*id) {
+            Some(whole) => whole.parts.clone(),
+            None => vec![*id],
+        };
+        let buffers: Vec<BufferId> = reads.iter().flat_map(parts).collect();
+        let tensors = self
+            .with_staging(|executor, staging| executor.run_through(staging, programs, &buffers))?;
+        let mut tensors = tensors.into_iter();
+        let whole = |id: &BufferId| match self.whole(*id) {
+            Some(whole) => Some(whole.join(tensors.by_ref().take(whole.parts.len()))),
+            None => tensors.next(),
+        };
+        Ok(reads.iter().filter_map(whole).collect())
     }
 
     fn run_through(
@@ -244,6 +261,11 @@ impl Executor {
             bindings: &self.prepared.bindings[run.bindings],
             workgroups: run.workgroups,
         }
+    }
+
+    fn whole(&self, id: BufferId) -> Option<&Whole> {
+        let behind = (id.0 as usize).checked_sub(self.plan.buffers.len())?;
+        self.wholes.get(behind)
     }
 
     fn buffer(&self, id: BufferId) -> Result<&Buffer> {

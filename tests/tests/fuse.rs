@@ -3,12 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 use gatewright_compiler::compile::{Options, fuse_graph};
+use gatewright_compiler::evaluate::evaluate;
 use gatewright_compiler::fuse::Group;
 use gatewright_compiler::graph::{DType, DimKind, Graph, Origin, OutputKind, Rows, Type, ValueId};
 use gatewright_compiler::kernel::spec::KernelSpec;
 use gatewright_compiler::ops::*;
-use gatewright_compiler::plan::Limits;
+use gatewright_compiler::plan::{Limits, Split};
+use gatewright_compiler::rewrite;
 use gatewright_compiler::size::{Bindings, Size};
+use gatewright_compiler::tensor::Tensor;
 use gatewright_tests::fused::{Tensors, assert_same, family, fill, fused};
 
 /// Builds graphs with the fewest words.
@@ -371,6 +374,84 @@ fn cross_entropy_over_many_classes_names_no_logits() {
             assert_eq!(groups.iter().filter(parts).count(), 2);
             let matmul = |it: &&Group| matches!(it.spec, KernelSpec::Matmul { .. });
             assert_eq!(groups.iter().filter(matmul).count(), 0);
+        }
+    }
+}
+
+/// A table and a head of many classes in parts: loss and gradients are those of the whole.
+#[test]
+fn parameters_in_parts_mean_the_same() {
+    for transpose_b in [false, true] {
+        let [rows, width, classes, words] = [5, 4, 8200, 8200];
+        let mut net = Net::default();
+        let table = net.param("table", &[words, width]);
+        let ty = Type::new(DType::U32, vec![rows.into()]);
+        let (name, bound) = ("ids".to_owned(), None);
+        let ids = net.add(Input { name, ty, bound }, &[]);
+        let x = net.add(Gather {}, &[table, ids]);
+        let inner = net.param("inner", &[width, width]);
+        let product = |transpose_b| Matmul {
+            transpose_a: false,
+            transpose_b,
+        };
+        let x = net.add(product(transpose_b), &[x, inner]);
+        let w = match transpose_b {
+            true => net.param("w", &[classes, width]),
+            false => net.param("w", &[width, classes]),
+        };
+        let logits = net.add(product(transpose_b), &[x, w]);
+        let ty = Type::new(DType::U32, vec![rows.into(), 1.into()]);
+        let target = net.add(Constant { ty, value: 8150.0 }, &[]);
+        let picked = net.add(GatherLast {}, &[logits, target]);
+        let shape = vec![Size::from(rows)];
+        let picked = net.add(Reshape { shape }, &[picked]);
+        let total = net.add(LogSumExp {}, &[logits]);
+        let loss = net.add(Sub {}, &[total, picked]);
+        net.objective(loss);
+        let whole_limits = Limits::cpu_vulkan();
+        let (whole, _) = fused(&net.graph, &whole_limits, true);
+        let ids = Tensor {
+            shape: vec![rows],
+            data: [0.0, 3000.0, 8199.0, 7.0, 3000.0].to_vec(),
+        };
+        let (mut inputs, mut given) = (Tensors::from([("ids".to_owned(), ids)]), Tensors::new());
+        fill(&whole, &mut inputs, &mut given);
+        for most in [40_000, 100_000] {
+            let limits = Limits {
+                max_binding_bytes: most,
+                ..Limits::cpu_vulkan()
+            };
+            let splits = rewrite::splits(&net.graph, &Bindings::new(), most);
+            assert!(splits.keys().eq(["table", "w"]));
+            let mut parts = given.clone();
+            for (path, split) in &splits {
+                let cut = split.cut(&given[path].data).into_iter().enumerate();
+                parts.extend(cut.map(|(number, data)| {
+                    let shape = split.part_shape(number);
+                    (Split::part(path, number), Tensor { shape, data })
+                }));
+            }
+            let (graph, groups) = fused(&net.graph, &limits, true);
+            assert_same(&graph, &groups, &limits, &inputs, &parts);
+            let all =
+                |graph, given| evaluate(graph, &inputs, given, &Bindings::new(), 0, 0).unwrap();
+            let (expected, found) = (all(&whole, &given), all(&graph, &parts));
+            for (name, expected) in &expected {
+                let path = name.strip_suffix("'grad").unwrap_or(name);
+                let actual = match splits.get(path) {
+                    None => found[name].data.clone(),
+                    Some(split) => {
+                        let parts = 0..split.sizes.len();
+                        let name = |number| format!("{}'grad", Split::part(path, number));
+                        let parts = parts.map(|number| found[&name(number)].data.clone());
+                        split.join(&parts.collect::<Vec<_>>())
+                    }
+                };
+                assert_eq!(actual.len(), expected.data.len(), "{name}");
+                for (a, e) in actual.iter().zip(&expected.data) {
+                    assert!((a - e).abs() < 1e-9, "{name}: {a} is not {e}");
+                }
+            }
         }
     }
 }

@@ -895,6 +895,8 @@ fn cross_entropy(
         },
         outputs: outputs.to_vec(),
         transpose,
+        further: Vec::new(),
+        first: 0,
     }
 }
 

@@ -1,9 +1,10 @@
 //! What a plan tells: traffic, launches, memory, and whether it fits the device it was made for.
 
 use super::lines::Lines;
-use crate::plan::{Command, Plan, Profile};
+use crate::plan::{Command, Plan, Profile, Split};
 use gatewright_grammar::source::Span;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What a device has to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +21,9 @@ pub struct DeviceCost {
     pub memory_bytes: u64,
     /// Bytes of intermediate values that live at the busiest launch.
     pub activation_bytes_at_least: u64,
+    /// Parameters larger than a binding, by path, with the parts they lie in.
+    #[serde(default)]
+    pub splits: BTreeMap<String, Split>,
     /// The largest binding of a launch against the device's limit.
     pub binding: Fit,
     /// The largest arena against the largest buffer of the device.
@@ -92,6 +96,7 @@ pub(super) fn cost(plan: &Plan, lines: &mut Lines) -> DeviceCost {
         programs,
         memory_bytes: memory.iter().map(|arena| arena.bytes).sum(),
         memory,
+        splits: plan.splits.clone(),
         activation_bytes_at_least: plan.activation_bytes_at_least,
         binding: binding.within(plan.limits.max_binding_bytes),
         buffer: buffer.within(plan.limits.max_buffer_bytes),

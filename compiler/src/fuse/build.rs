@@ -150,7 +150,7 @@ pub(super) fn spec(context: &Context, cluster: &Cluster) -> Result<Group, FuseEr
         Kind::ExpertSum | Kind::Single => single(context, cluster.members[0])?,
     };
     let first = cluster.members[0];
-    let bindings = group.inputs.len() + group.outputs.len();
+    let bindings = group.inputs.len() + group.outputs.len() - group.spec.bound_apart();
     if bindings > context.limits.max_storage_bindings as usize {
         return Err(context.error(
             first,

@@ -308,9 +308,18 @@ pub(super) fn grouped(context: &Context, members: &[ValueId]) -> Result<Group, F
         context.source(operands[1]).base,
         context.source(operands[2]).base,
     ];
+    let further = &operands[3..];
+    all.extend(further.iter().map(|id| context.source(*id).base));
     all.extend(emit.inputs.iter().map(|input| input.base));
     let transpose = op.transpose;
     let program = emit.program;
+    let experts = match further {
+        [] => Vec::new(),
+        _ => {
+            let parts = operands[1..2].iter().chain(further);
+            parts.map(|id| context.shape(*id)[0]).collect()
+        }
+    };
     let spec = KernelSpec::GroupedMatmul {
         layout,
         n,
@@ -320,6 +329,7 @@ pub(super) fn grouped(context: &Context, members: &[ValueId]) -> Result<Group, F
         inputs,
         program,
         outputs,
+        experts,
     };
     Ok(Group {
         spec,
@@ -347,11 +357,15 @@ pub(super) fn outer(context: &Context, members: &[ValueId]) -> Result<Group, Fus
         _ => return Err(member_error(context, members, "sums twice")),
     };
     let operands = context.graph.operands(id);
+    let Op::GroupedOuter(op) = &context.graph.node(id).op else {
+        return Err(context.error(id, "is no outer product"));
+    };
+    let part = (op.count < op.experts).then_some([op.first, op.count]);
     let base = |value: ValueId| context.source(value).base;
     if let Some(sum) = sums {
         let summed = context.graph.operands(sum);
         let same = base(summed[0]) == base(operands[1]) && base(summed[1]) == base(operands[2]);
-        if !same || context.limits.profile != Profile::CpuVulkan {
+        if !same || part.is_some() || context.limits.profile != Profile::CpuVulkan {
             return Err(context.error(sum, "does not sum the right rows of the outer product"));
         }
     }
@@ -363,6 +377,7 @@ pub(super) fn outer(context: &Context, members: &[ValueId]) -> Result<Group, Fus
         n: width(operands[1]),
         gather_a,
         sums: sums.is_some(),
+        part,
     };
     Ok(Group {
         spec,

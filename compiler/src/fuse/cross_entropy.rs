@@ -31,13 +31,24 @@ fn shares(context: &Context, first: ValueId, second: ValueId) -> bool {
     let (Some((a, given_a)), Some((b, given_b))) = (of(first), of(second)) else {
         return false;
     };
-    let [first, second] = [first, second].map(|id| context.graph.operands(id));
-    // The log-sum-exp reads no targets.
-    let read = first.len().min(second.len());
+    let first_class = |id: ValueId| match &context.graph.node(id).op {
+        Op::CrossEntropyGradient(op) => Some(op.first.clone()),
+        _ => None,
+    };
+    let same_part = first_class(first) == first_class(second);
+    let [first, second] = [(first, given_a), (second, given_b)].map(|(id, given)| {
+        let mut operands = context.graph.operands(id);
+        if given == CrossEntropyResult::Loss {
+            // The log-sum-exp reads no targets.
+            operands.remove(2);
+        }
+        operands
+    });
     a == b
         && given_a != given_b
         && given_a.is_gradient() == given_b.is_gradient()
-        && first[..read] == second[..read]
+        && same_part
+        && first == second
 }
 
 /// States one direction.
@@ -55,15 +66,28 @@ pub(super) fn spec(context: &Context, members: &[ValueId]) -> Result<Group, Fuse
     };
     let operands = graph.operands(lead);
     let x = context.shape(operands[0]);
-    let w = context.shape(operands[1]);
+    let classes = |id: ValueId| context.shape(id)[usize::from(!*transpose)];
+    let (further, first) = match &graph.node(lead).op {
+        Op::CrossEntropy(_) => (&operands[3..], 0),
+        Op::CrossEntropyGradient(op) => {
+            (&operands[..0], op.first.bind(context.bindings).unwrap_or(0))
+        }
+        _ => (&operands[2..], 0),
+    };
+    let all = operands[1..2].iter().chain(further);
     let spec = KernelSpec::CrossEntropy {
         rows: x[0],
         width: x[1],
-        classes: if *transpose { w[0] } else { w[1] },
+        classes: all.map(|id| classes(*id)).sum(),
         x: matrix(context, operands[0], false),
         w: matrix(context, operands[1], *transpose),
         outputs: given.iter().map(|(_, given)| *given).collect(),
         transpose: *transpose,
+        further: further
+            .iter()
+            .map(|id| (matrix(context, *id, *transpose), classes(*id)))
+            .collect(),
+        first,
     };
     Ok(Group {
         spec,

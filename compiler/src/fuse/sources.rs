@@ -162,8 +162,8 @@ fn copy_for_contractions(context: &mut Context) {
             Op::Matmul(_) => |_, view: &Strided| is_matrix(view),
             Op::Attention(_) | Op::AttentionLogSumExp(_) => |_, _: &Strided| true,
             Op::CrossEntropy(_) | Op::CrossEntropyLogSumExp(_) | Op::CrossEntropyGradient(_) => {
-                |slot, view: &Strided| match slot {
-                    0 | 1 => is_matrix(view),
+                |_, view: &Strided| match view.shape.len() {
+                    2 => is_matrix(view),
                     _ => view.is_identity(),
                 }
             }

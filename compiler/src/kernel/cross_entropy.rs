@@ -33,12 +33,17 @@ pub(crate) struct CrossEntropy<'a> {
     pub(crate) w: &'a Matrix,
     pub(crate) outputs: &'a [CrossEntropyResult],
     pub(crate) transpose: bool,
+    pub(crate) further: &'a [(Matrix, usize)],
+    pub(crate) first: usize,
 }
 
-/// One part of the classes.
+/// One part of the classes, inside one of the matrices that w consists of.
 #[derive(Clone, Copy)]
 struct Part {
     number: usize,
+    matrix: usize,
+    /// Its first class in that matrix, and in all.
+    start: usize,
     first: usize,
     classes: usize,
 }
@@ -127,13 +132,38 @@ impl CrossEntropy<'_> {
     fn parts(&self) -> Vec<Part> {
         let fit = MOST_LOGITS / self.rows / LEAST_PART * LEAST_PART;
         let each = fit.max(LEAST_PART);
-        let starts = (0..self.classes).step_by(each).enumerate();
-        let part = |(number, first): (usize, usize)| Part {
-            number,
-            first,
-            classes: each.min(self.classes - first),
-        };
-        starts.map(part).collect()
+        let mut parts = Vec::new();
+        let mut before = self.first;
+        for matrix in 0..=self.further.len() {
+            let all = self.classes_of(matrix);
+            for start in (0..all).step_by(each) {
+                parts.push(Part {
+                    number: parts.len(),
+                    matrix,
+                    start,
+                    first: before + start,
+                    classes: each.min(all - start),
+                });
+            }
+            before += all;
+        }
+        parts
+    }
+
+    fn classes_of(&self, matrix: usize) -> usize {
+        let further = || self.further.iter().map(|(_, classes)| classes);
+        match matrix {
+            0 => self.classes - further().sum::<usize>(),
+            _ => further().nth(matrix - 1).copied().unwrap_or(0),
+        }
+    }
+
+    /// Where the matrix of a part is given: behind the targets, when there are any.
+    fn input(&self, part: Part, picks: bool) -> Slot {
+        Slot::Input(match part.matrix {
+            0 => 1,
+            further => 1 + usize::from(picks) + further,
+        })
     }
 
     /// Logits of the largest part, in words.
@@ -155,9 +185,13 @@ impl CrossEntropy<'_> {
 
     /// The columns of w that a part covers.
     fn columns(&self, part: Part) -> Matrix {
+        let w = match part.matrix {
+            0 => self.w,
+            further => self.further.get(further - 1).map_or(self.w, |(w, _)| w),
+        };
         Matrix {
-            offset: self.w.offset + part.first * self.w.column_stride,
-            ..self.w.clone()
+            offset: w.offset + part.start * w.column_stride,
+            ..w.clone()
         }
     }
 
@@ -204,6 +238,7 @@ impl CrossEntropy<'_> {
             let logit = program.float(Instr::Accumulator);
             let product = self.product(*part, program, logit, Vec::new());
             all.append(lower(&product, limits)?, |slot| match slot {
+                Slot::Input(1) => self.input(*part, picks),
                 Slot::Output(_) => Slot::Scratch(LOGITS),
                 other => other,
             });
@@ -382,11 +417,11 @@ impl CrossEntropy<'_> {
         let elements = self.width * self.classes;
         let (m, n, a, b, stored) = match self.transpose {
             false => {
-                let stored = operand(DType::F32, elements, part.first, &[self.classes, 1]);
+                let stored = operand(DType::F32, elements, part.start, &[self.classes, 1]);
                 (self.width, part.classes, transposed(self.x), flow, stored)
             }
             true => {
-                let offset = part.first * self.width;
+                let offset = part.start * self.width;
                 let stored = operand(DType::F32, elements, offset, &[self.width, 1]);
                 (
                     part.classes,

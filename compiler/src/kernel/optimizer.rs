@@ -13,6 +13,8 @@
 mod accumulate;
 mod adafactor;
 
+pub(crate) use adafactor::summed_axes;
+
 pub use accumulate::lower_accumulate;
 
 use super::ir::{Array, Builder, Builtin, Expr, Scalar};

@@ -449,6 +449,13 @@ pub enum KernelSpec {
         outputs: Vec<CrossEntropyResult>,
         /// w is stored as `[V, D]`.
         transpose: bool,
+        /// Further parts of w with their classes, for the way there; their inputs follow the targets. V
+        /// counts all parts.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        further: Vec<(Matrix, usize)>,
+        /// The class that w begins with, for the way back.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        first: usize,
     },
     /// Top-k of score rows, and per-block expert counts for the dispatch. Inputs: scores
     /// `[tokens, experts]`. Outputs: indices u32 `[tokens, k]`, optionally the values `[tokens, k]`.
@@ -501,7 +508,7 @@ pub enum KernelSpec {
         routing: Routing,
     },
     /// Rows times their expert's matrix. Inputs: rows `[R, k]` (or, when `gather`, token rows `[tokens, k]`
-    /// read through the plan), weight, plan, then the epilogue's. Views of the epilogue are over
+    /// read through the plan), weight, plan, the weights of further experts, then the epilogue's. Views of the epilogue are over
     /// `[R, n]`; a view input with `per_expert` is over `[experts, n]` (bias).
     GroupedMatmul {
         /// Where the parts of the plan lie.
@@ -520,6 +527,9 @@ pub enum KernelSpec {
         program: Program,
         /// Outputs, views over `[R, n]`.
         outputs: Vec<Store>,
+        /// Experts of each weight, where there are several.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        experts: Vec<usize>,
     },
     /// `a^T b` over the rows of each expert: inputs a `[R, m]` (or token rows when `gather_a`),
     /// b `[R, n]`, plan. Output `[E, m, n]`; zeros for an expert without rows.
@@ -534,6 +544,9 @@ pub enum KernelSpec {
         gather_a: bool,
         /// A second output `[E, n]`: the sums of b.
         sums: bool,
+        /// The first expert and how many, where E is not all of them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        part: Option<[usize; 2]>,
     },
     /// Sum of rows `[R, n]` per expert over used rows: `[E, n]`. Inputs: rows, plan.
     ExpertSum {
@@ -571,7 +584,22 @@ pub enum KernelSpec {
     },
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+fn is_zero(value: &usize) -> bool {
+    *value == 0
+}
+
 impl KernelSpec {
+    /// Inputs that no launch binds beside the others: the further parts of a weight.
+    #[must_use]
+    pub fn bound_apart(&self) -> usize {
+        match self {
+            KernelSpec::CrossEntropy { further, .. } => further.len(),
+            KernelSpec::GroupedMatmul { experts, .. } => experts.len().saturating_sub(1),
+            _ => 0,
+        }
+    }
+
     /// The scalar arithmetic, where the user's model shapes it.
     #[must_use]
     pub fn program(&self) -> Option<&Program> {

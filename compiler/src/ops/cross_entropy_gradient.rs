@@ -1,6 +1,6 @@
 //! The gradient of cross-entropy with respect to its rows or its classes, from the log-sum-exp.
 
-use super::cross_entropy::{column, product};
+use super::cross_entropy::product;
 use super::*;
 
 /// What cross-entropy multiplies.
@@ -15,13 +15,16 @@ pub enum CrossEntropyOperand {
 
 /// The gradient of cross-entropy with respect to x or w; operands x, w, target, the log-sum-exp `[R]` and
 /// the gradient of the result `[R]`. With S = gradient * (exp(x w - log-sum-exp) - one-hot target): S w^T
-/// or x^T S.
+/// or x^T S. w may be a part of the classes, of which `first` precede it; a target that is none of its
+/// classes is no one-hot.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CrossEntropyGradient {
     /// w is `[V, D]`.
     pub transpose: bool,
     /// Which operand.
     pub wrt: CrossEntropyOperand,
+    /// The class that w begins with.
+    pub first: Size,
 }
 
 /// The softmax and what the target takes from it: [R, V].
@@ -43,12 +46,19 @@ impl CrossEntropyGradient {
         let total = b.repeat_last(log_sum_exp, logits)?;
         let shifted = b.add(Sub {}, &[logits, total])?;
         let softmax = b.add(Exp {}, &[shifted])?;
-        let size = last_size(b.ty(logits), 0)?.clone();
-        let target = column(b, target)?;
-        let shape = b.ty(target).shape.clone();
-        let ty = Type::f32(shape);
-        let ones = b.add(Constant { ty, value: 1.0 }, &[])?;
-        let hot = b.add(ScatterLast { size }, &[ones, target])?;
+        let first = self.first.as_const();
+        let first = first.ok_or_else(|| OpError::new("an unknown first class", []))?;
+        let shape = b.ty(logits).shape.clone();
+        let classes = b.add(Iota { shape, axis: 1 }, &[])?;
+        let classes = match first {
+            0 => classes,
+            _ => b.shift(classes, first as f64)?,
+        };
+        let wanted = b.repeat_last(target, logits)?;
+        let relation = Relation::Equal;
+        let same = b.add(Compare { relation }, &[classes, wanted])?;
+        let (one, zero) = (b.like(logits, 1.0)?, b.like(logits, 0.0)?);
+        let hot = b.add(Select {}, &[same, one, zero])?;
         let missing = b.add(Sub {}, &[softmax, hot])?;
         Ok(Parts { softmax, missing })
     }
@@ -82,11 +92,11 @@ impl Primitive for CrossEntropyGradient {
         let [x, w, target, log_sum_exp, gradient] = exactly(operands)?;
         let mut result = Tensor::full(context.shape.to_vec(), 0.0);
         let width = x.shape[1];
+        let first = bound(&self.first, context)?;
         for (number, class) in target.data.iter().enumerate() {
             let logits = self.of().row(x, w, number);
-            let class = index(*class, logits.len(), 2)?;
             for (v, logit) in logits.iter().enumerate() {
-                let hot = f64::from(u8::from(v == class));
+                let hot = truth((first + v) as f64 == *class);
                 let softmax = libm::exp(logit - log_sum_exp.data[number]);
                 let flow = gradient.data[number] * (softmax - hot);
                 for d in 0..width {

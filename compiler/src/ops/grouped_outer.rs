@@ -5,8 +5,24 @@ use super::*;
 /// a^T b over each expert's rows: a[R, K], b[R, N] to [E, K, N]; operands a, b, plan.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GroupedOuter {
-    /// E.
+    /// Experts of the plan.
     pub experts: usize,
+    /// The first of the experts that it is for.
+    pub first: usize,
+    /// How many these are: E.
+    pub count: usize,
+}
+
+impl GroupedOuter {
+    /// Over all experts.
+    #[must_use]
+    pub fn of_all(experts: usize) -> Self {
+        Self {
+            experts,
+            first: 0,
+            count: experts,
+        }
+    }
 }
 
 impl Primitive for GroupedOuter {
@@ -21,7 +37,7 @@ impl Primitive for GroupedOuter {
         equal_sizes(0, &a.shape[0], &b.shape[0], [0, 1])?;
         need_plan(plan, 2)?;
         let (k, n) = (a.shape[1].clone(), b.shape[1].clone());
-        Ok(Type::f32(vec![Size::from(self.experts), k, n]))
+        Ok(Type::f32(vec![Size::from(self.count), k, n]))
     }
 
     fn evaluate(&self, context: &EvalContext, operands: &[&Tensor]) -> Result<Tensor, OpError> {
@@ -30,7 +46,9 @@ impl Primitive for GroupedOuter {
         let (depth, columns) = (a.shape[1], b.shape[1]);
         let mut result = Tensor::full(context.shape.to_vec(), 0.0);
         for row in 0..a.shape[0] {
-            let Some(expert) = plan.expert(row, self.experts) else {
+            let expert = plan.expert(row, self.experts);
+            let local = expert.and_then(|expert| expert.checked_sub(self.first));
+            let Some(expert) = local.filter(|local| *local < self.count) else {
                 continue;
             };
             for l in 0..depth {
@@ -51,8 +69,22 @@ impl Primitive for GroupedOuter {
 
     fn gradient(&self, builder: &mut Builder, operands: &[ValueId], _result: ValueId, gradient: ValueId) -> Result<Vec<Option<ValueId>>, OpError> {
         let [a, b, plan] = exactly(operands)?;
-        let d_a = builder.add(GroupedMatmul { transpose: true }, &[b, gradient, plan])?;
-        let d_b = builder.add(GroupedMatmul { transpose: false }, &[a, gradient, plan])?;
+        // Experts that it is not for have no part in it.
+        let mut weights = vec![gradient];
+        let [before, behind] = [self.first, self.experts - self.first - self.count];
+        for (count, place) in [(before, 0), (behind, 1 + usize::from(before > 0))] {
+            if count > 0 {
+                let mut ty = builder.ty(gradient).clone();
+                ty.shape[0] = Size::from(count);
+                weights.insert(place, builder.add(Constant { ty, value: 0.0 }, &[])?);
+            }
+        }
+        let mut product = |transpose, rows| {
+            let mut operands = vec![rows, weights[0], plan];
+            operands.extend(&weights[1..]);
+            builder.add(GroupedMatmul { transpose }, &operands)
+        };
+        let (d_a, d_b) = (product(true, b)?, product(false, a)?);
         Ok(vec![Some(d_a), Some(d_b), None])
     }
 }

@@ -3,7 +3,8 @@
 use super::memory::{Lifetime, lower_bound, place};
 use super::training::{Objective, Training};
 use super::{
-    Arena, Buffer, BufferId, Command, Dispatch, KernelText, Limits, Plan, Program, Role, VERSION,
+    Arena, Buffer, BufferId, Command, Dispatch, KernelText, Limits, Plan, Program, Role, Split,
+    VERSION,
 };
 use crate::fuse::{Group, bind_shape};
 use crate::graph::{DType, Graph, Origin, OutputKind, ValueId};
@@ -40,6 +41,8 @@ pub struct Request<'a> {
     pub optimizer: Option<&'a Optimizer>,
     /// Batches whose gradients are averaged for one update, at least 1.
     pub accumulate: u32,
+    /// The parameters that lie in parts.
+    pub splits: BTreeMap<String, Split>,
 }
 
 /// One graph of a plan: an entry, or one of the objectives of a stage.
@@ -274,6 +277,7 @@ impl<'a> Assembly<'a> {
             origins: Vec::new(),
             activation_bytes_at_least: 0,
             programs: Vec::new(),
+            splits: request.splits.clone(),
             training: Some(Training::of(request)),
         };
         Self {

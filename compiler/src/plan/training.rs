@@ -9,7 +9,7 @@
 //! count behind its bias correction stay as they are.
 
 use super::assemble::Request;
-use super::{BufferId, CLASS_WORDS, STEP_WORDS};
+use super::{BufferId, CLASS_WORDS, STEP_WORDS, Split};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -71,7 +71,11 @@ pub(super) fn classes_of(request: &Request) -> BTreeMap<String, Vec<u32>> {
     let trained: BTreeSet<&str> = optimizer.trained.iter().map(String::as_str).collect();
     let mut classes: BTreeMap<String, Vec<u32>> = BTreeMap::new();
     for (position, part) in (0..).zip(request.parts) {
-        for path in part.reached().intersection(&trained) {
+        let reached = part.reached();
+        for path in reached
+            .iter()
+            .filter(|it| trained.contains(Split::whole(it)))
+        {
             let class = classes.entry((*path).to_owned()).or_default();
             class.push(position);
         }

@@ -2,11 +2,11 @@
 
 use super::assemble::{Assembly, GRADIENTS, PARAMETERS, Part};
 use super::training::{ACCUMULATE, classes_of};
-use super::{Buffer, BufferId, Command, PlanError, Program, Role};
+use super::{Buffer, BufferId, Command, PlanError, Program, Role, Split};
 use crate::graph::{DType, OutputKind};
 use crate::kernel::Slot;
 use crate::kernel::optimizer::{LoweredUpdate, TensorSlot};
-use crate::kernel::optimizer::{lower_accumulate, lower_update, norm_of_partials};
+use crate::kernel::optimizer::{lower_accumulate, lower_update, norm_of_partials, summed_axes};
 use crate::optimizer::Optimizer;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,6 +50,7 @@ impl Assembly<'_> {
     /// An update program for each objective; adds state, tables, the mean gradients of several
     /// batches, and the gradient norm to the plan.
     pub(super) fn updates(&mut self, optimizer: &Optimizer) -> Result<(), PlanError> {
+        self.check_splits(optimizer)?;
         let segments = self.segments();
         let mut shared = Shared {
             segments,
@@ -67,6 +68,27 @@ impl Assembly<'_> {
             let objective = training.and_then(|it| it.objectives.get_mut(position));
             if let Some(objective) = objective {
                 objective.norm = shared.norm;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sums over a whole tensor know no parts.
+    fn check_splits(&self, optimizer: &Optimizer) -> Result<(), PlanError> {
+        for (path, split) in &self.request.splits {
+            let factored = summed_axes(&optimizer.rule, &split.shape);
+            let trained = optimizer.trained.contains(path);
+            if trained && factored.is_some_and(|axes| axes.contains(&split.axis)) {
+                let parts = split.sizes.len();
+                let message = format!(
+                    "lies in {parts} parts along axis {}, over which adafactor sums its squared gradients: \
+                     use adamw, lion or sgd, or a device with larger bindings",
+                    split.axis
+                );
+                return Err(PlanError {
+                    path: path.clone(),
+                    message,
+                });
             }
         }
         Ok(())
@@ -216,7 +238,7 @@ impl Assembly<'_> {
                     shape: buffer.shape.clone(),
                     trained: class.is_some(),
                     updated: class.is_some() && reached.contains(path.as_str()),
-                    decayed: optimizer.decayed.contains(path),
+                    decayed: optimizer.decayed.iter().any(|it| it == Split::whole(path)),
                     class: class.unwrap_or(0),
                 }
             })

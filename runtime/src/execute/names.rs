@@ -4,7 +4,7 @@ use super::{Executor, tensor_text, type_text};
 use crate::error::{Error, Result};
 use crate::tensor::{HostData, HostTensor};
 use gatewright_compiler::graph::{DType, OutputKind};
-use gatewright_compiler::plan::{BufferId, Plan, Role};
+use gatewright_compiler::plan::{BufferId, Plan, Role, Split};
 use std::collections::BTreeMap;
 
 /// Kinds of named buffers.
@@ -30,6 +30,28 @@ impl Slot {
             Self::Gradient => "gradient",
             Self::State => "optimiser state",
             Self::Output => "output",
+        }
+    }
+}
+
+/// A tensor that lies in parts.
+#[derive(Debug)]
+pub(super) struct Whole {
+    name: String,
+    split: Split,
+    pub(super) parts: Vec<BufferId>,
+}
+
+impl Whole {
+    /// The tensor of its parts.
+    pub(super) fn join(&self, parts: impl Iterator<Item = HostTensor>) -> HostTensor {
+        let elements = parts.map(|part| match part.data {
+            HostData::F32(data) => data,
+            HostData::U32(_) => Vec::new(),
+        });
+        HostTensor {
+            shape: self.split.shape.clone(),
+            data: HostData::F32(self.split.join(&elements.collect::<Vec<_>>())),
         }
     }
 }
@@ -64,8 +86,14 @@ impl Executor {
     pub fn types(&self, slot: Slot) -> BTreeMap<String, (DType, Vec<usize>)> {
         self.entries(slot)
             .filter_map(|(name, id)| {
-                let buffer = self.plan.buffer(id)?;
-                Some((name.to_owned(), (buffer.dtype, buffer.shape.clone())))
+                let ty = match self.whole(id) {
+                    Some(whole) => (DType::F32, whole.split.shape.clone()),
+                    None => {
+                        let buffer = self.plan.buffer(id)?;
+                        (buffer.dtype, buffer.shape.clone())
+                    }
+                };
+                Some((name.to_owned(), ty))
             })
             .collect()
     }
@@ -75,6 +103,9 @@ impl Executor {
     /// # Errors
     /// [`Error::TensorMismatch`] when shape or element type differ from the plan's.
     pub fn write(&self, id: BufferId, tensor: &HostTensor) -> Result<()> {
+        if let Some(whole) = self.whole(id) {
+            return self.write_parts(whole, tensor);
+        }
         let buffer = self.buffer(id)?;
         let same_type = matches!(
             (buffer.dtype, &tensor.data),
@@ -88,6 +119,26 @@ impl Executor {
             });
         }
         self.upload(buffer, tensor.bytes())
+    }
+
+    fn write_parts(&self, whole: &Whole, tensor: &HostTensor) -> Result<()> {
+        let shape = &whole.split.shape;
+        match &tensor.data {
+            HostData::F32(data) if *shape == tensor.shape && tensor.is_well_formed() => {
+                let parts = (0..).zip(whole.split.cut(data));
+                for ((number, data), id) in parts.zip(&whole.parts) {
+                    let shape = whole.split.part_shape(number);
+                    let data = HostData::F32(data);
+                    self.write(*id, &HostTensor { shape, data })?;
+                }
+                Ok(())
+            }
+            _ => Err(Error::TensorMismatch {
+                name: whole.name.clone(),
+                expected: type_text(DType::F32, shape),
+                found: tensor_text(tensor),
+            }),
+        }
     }
 
     /// Copies words into a buffer of indices or truth values from element `first` on, before the next
@@ -207,8 +258,34 @@ impl Executor {
     }
 }
 
-/// All named buffers of a plan.
-pub(super) fn index(plan: &Plan) -> BTreeMap<Slot, BTreeMap<String, BufferId>> {
+/// All named buffers of a plan, and the tensors that lie in several of them.
+pub(super) fn index(plan: &Plan) -> (BTreeMap<Slot, BTreeMap<String, BufferId>>, Vec<Whole>) {
+    let mut names = buffers(plan);
+    let mut wholes = Vec::new();
+    for slot in [Slot::Parameter, Slot::Gradient] {
+        let Some(names) = names.get_mut(&slot) else {
+            continue;
+        };
+        for (path, split) in &plan.splits {
+            let parts = 0..split.sizes.len();
+            let parts = parts.map_while(|number| names.remove(&Split::part(path, number)));
+            let parts: Vec<BufferId> = parts.collect();
+            if parts.len() < split.sizes.len() {
+                continue;
+            }
+            let behind = u32::try_from(plan.buffers.len() + wholes.len()).unwrap_or(u32::MAX);
+            names.insert(path.clone(), BufferId(behind));
+            wholes.push(Whole {
+                name: path.clone(),
+                split: split.clone(),
+                parts,
+            });
+        }
+    }
+    (names, wholes)
+}
+
+fn buffers(plan: &Plan) -> BTreeMap<Slot, BTreeMap<String, BufferId>> {
     let mut names: BTreeMap<Slot, BTreeMap<String, BufferId>> = BTreeMap::new();
     for (id, buffer) in (0u32..).map(BufferId).zip(&plan.buffers) {
         let mut put = |slot, name: &str| {

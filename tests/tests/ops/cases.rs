@@ -501,7 +501,12 @@ fn cross_entropies() -> Vec<Case> {
             .chain([per_row.clone(), per_row])
             .collect();
         for wrt in [CrossEntropyOperand::Rows, CrossEntropyOperand::Classes] {
-            let op = CrossEntropyGradient { transpose, wrt };
+            let first = 0.into();
+            let op = CrossEntropyGradient {
+                transpose,
+                wrt,
+                first,
+            };
             all.push(Case::new(op, operands.clone()));
         }
     }
@@ -628,7 +633,7 @@ fn routed(scenario: &Routed) -> Vec<Case> {
         Case::new(undispatch_assignments, [Row, Plan]),
         Case::new(multiply(false), [Rows(3), straight, Plan]),
         Case::new(multiply(true), [Rows(3), transposed, Plan]),
-        Case::new(GroupedOuter { experts }, [Rows(3), Rows(2), Plan]),
+        Case::new(GroupedOuter::of_all(experts), [Rows(3), Rows(2), Plan]),
         Case::new(ExpertRows { rows: R }, [entries, Plan]),
         Case::new(ExpertSum { experts }, [Rows(3), Plan]),
     ];

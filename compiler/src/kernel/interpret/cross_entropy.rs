@@ -16,6 +16,8 @@ pub(super) fn run(
         w,
         outputs: results,
         transpose,
+        further,
+        first,
     } = spec
     else {
         return Err("no cross-entropy".to_owned());
@@ -23,6 +25,19 @@ pub(super) fn run(
     let element = |input: usize, matrix: &Matrix, row: usize, column: usize| {
         let place = matrix.offset + row * matrix.row_stride + column * matrix.column_stride;
         at(inputs[input], place)
+    };
+    let own = classes - further.iter().map(|(_, classes)| classes).sum::<usize>();
+    let picks = usize::from(results.contains(&CrossEntropyResult::Loss));
+    // Element (d, v) of w, whose classes may lie in several matrices.
+    let weight = |d: usize, v: usize| {
+        let (mut start, mut found) = (own, (1, w, v));
+        for (number, (matrix, classes)) in further.iter().enumerate() {
+            if v >= start {
+                found = (2 + picks + number, matrix, v - start);
+            }
+            start += classes;
+        }
+        element(found.0, found.1, d, found.2)
     };
     for (output, result) in results.iter().enumerate() {
         if result.is_gradient() {
@@ -33,7 +48,7 @@ pub(super) fn run(
         let logit = |v: usize| -> Result<f64, String> {
             let mut sum = 0.0;
             for d in 0..*width {
-                sum += element(0, x, row, d)? * element(1, w, d, v)?;
+                sum += element(0, x, row, d)? * weight(d, v)?;
             }
             Ok(sum)
         };
@@ -50,12 +65,12 @@ pub(super) fn run(
                 CrossEntropyResult::Rows | CrossEntropyResult::Classes => {
                     let (target, total) = (at(inputs[2], row)? as usize, at(inputs[3], row)?);
                     for (v, z) in logits.iter().enumerate() {
-                        let hot = f64::from(u8::from(v == target));
+                        let hot = f64::from(u8::from(first + v == target));
                         let flow = at(inputs[4], row)? * ((z - total).exp() - hot);
                         for d in 0..*width {
                             let (place, term) = match (result, transpose) {
                                 (CrossEntropyResult::Rows, _) => {
-                                    (row * width + d, flow * element(1, w, d, v)?)
+                                    (row * width + d, flow * weight(d, v)?)
                                 }
                                 (_, false) => (d * classes + v, flow * element(0, x, row, d)?),
                                 (_, true) => (v * width + d, flow * element(0, x, row, d)?),

@@ -70,8 +70,15 @@ pub(super) fn run(
             inputs: extra,
             program,
             outputs: stores,
+            experts,
         } => {
             let sizes = [*n, *k];
+            let further = experts.len().saturating_sub(1);
+            let parts = [1].into_iter().chain(3..3 + further);
+            let weight: Vec<f64> = parts.flat_map(|it| inputs[it].iter().copied()).collect();
+            let mut all = vec![inputs[0], &weight[..], inputs[2]];
+            all.extend(&inputs[3 + further..]);
+            let inputs = &all[..];
             grouped(
                 layout,
                 sizes,
@@ -89,12 +96,19 @@ pub(super) fn run(
             n,
             gather_a,
             sums,
+            part,
         } => {
-            outputs[0] = vec![0.0; layout.experts * m * n];
+            let [first, count] = part.unwrap_or([0, layout.experts]);
+            outputs[0] = vec![0.0; count * m * n];
             if *sums {
                 outputs[1] = expert_sums(layout, *n, inputs[1], inputs[2])?;
             }
+            let here = first..first + count;
             for (expert, row) in used_rows(layout, inputs[2]) {
+                if !here.contains(&expert) {
+                    continue;
+                }
+                let expert = expert - first;
                 let left = row_start(layout, inputs[2], row, *gather_a) * m;
                 for (i, j) in (0..*m).flat_map(|i| (0..*n).map(move |j| (i, j))) {
                     outputs[0][(expert * m + i) * n + j] +=

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The product has one row tile per block of the plan's worst case; a block without an expert
-//! leaves at once, so cost follows the rows in use. With `gather` the left panel reads token rows
+//! leaves at once, so cost follows the rows in use. A weight in several parts has a launch for each, which
+//! writes the row tiles of its experts. With `gather` the left panel reads token rows
 //! through the plan and an unused row's sum counts as zero. The outer product has one batch per
 //! expert and sums over the expert's used rows only: an expert without rows gets zeros.
 
@@ -32,12 +33,27 @@ pub(crate) struct Grouped<'a> {
     pub(crate) inputs: &'a [(RowAddress, Operand)],
     pub(crate) program: &'a Program,
     pub(crate) outputs: &'a [Store],
+    /// Experts of each weight, where there are several.
+    pub(crate) experts: &'a [usize],
+}
+
+/// One weight of a grouped matmul.
+#[derive(Clone, Copy)]
+struct Weight {
+    slot: usize,
+    /// Its first expert and how many it has.
+    first: usize,
+    experts: usize,
+    /// Whether there are others.
+    several: bool,
 }
 
 /// What the epilogue knows of dispatched rows.
 pub(super) struct Dispatched<'a> {
     plan: Array,
     expert: Expr,
+    /// Whether the weight has this workgroup's expert.
+    here: Expr,
     /// Row of this workgroup's tile in its expert's segment, and how many of the segment are in use;
     /// for software drivers only.
     segment: Option<[Expr; 2]>,
@@ -122,35 +138,70 @@ impl Row<'_> {
 }
 
 impl Grouped<'_> {
-    /// One launch.
+    /// One launch per weight.
     pub(crate) fn lower(&self, limits: &Limits) -> Result<Lowered, String> {
+        let mut lowered = Lowered::default();
         if self.layout.rows * self.n == 0 {
-            return Ok(Lowered::default());
+            return Ok(lowered);
         }
+        for weight in self.weights() {
+            lowered
+                .launches
+                .extend(self.launch(weight, limits)?.launches);
+        }
+        Ok(lowered)
+    }
+
+    fn weights(&self) -> Vec<Weight> {
+        let all = [self.layout.experts];
+        let counts = if self.experts.is_empty() {
+            &all[..]
+        } else {
+            self.experts
+        };
+        let mut first = 0;
+        let weight = |(number, experts): (usize, &usize)| {
+            let weight = Weight {
+                slot: if number == 0 { 1 } else { 2 + number },
+                first,
+                experts: *experts,
+                several: counts.len() > 1,
+            };
+            first += experts;
+            weight
+        };
+        counts.iter().enumerate().map(weight).collect()
+    }
+
+    fn launch(&self, weight: Weight, limits: &Limits) -> Result<Lowered, String> {
         let tiling = tiling(self.layout.tile, self.n, limits)?;
         let mut b = Builder::new("grouped_matmul", invocations(tiling, limits));
         b.doc("A row tile belongs to one expert; tiles past the last expert leave.");
-        let (frame, slots) = self.frame(&mut b, tiling, limits);
-        let expert = frame
-            .dispatched
-            .as_ref()
-            .map_or_else(|| 0u32.into(), |it| it.expert.clone());
-        b.when(expert.differs(NONE), |b| body(b, &frame, tiling, limits))?;
+        let (frame, slots) = self.frame(&mut b, weight, tiling, limits);
+        let here = frame.dispatched.as_ref().map(|it| it.here.clone());
+        let here = here.ok_or("a grouped matmul reads no plan")?;
+        b.when(here, |b| body(b, &frame, tiling, limits))?;
         let blocks = self.layout.rows / tiling.rows;
         let grid = [self.n.div_ceil(tiling.columns), blocks, 1];
-        let assignments = self.layout.assignments;
+        let assignments = self.layout.assignments * weight.experts / self.layout.experts.max(1);
         let flops = assignments * self.n * (2 * self.k + arithmetic(self.program));
-        let words = assignments * (self.k + self.n) + self.layout.experts * self.k * self.n;
+        let words = assignments * (self.k + self.n) + weight.experts * self.k * self.n;
         launch(b, slots, grid, [flops, 4 * words])
     }
 
-    fn frame(&self, b: &mut Builder, tiling: Tiling, limits: &Limits) -> (Frame<'_>, Vec<Slot>) {
+    fn frame(
+        &self,
+        b: &mut Builder,
+        part: Weight,
+        tiling: Tiling,
+        limits: &Limits,
+    ) -> (Frame<'_>, Vec<Slot>) {
         let Self { layout, n, k, .. } = *self;
         let tokens = layout.assignments / layout.choices;
         let rows = if self.gather { tokens } else { layout.rows };
         let left = contiguous(rows, k, Vec::new());
         let a = outline("a", &left, [rows, k], [k, 1]);
-        let right = contiguous(layout.experts * k, n, vec![k * n]);
+        let right = contiguous(part.experts * k, n, vec![k * n]);
         let strides = if self.transpose { [k, 1] } else { [1, n] };
         let right = outline("b", &right, [n, k], strides);
         let mut a = a.panel(b, &[]);
@@ -159,7 +210,16 @@ impl Grouped<'_> {
         let plan = b.binding("plan", Scalar::U32, false);
         let block = expert_of_block + Expr::builtin(Builtin::GroupY);
         let expert = b.copy("expert", plan.at(block));
-        let right = right.panel_of(b, weight, std::slice::from_ref(&expert));
+        // Experts before the first, and no expert, lie behind the last.
+        let (here, local) = match part.several {
+            false => (expert.differs(NONE), expert.clone()),
+            true => {
+                let first = b.size("first_expert", part.first);
+                let local = b.bind("expert_of_part", &expert - first);
+                (local.less(b.size("experts_of_part", part.experts)), local)
+            }
+        };
+        let right = right.panel_of(b, weight, std::slice::from_ref(&local));
         if self.gather {
             a.gather = Some(Gather {
                 plan,
@@ -172,15 +232,25 @@ impl Grouped<'_> {
         let dispatched = Dispatched {
             plan,
             expert,
+            here,
             segment,
             inputs: self.inputs,
             gathered: self.gather,
         };
         let operands: Vec<Operand> = self.inputs.iter().map(|(_, it)| it.clone()).collect();
-        let mut epilogue = epilogue(b, self.program, &operands, self.outputs, n, tiling);
+        let further = self.experts.len().saturating_sub(1);
+        let mut epilogue = epilogue(
+            b,
+            self.program,
+            &operands,
+            self.outputs,
+            n,
+            tiling,
+            3 + further,
+        );
         let by_expert = |(address, _): &(RowAddress, Operand)| *address == RowAddress::Expert;
         epilogue.still = self.inputs.iter().map(by_expert).collect();
-        let mut slots = vec![Slot::Input(0), Slot::Input(1), Slot::Input(2)];
+        let mut slots = vec![Slot::Input(0), Slot::Input(part.slot), Slot::Input(2)];
         slots.extend(&epilogue.operands.slots);
         let frame = Frame {
             k_range: [0u32.into(), b.size("k", k)],
@@ -214,14 +284,33 @@ impl Grouped<'_> {
 
 /// `[experts, m, n]`: per expert the product of its columns of a with its columns of b; with `sums`
 /// also `[experts, n]`, its columns of b summed.
-pub(crate) fn lower_outer(
-    layout: &DispatchLayout,
-    [m, n]: [usize; 2],
-    gather: bool,
-    sums: bool,
-    limits: &Limits,
-) -> Result<Lowered, String> {
-    if layout.experts * m * n == 0 {
+pub(crate) struct Outer<'a> {
+    pub(crate) layout: &'a DispatchLayout,
+    pub(crate) m: usize,
+    pub(crate) n: usize,
+    pub(crate) gather: bool,
+    pub(crate) sums: bool,
+    /// The first expert and how many.
+    pub(crate) part: [usize; 2],
+}
+
+impl Outer<'_> {
+    /// One launch, or two.
+    pub(crate) fn lower(&self, limits: &Limits) -> Result<Lowered, String> {
+        lower_outer(self, limits)
+    }
+}
+
+fn lower_outer(outer: &Outer, limits: &Limits) -> Result<Lowered, String> {
+    let Outer {
+        layout,
+        m,
+        n,
+        gather,
+        sums,
+        part: [first, experts],
+    } = *outer;
+    if experts * m * n == 0 {
         return Ok(Lowered::default());
     }
     let side = match limits.profile {
@@ -240,7 +329,7 @@ pub(crate) fn lower_outer(
     };
     let operand = Operand {
         dtype: DType::F32,
-        elements: layout.experts * m * n,
+        elements: experts * m * n,
         view,
     };
     let outputs = [Store { value, operand }];
@@ -261,14 +350,18 @@ pub(crate) fn lower_outer(
             along_k: true,
         });
     }
-    let epilogue = epilogue(&mut b, &program, &[], &outputs, n, tiling);
+    let epilogue = epilogue(&mut b, &program, &[], &outputs, n, tiling, 3);
     let mut slots = vec![Slot::Input(0), Slot::Input(1), Slot::Input(2)];
     slots.extend(&epilogue.operands.slots);
     let expert = Expr::builtin(Builtin::GroupZ);
     let segment = b.size("segment", layout.segment());
     let used = b.size("used", layout.used());
-    let begin = b.copy("k_begin", plan.at(segment + &expert));
-    let end = b.copy("k_end", &begin + plan.at(used + &expert));
+    let planned = match first {
+        0 => expert.clone(),
+        _ => &expert + b.size("first_expert", first),
+    };
+    let begin = b.copy("k_begin", plan.at(segment + &planned));
+    let end = b.copy("k_end", &begin + plan.at(used + &planned));
     let beside = sums && epilogue.vec4 && limits.profile == Profile::CpuVulkan;
     let width = b.size("n", if epilogue.vec4 { n / 4 } else { n });
     let sums_beside = beside.then(|| {
@@ -289,9 +382,9 @@ pub(crate) fn lower_outer(
         dispatched: None,
     };
     body(&mut b, &frame, tiling, limits)?;
-    let grid = tiling.grid(m, n, layout.experts);
-    let assignments = layout.assignments;
-    let words = assignments * (m + n) + layout.experts * m * n;
+    let grid = tiling.grid(m, n, experts);
+    let assignments = layout.assignments * experts / layout.experts.max(1);
+    let words = assignments * (m + n) + experts * m * n;
     let mut lowered = launch(b, slots, grid, [2 * assignments * m * n, 4 * words])?;
     if sums && !beside {
         lowered.follow(expert_sum::lower(layout, n, limits)?, &[1, 2], 1);
@@ -381,6 +474,7 @@ fn epilogue<'a>(
     outputs: &'a [Store],
     n: usize,
     tiling: Tiling,
+    first_input: usize,
 ) -> Epilogue<'a> {
     let store = |it: &Store| it.operand.view.strides.last() == Some(&1) && fits_vec4(&it.operand);
     let vec4 = n.is_multiple_of(4)
@@ -390,7 +484,7 @@ fn epilogue<'a>(
     let stores: Vec<&Store> = outputs.iter().collect();
     let operands = {
         let wide: Vec<(&Store, bool)> = stores.iter().map(|it| (*it, vec4)).collect();
-        Operands::bind(b, program, inputs, &wide, 3, n, vec4)
+        Operands::bind(b, program, inputs, &wide, first_input, n, vec4)
     };
     Epilogue {
         program,

@@ -101,6 +101,14 @@ pub(super) fn lower(
     Ok(())
 }
 
+/// The axes over which the rule sums the squared gradients of a tensor of this shape.
+pub(crate) fn summed_axes(rule: &Rule, shape: &[usize]) -> Option<[usize; 2]> {
+    match rule {
+        Rule::Adafactor { min_factored, .. } => factored_axes(shape, *min_factored),
+        _ => None,
+    }
+}
+
 fn word(value: usize) -> Result<u32, String> {
     u32::try_from(value).map_err(|_| "a tensor lies beyond 2^32 words".to_owned())
 }

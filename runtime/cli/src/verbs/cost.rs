@@ -154,6 +154,13 @@ fn text(cost: &Cost) -> String {
             };
             row(&format!("  {name}"), bytes(size) + &pieces);
         }
+        for (path, split) in &device.splits {
+            let (parts, axis, shape) = (split.sizes.len(), split.axis, &split.shape);
+            row(
+                "in parts",
+                format!("{path} {shape:?}: {parts} along axis {axis}"),
+            );
+        }
         row("largest binding", fit(&device.binding));
         row("largest buffer", fit(&device.buffer));
     }
