@@ -20,10 +20,10 @@ mod weights;
 
 pub use alarm::{Alarm, Trouble};
 pub use data::{
-    BlockMask, DataSpec, Filter, Fit, Given, ImageSpec, MaskUnit, Product, Rendition, Source,
-    TextSpec, TokenMask,
+    BlockMask, ConversationSpec, DataSpec, Filter, Fit, Given, ImageSpec, MaskUnit, Product,
+    Rendition, Source, TextSpec, TokenMask,
 };
-pub use evaluation::{Classes, EvalSpec, Measure, MetricSpec};
+pub use evaluation::{Classes, EvalSpec, FindingsUse, Measure, MetricSpec};
 pub use findings::{FindingKind, FindingsSpec, Sentence};
 pub use generate::{GenerateSpec, Part as PromptPart, Prompted};
 pub use optimizer::{DecayOn, OptimizerSpec};
@@ -143,11 +143,13 @@ impl Experiment {
 #[must_use]
 pub fn experiment(model: &Model) -> (Option<Experiment>, Vec<Diagnostic>) {
     let mut reader = Reader::new(model);
-    let data = collect(&mut reader, SectionKind::Data, data::read);
+    let generations = collect(&mut reader, SectionKind::Generate, generate::read);
+    let data = collect(&mut reader, SectionKind::Data, |reader, view| {
+        data::read(reader, view, &generations)
+    });
     let weights = collect(&mut reader, SectionKind::Weights, weights::read);
     let metrics = evaluation::metrics(&mut reader);
     let evals = collect(&mut reader, SectionKind::Eval, evaluation::read);
-    let generations = collect(&mut reader, SectionKind::Generate, generate::read);
     let stages = collect(&mut reader, SectionKind::Stage, |reader, view| {
         training::read(reader, view, &data)
     });

@@ -14,6 +14,7 @@
 
 mod batch;
 mod caption;
+mod conversation;
 mod error;
 mod findings;
 mod image;
@@ -28,6 +29,7 @@ mod tokenize;
 
 pub use batch::{Batch, BatchOptions, Batches, Column, Hidden, TextColumn};
 pub use caption::{Caption, canonical, prompt};
+pub use conversation::{Conversation, Places};
 pub use error::{BadRecords, DataError, RecordFault};
 pub use findings::{Boxed, Category, Findings, Relation, SegmentMap, TextLine, Verbalised};
 pub use image::{ImageTransform, Picture};

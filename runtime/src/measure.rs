@@ -7,6 +7,7 @@
 //! - Parameters come from outside; nothing here trains.
 //! - Rows that only fill the last batch are never counted.
 
+mod answers;
 mod embed;
 mod evaluator;
 mod export;
@@ -51,6 +52,9 @@ pub struct Score {
     pub value: f64,
     /// What guessing gives.
     pub chance: f64,
+    /// What the most frequent answer gives, where that is asked beside chance.
+    #[serde(default)]
+    pub majority: Option<f64>,
 }
 
 /// A record with its best captions.

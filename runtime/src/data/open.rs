@@ -2,12 +2,13 @@
 
 use super::batch::{BatchOptions, Batches, Column, Hidden, TextColumn};
 use super::caption::Caption;
+use super::conversation::Conversation;
 use super::error::{BadRecords, DataError};
 use super::image::ImageTransform;
 use super::mask::{BlockMask, TokenMask};
 use super::source::{Records, Source};
 use super::tokenize::Tokenize;
-use gatewright_compiler::stage::{self, DataSpec, Product, TextSpec};
+use gatewright_compiler::stage::{self, DataSpec, FindingsUse, Product, TextSpec};
 use gatewright_grammar::source::Spanned;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,8 @@ pub struct Loading<'a> {
     pub bad: BadRecords,
     /// Read from here instead of what the spec states.
     pub instead: Option<&'a Path>,
+    /// What of the findings in pictures is told; all of them without it.
+    pub findings: Option<&'a FindingsUse>,
 }
 
 /// Reads a part of a data set. `locate` tells where a path of the spec lies.
@@ -52,7 +55,8 @@ pub fn open(
         None => sources(stated(spec, split)?, locate)?,
     };
     let records = Records::read(&sources, loading.bad)?;
-    let columns = columns(spec, locate)?;
+    let told = loading.findings.cloned().unwrap_or_default();
+    let columns = columns(spec, told, locate)?;
     let training = split == Split::Training;
     let options = BatchOptions {
         batch: loading.batch,
@@ -68,6 +72,7 @@ pub fn open(
 /// The columns of what a data set gives; what entries compute of them is not its business.
 fn columns(
     spec: &DataSpec,
+    told: FindingsUse,
     locate: &dyn Fn(&Spanned<String>) -> PathBuf,
 ) -> Result<BTreeMap<String, Column>, DataError> {
     let mut columns = BTreeMap::new();
@@ -85,6 +90,11 @@ fn columns(
         && let Some((name, column)) = text_column(spec, text, locate)?
     {
         columns.insert(name, Column::Text(column));
+    }
+    if let Some(conversation) = &spec.conversation {
+        let column = Conversation::open(spec, conversation, told, locate)?;
+        // Its tensors bear their own names.
+        columns.insert(String::new(), Column::Conversation(Box::new(column)));
     }
     Ok(columns)
 }

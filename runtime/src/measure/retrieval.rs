@@ -34,10 +34,11 @@ pub fn measure(measure: &Measure, data: &Captioned) -> Vec<Score> {
         direction: direction.clone(),
         value,
         chance,
+        majority: None,
     };
     match measure {
         // These compare nothing.
-        Measure::Guess { .. } | Measure::Probe { .. } => Vec::new(),
+        Measure::Guess { .. } | Measure::Probe { .. } | Measure::Answers { .. } => Vec::new(),
         Measure::Recall { at } => {
             let backward = backward_ranks(data);
             let bearers = bearers(data);
