@@ -109,14 +109,8 @@ impl Follow<'_> {
             return state;
         };
         let (part, whole) = (self.part.ty(id), self.whole.ty(id));
-        let rows = part
-            .shape
-            .get(layout.axis)
-            .and_then(crate::size::Size::as_const);
-        let all = whole
-            .shape
-            .get(layout.axis)
-            .and_then(crate::size::Size::as_const);
+        let rows = part.shape.get(layout.axis).and_then(Size::as_const);
+        let all = whole.shape.get(layout.axis).and_then(Size::as_const);
         let leads = part.shape[..layout.axis].iter().all(Size::is_one);
         let sum: usize = layout.segments.iter().sum();
         let fits = rows == Some(sum) && all == Some(sum * self.parts);
@@ -191,7 +185,7 @@ impl Follow<'_> {
     }
 
     fn elementwise(&self) -> bool {
-        self.op.primitive().class() == Class::Elementwise
+        self.op.primitive().class() == Class::Elementwise || matches!(self.op, Op::Gelu(_))
     }
 
     /// Works on each row of the last axis by itself.
@@ -211,8 +205,7 @@ impl Follow<'_> {
     fn keeps_apart(&self, own: &Layout, layouts: &[Option<&Layout>]) -> bool {
         let rank = self.part.ty(self.operands[0]).rank();
         match self.op {
-            Op::Reshape(_) => true,
-            Op::Transpose(_) | Op::Broadcast(_) => true,
+            Op::Reshape(_) | Op::Transpose(_) | Op::Broadcast(_) => true,
             Op::Slice(slice) => slice.axis != own.axis,
             Op::Pad(pad) => pad.axis != own.axis,
             Op::Concat(concat) => concat.axis != own.axis,

@@ -113,7 +113,7 @@ pub fn plan(
 ///
 /// # Errors
 /// Mistakes that only the whole batch has, and parts that are no parts of it.
-pub(super) fn whole(
+pub fn whole(
     project: &mut Project,
     stage: &StageSpec,
     request: &Request,
