@@ -344,8 +344,8 @@ impl<'a> Coupling<'a> {
                 graph.add_output(output.name.clone(), OutputKind::Metric, output.value);
             }
         }
-        let outputs = self.part.outputs().iter();
-        let objective = outputs.filter(|it| it.kind == OutputKind::Objective).next();
+        let mut outputs = self.part.outputs().iter();
+        let objective = outputs.find(|it| it.kind == OutputKind::Objective);
         let origin = objective.map_or_else(Origin::default, |it| {
             self.part.node(it.value).origin.clone()
         });
@@ -406,8 +406,8 @@ fn differentiate_whole(
     pieces: &[Piece],
     trained: &[String],
 ) -> Result<(Graph, Seeds), CoupleError> {
-    let outputs = graph.outputs().iter();
-    let objective = outputs.filter(|it| it.kind == OutputKind::Objective).next();
+    let mut outputs = graph.outputs().iter();
+    let objective = outputs.find(|it| it.kind == OutputKind::Objective);
     let Some(objective) = objective else {
         return Err(OpError::new("there is no objective to differentiate", []).into());
     };

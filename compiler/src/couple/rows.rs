@@ -32,7 +32,9 @@ impl Layout {
         let all: usize = self.segments.iter().sum();
         let scaled = self.segments.iter().map(|segment| {
             let wanted = segment * elements;
-            (wanted % all.max(1) == 0).then(|| wanted / all.max(1))
+            wanted
+                .is_multiple_of(all.max(1))
+                .then(|| wanted / all.max(1))
         });
         let segments = scaled.collect::<Option<_>>()?;
         Some(Self { axis, segments })
