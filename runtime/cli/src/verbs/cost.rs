@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     for wanted in target::wanted(&project, &args.target)? {
         let lowered = project::lower(&mut project, &wanted.request, out)?;
         let optimizer = match &wanted.stage {
-            Some(stage) => Some(target::optimizer(&project, stage, &lowered)?),
+            Some(stage) => Some(target::optimizer(&mut project, stage, &lowered)?),
             None => None,
         };
         let request = cost::Request {
