@@ -12,7 +12,7 @@ mod draws;
 mod plan;
 mod start;
 
-pub use plan::{StagePlan, UNSUPPORTED, bindings, plan};
+pub use plan::{StagePlan, UNSUPPORTED, bindings, plan, whole};
 
 use crate::checkpoint::Checkpoint;
 use crate::data::BadRecords;
@@ -455,6 +455,7 @@ fn cost(
         sources: &project.sources,
         lowered,
         optimizer: None,
+        parts: cost::Parts::default(),
         limits: None,
     })?;
     let total = measured.total;
