@@ -87,7 +87,7 @@ fn evaluations(findings: &Findings, last: &EvaluationRecord) -> Markup {
         h2 { "What it can do" }
         @for evaluation in &last.evaluations {
             h3 { (evaluation.name) ": " (evaluation.records) " records of " (evaluation.data) ", "
-                (evaluation.choices) " names to choose from" }
+                (evaluation.choices) " to choose from" }
             (scores(evaluation, first, last.step))
             @if !evaluation.examples.is_empty() {
                 div.cards { @for example in &evaluation.examples { (card(example)) } }

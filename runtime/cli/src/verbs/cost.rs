@@ -65,7 +65,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
             None => None,
         };
         let optimizer = match &wanted.stage {
-            Some(stage) => Some(target::optimizer(&project, stage, &lowered)?),
+            Some(stage) => Some(target::optimizer(&mut project, stage, &lowered)?),
             None => None,
         };
         let count = parts.map_or(1, |stage| stage.accumulate);
