@@ -52,8 +52,8 @@ pub struct Score {
     pub value: f64,
     /// What guessing gives.
     pub chance: f64,
-    /// What the most frequent answer gives, where that is asked beside chance.
-    #[serde(default)]
+    /// Of a choice among classes: what always naming the most frequent ones gives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub majority: Option<f64>,
 }
 

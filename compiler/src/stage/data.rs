@@ -9,7 +9,7 @@ pub use conversation::ConversationSpec;
 pub use given::{Given, Product};
 pub(super) use given::{input, leading};
 pub use image::{BlockMask, Filter, Fit, ImageSpec, Rendition};
-pub use text::{MaskUnit, TextSpec, TokenMask};
+pub use text::{MaskUnit, TextSpec, TokenMask, TokenizerSpec, VocabularyKind};
 
 use super::generate::GenerateSpec;
 use super::read::{At, Keys, Reader};

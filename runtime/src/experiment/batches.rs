@@ -179,6 +179,7 @@ impl Source {
             bad: options.bad,
             instead: options.data.get(&data.name).map(PathBuf::as_path),
             findings: None,
+            run: Some(&options.folder),
         };
         let locate = |path: &_| project.locate(path);
         let batches = data::open(data, Split::Training, &loading, &locate);
