@@ -177,6 +177,7 @@ pub fn train(
     let begun = Instant::now();
     observer.phase("reading data");
     let mut loader = Loader::open(project, experiment, stage, options)?;
+    loader.cut().iter().for_each(|note| observer.note(note));
     observer.phase("compiling");
     let compiled = plan(project, stage, device.limits())?;
     let routes = compiled.lowered.iter();

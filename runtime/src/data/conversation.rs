@@ -520,3 +520,153 @@ fn written(template: &Template, fields: &Map<String, Value>) -> Result<String, R
     }
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gatewright_compiler::stage::{FindingsSpec, GenerateSpec, Sentence};
+    use gatewright_grammar::source::{FileId, Span};
+    use serde_json::json;
+
+    const TEMPLATE: &str = "{% for m in messages %}{% if m.role == 'user' %}{% if loop.first %}<image>\
+        {% endif %} u {{ m.content }}{% else %} {{ m.content }}{% endif %}{% endfor %}\
+        {% if add_generation_prompt %} a{% endif %}";
+
+    fn conversation(told: FindingsUse) -> Conversation {
+        let words = [
+            "[PAD]", "[UNK]", "[END]", "u", "a", "what", "cat", "dog", "seen",
+        ];
+        let vocabulary: Map<String, Value> = words
+            .iter()
+            .zip(0..)
+            .map(|(word, id)| ((*word).to_owned(), json!(id)))
+            .collect();
+        let tokenizer = json!({
+            "added_tokens": [{ "id": 2, "content": "[END]", "single_word": false, "lstrip": false,
+                               "rstrip": false, "normalized": false, "special": true }],
+            "pre_tokenizer": { "type": "Whitespace" },
+            "model": { "type": "WordLevel", "unk_token": "[UNK]", "vocab": vocabulary },
+        });
+        let tokenizer = Tokenizer::from_bytes(tokenizer.to_string()).unwrap();
+        let sentence = Sentence {
+            kind: FindingKind::Detections,
+            head: "seen ".to_owned(),
+            item: "{name}".to_owned(),
+            between: " ".to_owned(),
+            end: String::new(),
+            least: 0.0,
+            most: None,
+        };
+        let chat = GenerateSpec {
+            name: "chat".to_owned(),
+            span: Span::new(FileId(0), 0, 0),
+            entry: "respond".to_owned(),
+            gives: Vec::new(),
+            image: None,
+            findings: Some(FindingsSpec {
+                sentences: vec![sentence],
+                pad: 0,
+                map_scale: 1.0,
+            }),
+            marker: None,
+            tokenizer: None,
+            template: Some(TEMPLATE.to_owned()),
+            stop: vec!["[END]".to_owned()],
+        };
+        let template = |text: &str| Template::parse(text, 1.0).unwrap();
+        let named = [
+            (Product::Tokens, "text"),
+            (Product::Places, "place"),
+            (Product::Labels, "label"),
+            (Product::Answers, "answer"),
+            (Product::Findings, "found"),
+        ];
+        Conversation {
+            text: Text::new(tokenizer, &chat),
+            end: "[END]".to_owned(),
+            spec: ConversationSpec {
+                chat: Box::new(chat),
+                turns: Some("turns".to_owned()),
+                user: template("{q}"),
+                assistant: template("{a}"),
+                most: 2,
+                length: 8,
+                rows: 2,
+                findings: 3,
+            },
+            image: None,
+            told,
+            given: named
+                .map(|(product, name)| (product, name.to_owned()))
+                .into(),
+        }
+    }
+
+    fn record(name: &str) -> Record {
+        let fields = json!({
+            "turns": [{ "q": "what", "a": name }, { "q": "what what", "a": "dog" }],
+            "findings": { "width": 1, "height": 1, "annotations": [{ "name": name, "bbox": [0, 0, 1, 1] }] },
+        });
+        Record {
+            key: "k".to_owned(),
+            file: PathBuf::new(),
+            image: None,
+            beside: BTreeMap::new(),
+            fields: fields.as_object().cloned().unwrap_or_default(),
+        }
+    }
+
+    fn tensors(told: FindingsUse, random: Option<Random>) -> BTreeMap<String, HostTensor> {
+        let talk = conversation(told);
+        let line = talk.line(&record("cat"), &record("dog"), random).unwrap();
+        let mut tensors = BTreeMap::new();
+        talk.tensors(&[line], &mut tensors);
+        tensors
+    }
+
+    #[test]
+    fn the_picture_stands_for_its_marker_and_answers_count() {
+        let found = tensors(FindingsUse::All, None);
+        let words = |name: &str| found[name].as_u32().unwrap().to_vec();
+        assert_eq!(words("text"), [0, 3, 5, 4, 6, 2, 0, 0]);
+        assert_eq!(words("place"), [8, 9, 1, 2, 3, 4, 5, 7, 7]);
+        assert_eq!(words("label"), [0, 0, 3, 5, 4, 6, 2, 0, 0]);
+        assert_eq!(words("answer"), [0, 0, 0, 0, 0, 1, 1, 0, 0]);
+        assert_eq!(words("found"), [0, 8, 6]);
+    }
+
+    #[test]
+    fn findings_are_told_as_asked() {
+        let found = |told| tensors(told, None)["found"].as_u32().unwrap().to_vec();
+        assert_eq!(found(FindingsUse::None), [0, 0, 0]);
+        assert_eq!(found(FindingsUse::Other), [0, 8, 7]);
+        assert_eq!(
+            found(FindingsUse::Only(vec![FindingKind::Lines])),
+            [0, 0, 0]
+        );
+    }
+
+    #[test]
+    fn turns_that_find_no_room_are_left_and_told() {
+        // Both turns together have 11 tokens.
+        let found = tensors(FindingsUse::All, Some(Random::at(0, &[1])));
+        let ends = found["answer"].as_u32().unwrap().iter().sum::<u32>();
+        assert_eq!(ends, 2);
+        let talk = conversation(FindingsUse::All);
+        let cut = talk.cut(&[record("cat")], true);
+        assert_eq!(cut, ["1 turns left for another epoch, for want of room"]);
+        let apart = talk.each_turn(vec![record("cat")]);
+        let keys: Vec<&str> = apart.iter().map(|it| it.key.as_str()).collect();
+        assert_eq!(keys, ["k 1", "k 2"]);
+        assert_eq!(apart[1].fields["a"], "dog");
+    }
+
+    #[test]
+    fn a_turn_that_never_fits_is_a_fault() {
+        let mut talk = conversation(FindingsUse::All);
+        talk.spec.length = 5;
+        let fault = talk.fault(&record("cat"));
+        let expected = "it has 6 tokens, and there is room for 5";
+        assert_eq!(fault, Some(RecordFault::Conversation(expected.to_owned())));
+    }
+}

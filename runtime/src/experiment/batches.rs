@@ -118,6 +118,15 @@ impl Loader {
         })
     }
 
+    /// What of the records does not fit into what a model reads.
+    pub(super) fn cut(&self) -> Vec<String> {
+        let notes = self.sources.iter().flat_map(|source| {
+            let notes = source.batches.cut().into_iter();
+            notes.map(|note| format!("data `{}`: {note}", source.name))
+        });
+        notes.collect()
+    }
+
     /// Names every record, for a hash.
     pub(super) fn inventory(&self) -> String {
         let mut text = String::new();
