@@ -21,7 +21,7 @@ mod weights;
 pub use alarm::{Alarm, Trouble};
 pub use data::{
     BlockMask, DataSpec, Filter, Fit, Given, ImageSpec, MaskUnit, Product, Rendition, Source,
-    TextSpec, TokenMask,
+    TextSpec, TokenMask, TokenizerSpec, VocabularyKind,
 };
 pub use evaluation::{Classes, EvalSpec, Measure, MetricSpec};
 pub use findings::{FindingKind, FindingsSpec, Sentence};

@@ -237,6 +237,7 @@ pub fn train(
         data: BTreeMap::new(),
         bad: options.bad,
         examples: EXAMPLES,
+        run: Some(options.folder.clone()),
     };
     observer.phase("preparing evaluations");
     let mut evaluator = Evaluator::new(project, experiment, stage, device, &overrides)?;

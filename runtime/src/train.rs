@@ -9,6 +9,7 @@
 //! - Nothing that is not finite is ever saved.
 
 mod alarm;
+mod events;
 mod folder;
 mod record;
 mod update;

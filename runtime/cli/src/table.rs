@@ -28,9 +28,12 @@ pub(crate) fn evaluations(records: &[EvaluationRecord]) -> String {
             let old = before.and_then(|record| same(record, evaluation, score));
             let old = old.map_or(String::new(), |old| format!("{:>12}", percent(old.value)));
             let name = format!("{} {}", score.measure, score.direction);
+            let most = score.majority.map_or(String::new(), |majority| {
+                format!("  (the most frequent: {})", percent(majority))
+            });
             let _ = writeln!(
                 text,
-                "  {name:<26}{:>8}{old}{:>12}",
+                "  {name:<26}{:>8}{old}{:>12}{most}",
                 percent(score.chance),
                 percent(score.value)
             );

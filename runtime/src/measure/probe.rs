@@ -86,6 +86,7 @@ impl Probe {
             direction: self.word.clone(),
             value,
             chance: counts.into_iter().max().unwrap_or(0) as f64 / total,
+            majority: None,
         };
         Ok(Evaluation {
             name: self.name.clone(),

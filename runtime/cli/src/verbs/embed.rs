@@ -71,6 +71,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
             false => BadRecords::Skip,
         },
         instead: args.from.as_deref(),
+        run: args.run.as_deref(),
     };
     let split = part.map_or(Split::Trained, Split::HeldOut);
     let locate = |path: &_| project.locate(path);

@@ -76,6 +76,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
             BadRecords::Skip
         },
         examples: args.examples,
+        run: args.run.clone(),
     };
     let shown = project.warnings.len();
     let evaluator = Evaluator::new(&mut project, &experiment, stage, &device, &overrides);
