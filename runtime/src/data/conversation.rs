@@ -57,11 +57,13 @@ pub struct Conversation {
     given: Vec<(Product, String)>,
 }
 
+/// Ids, none for the picture's marker, each of an answer or not.
+type Tokens = Vec<(Option<u32>, bool)>;
+
 /// A sequence.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Line {
-    /// Ids, none for the picture's marker, each of an answer or not.
-    tokens: Vec<(Option<u32>, bool)>,
+    tokens: Tokens,
     findings: Vec<u32>,
     map: Vec<f32>,
 }
@@ -230,11 +232,7 @@ impl Conversation {
     }
 
     /// Turns in random order, as many as are asked for and fit, and how many these are.
-    fn drawn(
-        &self,
-        record: &Record,
-        random: &mut Random,
-    ) -> Result<(Vec<(Option<u32>, bool)>, usize), RecordFault> {
+    fn drawn(&self, record: &Record, random: &mut Random) -> Result<(Tokens, usize), RecordFault> {
         let mut turns = self.turns(record)?;
         random.shuffle(&mut turns);
         turns.truncate(usize::try_from(self.spec.most).unwrap_or(usize::MAX));
@@ -315,7 +313,7 @@ impl Conversation {
     }
 
     /// The tokens of turns, each of an answer or not.
-    fn fitted(&self, turns: &[Turn]) -> Result<Vec<(Option<u32>, bool)>, RecordFault> {
+    fn fitted(&self, turns: &[Turn]) -> Result<Tokens, RecordFault> {
         let wrong = |it: crate::error::Error| RecordFault::Tokens(it.to_string());
         let pictured = self.spec.rows > 0;
         let mut messages = Vec::new();

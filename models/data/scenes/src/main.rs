@@ -149,7 +149,7 @@ fn words(emoji: &Emoji) -> Vec<String> {
 /// A fifth of the words, whatever the seed (FNV-1a).
 fn is_held_out(word: &str) -> bool {
     let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    word.bytes().fold(0xcbf2_9ce4_8422_2325, mix) >> 32 & 0xffff_ffff < 0x3333_3333
+    (word.bytes().fold(0xcbf2_9ce4_8422_2325, mix) >> 32) < 0x3333_3333
 }
 
 fn parts(cli: &Cli, emoji: &Emoji, known: &[String], held: &[String]) -> [Part; 3] {
@@ -157,7 +157,7 @@ fn parts(cli: &Cli, emoji: &Emoji, known: &[String], held: &[String]) -> [Part; 
     let trained: Vec<&str> = trained.filter(|it| *it != HELD_OUT).collect();
     let part = |name, count, artists: &[&str], words: &Words, number: u64| {
         let scene = |index: u64| {
-            let mut random = Random::at(cli.seed, number << 32 | index);
+            let mut random = Random::at(cli.seed, (number << 32) | index);
             Scene::random(format!("{index:05}"), artists, words, &mut random)
         };
         Part {
@@ -208,7 +208,7 @@ fn write(
             .filter(|it| scene.things[it.place] == Some(it.name));
         named += hits.count();
         things += scene.placed().count();
-        let mut random = Random::at(cli.seed, 4 << 32 | index as u64);
+        let mut random = Random::at(cli.seed, (4 << 32) | index as u64);
         let few = part.name != "train";
         let questions = questions::ask(scene, part.known, few, &mut random);
         asked += questions.len();

@@ -21,7 +21,7 @@ impl Random {
 
     /// A number below `count`, or 0.
     pub(crate) fn below(&mut self, count: usize) -> usize {
-        (u128::from(self.next()) * count as u128 >> 64) as usize
+        ((u128::from(self.next()) * count as u128) >> 64) as usize
     }
 
     /// A number in 0 to 1.
