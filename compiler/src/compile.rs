@@ -1,5 +1,7 @@
 //! The pipeline from a forward graph to a plan, each line a named pass.
 
+mod budget;
+
 use crate::autodiff;
 use crate::fuse::{self, Group};
 use crate::graph::{DimKind, Graph, OutputKind, Type, ValueId};
@@ -7,7 +9,7 @@ use crate::kernel::spec::{DispatchLayout, MOST_HEAD_WIDTH};
 use crate::ops::{Input, Op, OpError};
 use crate::optimizer::Optimizer;
 use crate::plan::{self, Limits, Plan};
-use crate::rewrite;
+use crate::rewrite::{self, Apart, Segments};
 use crate::size::{Bindings, Size};
 use std::collections::BTreeSet;
 
@@ -26,6 +28,24 @@ pub struct Options<'a> {
     pub gradients: Option<Vec<String>>,
     /// Update the parameters; needs gradients.
     pub optimizer: Option<&'a Optimizer>,
+}
+
+/// How a stage makes an update of its batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// Batches whose gradients are added up for one update.
+    pub accumulate: u32,
+    /// Bytes of device memory that all arenas of the plan may take together.
+    pub budget: Option<u64>,
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Self {
+            accumulate: 1,
+            budget: None,
+        }
+    }
 }
 
 /// What no plan can be made of.
@@ -54,6 +74,19 @@ pub enum CompileError {
         path: String,
         /// Its type.
         ty: String,
+    },
+    /// A plan whose arenas are larger than they may be, however much is computed again.
+    #[error(
+        "the budget is {budget} bytes of device memory; this stage needs at least {least}, with activations \
+         computed again on the way back ({without} without): lower `batch`, or raise `accumulate`"
+    )]
+    Budget {
+        /// Bytes that were allowed.
+        budget: u64,
+        /// The fewest bytes that were reached.
+        least: u64,
+        /// Bytes of the plan that keeps everything.
+        without: u64,
     },
     /// A node that no kernel covers.
     #[error(transparent)]
@@ -106,18 +139,33 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Compiled, CompileErro
 }
 
 /// The forward graphs of several objectives, or of one, to one plan over one set of parameters.
-/// `accumulate` batches make an update. Free dims are bound by name, if at all, before.
+/// Free dims are bound by name, if at all, before.
 ///
 /// # Errors
-/// As [`compile`], and inputs or parameters that differ between the objectives.
+/// As [`compile`], inputs or parameters that differ between the objectives, and a budget that no
+/// recomputation meets.
 pub fn compile_stage(
     graphs: &[&Graph],
     options: &Options,
+    schedule: &Schedule,
+) -> Result<CompiledStage, CompileError> {
+    let stage = |segments| compile_segments(graphs, options, schedule.accumulate, segments);
+    match schedule.budget {
+        Some(budget) => budget::within(budget, &stage),
+        None => stage(None),
+    }
+}
+
+/// [`compile_stage`] with this much of the forward pass computed again.
+fn compile_segments(
+    graphs: &[&Graph],
+    options: &Options,
     accumulate: u32,
+    segments: Option<Segments>,
 ) -> Result<CompiledStage, CompileError> {
     let mut fused = Vec::with_capacity(graphs.len());
     for graph in graphs {
-        let (graph, groups) = fuse_graph(graph, options)?;
+        let (graph, groups) = fuse_segments(graph, options, segments)?;
         let bindings = bind_dims(&graph, &options.bindings, row_tile(options))?;
         fused.push((graph, groups, bindings));
     }
@@ -204,6 +252,18 @@ fn plan_request<'a>(
 /// # Errors
 /// As [`compile`].
 pub fn fuse_graph(graph: &Graph, options: &Options) -> Result<(Graph, Vec<Group>), CompileError> {
+    fuse_segments(graph, options, None)
+}
+
+/// [`fuse_graph`] with this much of the forward pass computed again on the way back.
+///
+/// # Errors
+/// As [`compile`].
+pub fn fuse_segments(
+    graph: &Graph,
+    options: &Options,
+    segments: Option<Segments>,
+) -> Result<(Graph, Vec<Group>), CompileError> {
     let step = |pass| move |error| CompileError::Pass { pass, error };
     let graph = expand(graph, options, &kept_whole)?;
     check_elements(&graph, &options.bindings)?;
@@ -211,7 +271,13 @@ pub fn fuse_graph(graph: &Graph, options: &Options) -> Result<(Graph, Vec<Group>
     let bindings = bind_dims(&graph, &options.bindings, tile)?;
     check_elements(&graph, &bindings)?;
     let graph = fuse::prepare(&graph, &bindings).map_err(step("prepare"))?;
-    let groups = fuse::fuse(&graph, &bindings, tile, options.limits)?;
+    let (graph, apart) = match segments {
+        Some(segments) => {
+            rewrite::recompute(&graph, &bindings, segments).map_err(step("recompute"))?
+        }
+        None => (graph, Apart::default()),
+    };
+    let groups = fuse::fuse(&graph, &bindings, tile, options.limits, &apart)?;
     Ok((graph, groups))
 }
 

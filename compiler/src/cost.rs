@@ -14,7 +14,7 @@ mod lines;
 pub use device::{DeviceCost, Fit, Memory};
 pub use lines::Line;
 
-use crate::compile::{self, CompileError, Options};
+use crate::compile::{self, CompileError, Options, Schedule};
 use crate::fuse::bind_shape;
 use crate::graph::{DimKind, Graph, ValueId, bind_rows};
 use crate::lower::Lowered;
@@ -41,6 +41,8 @@ pub struct Request<'a> {
     pub lowered: &'a Lowered,
     /// The optimiser of a training step; none for a forward pass alone.
     pub optimizer: Option<&'a Optimizer>,
+    /// How an update is made of its batches.
+    pub schedule: Schedule,
     /// The device to plan for; none for what the graph alone tells.
     pub limits: Option<&'a Limits>,
 }
@@ -122,10 +124,8 @@ pub fn measure(request: &Request) -> Result<Cost, CompileError> {
     let (device, unplanned) = match request.limits {
         None => (None, None),
         Some(limits) => {
-            match compile::compile(
-                graph,
-                &options(request, limits, &bindings, gradients(request)),
-            ) {
+            let options = options(request, limits, &bindings, gradients(request));
+            match compile::compile_stage(&[graph], &options, &request.schedule) {
                 Ok(compiled) => (Some(device::cost(&compiled.plan, &mut lines)), None),
                 Err(error) => (None, Some(error.to_string())),
             }

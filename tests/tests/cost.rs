@@ -5,6 +5,7 @@
     reason = "a test says when it is skipped for want of an adapter"
 )]
 
+use gatewright_compiler::compile::Schedule;
 use gatewright_compiler::cost::{Cost, Request, measure};
 use gatewright_compiler::lower::{Mode, Target};
 use gatewright_compiler::optimizer::{Optimizer, Rule};
@@ -40,6 +41,7 @@ fn cost(
         sources: &sources,
         lowered: &lowered,
         optimizer: optimizer.as_ref(),
+        schedule: Schedule::default(),
         limits,
     };
     measure(&request).unwrap_or_else(|e| panic!("{e}"))
@@ -204,6 +206,7 @@ fn beside(file: &str, preset: Option<&str>, what: Target) -> Cost {
         sources: &project.sources,
         lowered: &lowered,
         optimizer: None,
+        schedule: Schedule::default(),
         limits: None,
     };
     measure(&request).unwrap_or_else(|e| panic!("{e}"))
@@ -318,6 +321,7 @@ fn the_peak_of_a_training_step_is_predicted() {
         sources: &sources,
         lowered: &lowered,
         optimizer: Some(&optimizer),
+        schedule: Schedule::default(),
         limits: Some(device.limits()),
     };
     let cost = measure(&request).unwrap_or_else(|e| panic!("{e}"));

@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use crate::project::Project;
 use crate::train::Update;
-use gatewright_compiler::compile::{self, CompiledStage};
+use gatewright_compiler::compile::{self, CompileError, CompiledStage};
 use gatewright_compiler::graph::{Graph, OutputKind};
 use gatewright_compiler::lower::{Lowered, Mode, ParameterInfo, Recorded, Request, Target};
 use gatewright_compiler::optimizer::Optimizer;
@@ -73,7 +73,22 @@ pub fn plan(
         return Err(project.mistakes(diagnostics).into());
     };
     project.warn(diagnostics);
-    let compiled = compiled(stage, &traced, limits, &optimizer)?;
+    let compiled = match compiled(stage, &traced, limits, &optimizer) {
+        Err(CompileError::Budget {
+            budget,
+            least,
+            without,
+        }) => {
+            let headline = format!(
+                "stage `{}` does not fit its budget of {budget} bytes: it takes at least {least}, with the \
+                 forward pass computed again on the way back, and {without} without",
+                stage.name
+            );
+            let help = "lower `batch`, raise `accumulate`, or allow more with `budget = memory(…)`";
+            return Err(super::refuse(project, stage, headline, help));
+        }
+        other => other?,
+    };
     let mut reached: BTreeSet<String> = BTreeSet::new();
     for (objective, graph) in objectives.iter().zip(&compiled.graphs) {
         let own = reached_by(graph);
@@ -109,7 +124,7 @@ fn compiled(
     traced: &[Lowered],
     limits: &Limits,
     optimizer: &Optimizer,
-) -> Result<CompiledStage, Failure> {
+) -> Result<CompiledStage, CompileError> {
     let options = compile::Options {
         name: format!("stage {}", stage.name),
         limits,
@@ -120,8 +135,8 @@ fn compiled(
         optimizer: Some(optimizer),
     };
     let graphs: Vec<&Graph> = traced.iter().map(|lowered| &lowered.graph).collect();
-    let accumulate = u32::try_from(stage.accumulate).unwrap_or(u32::MAX);
-    Ok(compile::compile_stage(&graphs, &options, accumulate)?)
+    let schedule = stage.schedule();
+    compile::compile_stage(&graphs, &options, &schedule)
 }
 
 /// The parameters of all objectives; one path must mean one declaration.

@@ -5,9 +5,11 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::project;
 use crate::target;
+use gatewright_compiler::compile::Schedule;
 use gatewright_compiler::cost::{self, Amounts, Cost, DeviceCost, Fit, Line};
 use gatewright_compiler::graph::Graph;
 use gatewright_compiler::plan::Limits;
+use gatewright_compiler::stage::StageSpec;
 use gatewright_runtime::project::Project;
 use serde::Serialize;
 use std::io::Write;
@@ -63,6 +65,11 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
             sources: &project.sources,
             lowered: &lowered,
             optimizer: optimizer.as_ref(),
+            schedule: wanted
+                .stage
+                .as_ref()
+                .map(StageSpec::schedule)
+                .unwrap_or_default(),
             limits: limits.as_ref(),
         };
         let measured = cost::measure(&request);
@@ -104,6 +111,7 @@ fn generation(
             sources: &project.sources,
             lowered: &traced.program(graph),
             optimizer: None,
+            schedule: Schedule::default(),
             limits,
         };
         cost::measure(&request).map_err(|error| Failure::Bug(error.to_string()))
@@ -153,6 +161,9 @@ fn text(cost: &Cost) -> String {
                 some => format!(" in {some} buffers"),
             };
             row(&format!("  {name}"), bytes(size) + &pieces);
+        }
+        if let Some(recompute) = &device.recompute_text {
+            row("budget", recompute.clone());
         }
         row("largest binding", fit(&device.binding));
         row("largest buffer", fit(&device.buffer));
