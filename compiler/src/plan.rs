@@ -8,6 +8,7 @@
 //! - Uniform words of a dispatch lie inside `uniforms`, at a multiple of 64 words (256 bytes).
 
 mod assemble;
+mod meeting;
 mod memory;
 mod text;
 mod training;
@@ -15,7 +16,8 @@ mod update;
 mod verify;
 
 pub use assemble::{ALIGN_WORDS, CACHE, Part, Placed, PlanError, Request, aligned, assemble};
-pub use training::{ACCUMULATE, Objective, Training};
+pub use meeting::Meeting;
+pub use training::{ACCUMULATE, Objective, Passes, Training};
 
 use crate::graph::{DType, Origin, OutputKind};
 use crate::rewrite::Segments;
@@ -203,6 +205,19 @@ pub enum Command {
         /// Written.
         to: BufferId,
     },
+    /// Copies some bytes of a buffer over some of another one in another arena.
+    CopyRange {
+        /// Read.
+        from: BufferId,
+        /// From this byte on.
+        from_offset: u64,
+        /// Written.
+        to: BufferId,
+        /// From this byte on.
+        to_offset: u64,
+        /// How many, a multiple of four.
+        bytes: u64,
+    },
 }
 
 impl Command {
@@ -212,7 +227,7 @@ impl Command {
         match self {
             Command::Dispatch(dispatch) => dispatch.bindings.clone(),
             Command::Clear(buffer) => vec![*buffer],
-            Command::Copy { from, to } => vec![*from, *to],
+            Command::Copy { from, to } | Command::CopyRange { from, to, .. } => vec![*from, *to],
         }
     }
 }
@@ -272,7 +287,7 @@ pub struct Plan {
     pub activation_bytes_at_least: u64,
     /// Command lists. A training plan has `gradients` (forward and backward) and `update`, or
     /// `gradients.NAME` and `update.NAME` for each of several objectives; `accumulate` where several
-    /// batches make one update.
+    /// batches make one update, and what [`Passes`] tells where losses see all of them.
     pub programs: Vec<Program>,
     /// What is computed again so that the plan stays within a budget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -343,7 +358,7 @@ impl Plan {
         let commands = self.programs.iter().flat_map(|program| &program.commands);
         let flops = commands.map(|command| match command {
             Command::Dispatch(dispatch) => dispatch.flops,
-            Command::Clear(_) | Command::Copy { .. } => 0,
+            _ => 0,
         });
         flops.sum()
     }

@@ -21,7 +21,7 @@ mod weights;
 pub use alarm::{Alarm, Trouble};
 pub use data::{
     BlockMask, DataSpec, Filter, Fit, Given, ImageSpec, MaskUnit, Product, Rendition, Source,
-    TextSpec, TokenMask,
+    TextSpec, TokenMask, TokenizerSpec, VocabularyKind,
 };
 pub use evaluation::{Classes, EvalSpec, Measure, MetricSpec};
 pub use findings::{FindingKind, FindingsSpec, Sentence};
@@ -30,7 +30,7 @@ pub use optimizer::{DecayOn, OptimizerSpec};
 pub use pattern::Pattern;
 pub use select::{ParameterFacts, unreached};
 pub use template::{Part, Template};
-pub use training::{DataShare, Initialise, StageSpec, Trains, batch_dim};
+pub use training::{DataShare, Initialise, Negatives, StageSpec, Trains, batch_dim};
 pub use weights::{NamePattern, Pair, Pairing, Rule, Stack, Transform, WeightsSpec};
 
 use crate::check;

@@ -235,6 +235,17 @@ impl Executor {
                     _ => recorder.copy(self.region(from), self.region(to)),
                 }
             }
+            Stage::CopyRange { from, to, bytes } => {
+                let (Ok(source), Ok(target)) = (self.buffer(from.0), self.buffer(to.0)) else {
+                    return;
+                };
+                let range = |buffer: &Buffer, offset: u64| Region {
+                    memory: &self.arenas[buffer.arena as usize],
+                    offset: buffer.offset + offset,
+                    bytes: *bytes,
+                };
+                recorder.copy(range(source, from.1), range(target, to.1));
+            }
         }
     }
 

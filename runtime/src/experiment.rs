@@ -12,7 +12,7 @@ mod draws;
 mod plan;
 mod start;
 
-pub use plan::{StagePlan, UNSUPPORTED, bindings, plan};
+pub use plan::{StagePlan, UNSUPPORTED, bindings, plan, whole};
 
 use crate::checkpoint::Checkpoint;
 use crate::data::BadRecords;
@@ -240,6 +240,7 @@ pub fn train(
         data: BTreeMap::new(),
         bad: options.bad,
         examples: EXAMPLES,
+        run: Some(options.folder.clone()),
     };
     observer.phase("preparing evaluations");
     let mut evaluator = Evaluator::new(project, experiment, stage, device, &overrides)?;
@@ -458,7 +459,7 @@ fn cost(
         sources: &project.sources,
         lowered,
         optimizer: None,
-        schedule: stage.schedule(),
+        parts: cost::Parts::default(),
         limits: None,
     })?;
     let total = measured.total;

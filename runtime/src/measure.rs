@@ -51,6 +51,9 @@ pub struct Score {
     pub value: f64,
     /// What guessing gives.
     pub chance: f64,
+    /// Of a choice among classes: what always naming the most frequent ones gives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub majority: Option<f64>,
 }
 
 /// A record with its best captions.

@@ -117,7 +117,7 @@ fn plan(traced: &Lowered, budget: Option<u64>) -> Result<Plan, CompileError> {
         budget,
         ..Schedule::default()
     };
-    let stage = compile_stage(&[&traced.graph], &options, &schedule)?;
+    let stage = compile_stage(&[(&traced.graph).into()], &options, &schedule)?;
     stage
         .plan
         .verify()

@@ -65,6 +65,16 @@ impl Plan {
                 let (from, to) = (self.buffer_text(*from), self.buffer_text(*to));
                 format!("copy {from} to {to}")
             }
+            Command::CopyRange {
+                from,
+                from_offset,
+                to,
+                to_offset,
+                bytes,
+            } => {
+                let (from, to) = (self.buffer_text(*from), self.buffer_text(*to));
+                format!("copy {bytes} bytes of {from} from {from_offset} to {to} from {to_offset}")
+            }
         }
     }
 

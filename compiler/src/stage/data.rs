@@ -7,7 +7,7 @@ mod text;
 pub use given::{Given, Product};
 pub(super) use given::{input, leading};
 pub use image::{BlockMask, Filter, Fit, ImageSpec, Rendition};
-pub use text::{MaskUnit, TextSpec, TokenMask};
+pub use text::{MaskUnit, TextSpec, TokenMask, TokenizerSpec, VocabularyKind};
 
 use super::read::{At, Keys, Reader};
 use crate::model::SectionView;

@@ -40,6 +40,8 @@ pub struct EvalSpec {
 pub enum Classes {
     /// `from(data)`: the distinct captions of the evaluated data.
     Data,
+    /// `from("subgroup")`: what a field of the evaluated data holds.
+    Field(String),
     /// A list of names.
     Names(Vec<String>),
 }
@@ -221,14 +223,19 @@ fn classes(reader: &mut Reader, at: At) -> Option<Classes> {
     }
     match at.value {
         StaticValue::Call { callee, args } if callee == "from" && args.len() == 1 => {
-            let word = args.first().and_then(|arg| arg.value.as_path());
-            if word == Some("data") {
-                return Some(Classes::Data);
+            match args.first().map(|arg| &arg.value) {
+                Some(StaticValue::Text(field)) => return Some(Classes::Field(field.clone())),
+                Some(value) if value.as_path() == Some("data") => return Some(Classes::Data),
+                _ => {}
             }
         }
         _ => {}
     }
-    reader.refuse(at, "classes", "`from(data)` or a list of texts")
+    reader.refuse(
+        at,
+        "classes",
+        "`from(data)`, `from(\"field\")` or a list of texts",
+    )
 }
 
 /// A measure and the `values` things it compares.

@@ -23,6 +23,7 @@ const KEYS: &[&str] = &[
     "steps",
     "batch",
     "accumulate",
+    "negatives",
     "seed",
     "log_every",
     "eval_every",
@@ -59,6 +60,9 @@ pub struct StageSpec {
     pub batch: Option<u64>,
     /// Equal parts of the batch whose gradients are summed up; 1 unless stated.
     pub accumulate: u64,
+    /// Which rows losses see together where `accumulate` splits the batch; unless stated, the whole batch
+    /// where a loss compares rows with each other.
+    pub negatives: Option<Negatives>,
     /// The seed, when stated.
     pub seed: Option<u32>,
     /// Steps between two logged ones; 10 unless stated.
@@ -86,6 +90,16 @@ pub struct DataShare {
     pub weight: f64,
     /// What its batches minimise.
     pub objective: String,
+}
+
+/// Which rows the losses of a split batch see together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Negatives {
+    /// All of the batch, in two passes over its parts.
+    Batch,
+    /// Those of a part; the step averages over the parts.
+    Part,
 }
 
 /// Which parameters train.
@@ -186,6 +200,10 @@ pub(super) fn read(
     }
     let accumulate = reader.whole_or(&keys, "accumulate", 1, 1);
     let batch = batch(reader, &keys, accumulate.unwrap_or(1));
+    let negatives = keys.get("negatives").map(|at| {
+        let words = [("batch", Negatives::Batch), ("part", Negatives::Part)];
+        reader.word(at, "negatives", &words)
+    });
     let evaluate = evaluate(reader, &keys);
     let every = |reader: &mut Reader, key: &str, default| match keys.get(key) {
         Some(at) if at.is_none() => Some(0),
@@ -215,6 +233,7 @@ pub(super) fn read(
         steps: steps?,
         batch,
         accumulate: accumulate?,
+        negatives: negatives.flatten(),
         seed: seed.flatten().map(|seed| seed as u32),
         log_every: log_every?,
         eval_every: eval_every?,

@@ -109,7 +109,7 @@ fn a_run_learns_and_can_be_looked_at() {
         .map(|it| it["step"].as_u64().unwrap())
         .collect();
     assert_eq!(steps, [0, 60]);
-    assert_eq!(evaluations[1]["evaluations"].as_array().unwrap().len(), 2);
+    assert_eq!(evaluations[1]["evaluations"].as_array().unwrap().len(), 3);
     let page = std::fs::read_to_string(run.join("report.html")).unwrap();
     for words in ["<svg", "new_vendor", "trunk.1.ffn.gate", "data:image/png"] {
         assert!(page.contains(words), "no {words} in the report");
@@ -363,7 +363,7 @@ fn a_budget_of_memory_is_met_or_refused() {
         (folder, output.status.code(), text(&output.stderr))
     };
     let losses = |folder: &Path| -> Vec<f64> {
-        let steps = records(&folder.join("metrics.jsonl"));
+        let steps = records(folder, "metrics.jsonl");
         let loss = |step: &Value| step["losses"]["objective.pretrain"].as_f64().unwrap();
         steps.iter().map(loss).collect()
     };

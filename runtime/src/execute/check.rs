@@ -116,6 +116,29 @@ fn check_command(plan: &Plan, command: &Command, limits: &Limits) -> Result<()> 
                 "a copy from `{from}` to `{to}` changes the length"
             )))
         }
+        Command::CopyRange {
+            from,
+            from_offset,
+            to,
+            to_offset,
+            bytes,
+        } => {
+            let (from, to) = (buffer(plan, *from)?, buffer(plan, *to)?);
+            let inside = |buffer: &Buffer, offset: &u64| {
+                offset.is_multiple_of(4)
+                    && bytes.is_multiple_of(4)
+                    && offset
+                        .checked_add(*bytes)
+                        .is_some_and(|end| end <= buffer.bytes)
+            };
+            if inside(from, from_offset) && inside(to, to_offset) && from.arena != to.arena {
+                return Ok(());
+            }
+            let (from, to) = (&from.name, &to.name);
+            Err(Error::plan(format!(
+                "a copy from `{from}` to `{to}` leaves one of them, or both lie in one arena"
+            )))
+        }
     }
 }
 

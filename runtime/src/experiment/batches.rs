@@ -178,6 +178,7 @@ impl Source {
             seed,
             bad: options.bad,
             instead: options.data.get(&data.name).map(PathBuf::as_path),
+            run: Some(&options.folder),
         };
         let locate = |path: &_| project.locate(path);
         let batches = data::open(data, Split::Training, &loading, &locate);

@@ -18,6 +18,7 @@ use crate::tensor::{HostData, HostTensor};
 use base64::Engine;
 use gatewright_compiler::lower::Target;
 use gatewright_compiler::stage::{Classes, EvalSpec, Experiment, Measure, StageSpec, Template};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -30,6 +31,8 @@ pub struct Overrides {
     pub bad: BadRecords,
     /// Examples of each evaluation.
     pub examples: usize,
+    /// The run folder that keeps tokenizers trained on the data.
+    pub run: Option<PathBuf>,
 }
 
 /// Evaluations with their data and encoders.
@@ -410,6 +413,7 @@ impl Builder<'_> {
             seed: 0,
             bad: self.overrides.bad,
             instead: self.overrides.data.get(data).map(PathBuf::as_path),
+            run: self.overrides.run.as_deref(),
         };
         let split = split.map_or(Split::Trained, Split::HeldOut);
         let locate = |path: &_| self.project.locate(path);
@@ -488,7 +492,14 @@ fn labels(job: &Job, batches: &Batches) -> Result<Labels> {
         places = names.iter().cloned().zip(0..).collect();
     }
     for (index, record) in batches.records().iter().enumerate() {
-        let caption = batches.caption(record);
+        let caption = match &job.classes {
+            Some(Classes::Field(field)) => match record.fields.get(field) {
+                Some(Value::String(class)) => class.clone(),
+                // A record without a class is not asked about.
+                _ => continue,
+            },
+            _ => batches.caption(record),
+        };
         let place = match places.get(&caption) {
             Some(place) => *place,
             // A record of another class is not asked about.

@@ -209,6 +209,7 @@ pub(crate) fn plan() -> Plan {
                 inputs: vec![X, TARGET],
                 outputs: BTreeMap::from([("y".to_owned(), Y), ("loss".to_owned(), LOSS)]),
                 norm: None,
+                passes: None,
             }],
             classes: vec![vec![0]],
             accumulate: 1,

@@ -57,7 +57,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
         let lowered = project::lower(&mut project, &wanted.request, out)?;
         let training = match &wanted.stage {
             Some(stage) => Some((
-                target::optimizer(&project, stage, &lowered)?,
+                target::optimizer(&mut project, stage, &lowered)?,
                 Update::of(stage),
             )),
             None => None,

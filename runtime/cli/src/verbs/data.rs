@@ -80,6 +80,7 @@ fn peek(args: &Peek, out: &mut Output) -> Result<ExitCode, Failure> {
             false => BadRecords::Skip,
         },
         instead: args.from.as_deref(),
+        run: None,
     };
     let split = part.map_or(Split::Training, Split::HeldOut);
     let locate = |path: &_| project.locate(path);
