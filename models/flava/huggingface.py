@@ -4,13 +4,15 @@
     pip install torch transformers safetensors          # made with 2.6.0, 4.57.1, 0.8.0
     gatewright weights models/flava/flava.gate --preset demo --map hf --run runs/flava/joint --export model.safetensors
     python models/flava/huggingface.py model.safetensors --preset demo --heads 4
+    python models/flava/huggingface.py DIR/model.safetensors.index.json --preset full --heads 12 --fresh
 
-Everything but the number of heads is read from the shapes of the tensors. `--side` and `--length` compare
+The second one first writes a model of the released sizes with random weights, in several files. Everything but the number of heads is read from the shapes of the tensors. `--side` and `--length` compare
 pictures of another size (positions are resampled) and longer texts. Exit code 1 where a tensor is missing or
 left over, or a value differs by more than 1e-4 of its tensor's largest.
 """
 
 import argparse
+import json
 import math
 import subprocess
 import sys
@@ -23,6 +25,14 @@ from transformers import FlavaConfig, FlavaForPreTraining
 
 TOLERANCE = 1e-4
 SPEC = Path(__file__).with_name("flava.gate")
+
+
+def files_of(weights):
+    """The files of a checkpoint, the index of several among them, by the names that transformers looks for."""
+    if not weights.name.endswith(".index.json"):
+        return {"model.safetensors": weights}
+    names = set(json.loads(weights.read_text())["weight_map"].values())
+    return {"model.safetensors.index.json": weights} | {name: weights.with_name(name) for name in names}
 
 
 def config_of(tensors, heads):
@@ -117,23 +127,32 @@ def ours(command, options, weights, inputs, folder, resampled):
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("weights", type=Path, help="what `gatewright weights --export` wrote")
+    arguments.add_argument("weights", type=Path, help="a checkpoint under the names of the class, or its index")
     arguments.add_argument("--preset", required=True)
     arguments.add_argument("--heads", type=int, required=True)
     arguments.add_argument("--side", type=int, help="of the pictures, in pixels")
     arguments.add_argument("--length", type=int, help="of the texts, in tokens")
     arguments.add_argument("--gatewright", default="target/release/gatewright")
+    arguments.add_argument("--fresh", action="store_true", help="write random weights there first")
     given = arguments.parse_args()
 
-    tensors = load_file(given.weights)
+    if given.fresh:
+        torch.manual_seed(0)
+        FlavaForPreTraining(FlavaConfig()).save_pretrained(given.weights.parent, max_shard_size="400MB")
+    files = files_of(given.weights.resolve())
+    tensors = {}
+    for file in files.values():
+        tensors |= load_file(file) if file.suffix == ".safetensors" else {}
     config = config_of(tensors, given.heads)
     learned = config.image_config.image_size
     side = given.side or learned
-    length = given.length or config.text_config.max_position_embeddings
+    length = given.length or min(config.text_config.max_position_embeddings, 77)
+    del tensors
     with tempfile.TemporaryDirectory() as name, torch.no_grad():
         folder = Path(name)
         config.save_pretrained(folder)
-        (folder / "model.safetensors").write_bytes(given.weights.read_bytes())
+        for name, file in files.items():
+            (folder / name).symlink_to(file)
         model, info = FlavaForPreTraining.from_pretrained(folder, output_loading_info=True)
         model.eval()
         for kind, names in info.items():
