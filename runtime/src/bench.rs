@@ -119,6 +119,68 @@ pub fn measure(device: &Device, bench: &Bench, recording: &Recording) -> Result<
     })
 }
 
+/// What measuring routers adds to a step.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Watching {
+    /// What was timed.
+    pub name: String,
+    /// The adapter.
+    pub device: String,
+    /// Dispatches of a step without and with measuring.
+    pub launches: [usize; 2],
+    /// Median seconds of a step without and with measuring; the runs take turns.
+    pub seconds: [f64; 2],
+    /// The median of what a pair of runs differs by, as a share of the step without.
+    pub added: f64,
+}
+
+/// Times a training step that does not measure its routers and one that does, turn by turn.
+///
+/// # Errors
+/// What compiler and device report.
+pub fn watching(device: &Device, benches: [&Bench; 2]) -> Result<Watching, Failure> {
+    let mut executors = Vec::with_capacity(2);
+    for bench in benches {
+        let optimizer = bench.training.map(|(optimizer, _)| optimizer);
+        let trained = optimizer.map(|it| it.trained.clone());
+        let none = Default::default();
+        let (name, limits) = (&bench.name, device.limits());
+        let compiled = once::compiled(name, bench.lowered, limits, none, trained, optimizer)?;
+        let executor = Executor::new(device, compiled.plan, &execute::Options::default())?;
+        let parameters = initial_parameters(bench.lowered, bench.seed);
+        executor.fill(Slot::Parameter, &parameters)?;
+        let inputs = drawn_inputs(&bench.lowered.graph, bench.seed);
+        executor.fill(Slot::Input, &inputs)?;
+        executors.push(executor);
+    }
+    let programs = ["gradients", "update"];
+    let mut pairs = Vec::new();
+    for step in 0..=benches[0].runs.max(1) {
+        let mut pair = [0.0; 2];
+        // Each goes first half of the time.
+        for turn in 0..2 {
+            let which = (turn + step as usize) % 2;
+            pair[which] = timed(&mut executors[which], benches[which], &programs, step)?;
+        }
+        // The first runs compile.
+        if step > 0 {
+            pairs.push(pair);
+        }
+    }
+    let median = |value: &dyn Fn(&[f64; 2]) -> f64| {
+        let mut values: Vec<f64> = pairs.iter().map(value).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    Ok(Watching {
+        name: benches[0].name.clone(),
+        device: device.name().to_owned(),
+        launches: [0, 1].map(|it| launches(executors[it].plan())),
+        seconds: [0, 1].map(|it| median(&|pair| pair[it])),
+        added: median(&|pair| pair[1] / pair[0] - 1.0),
+    })
+}
+
 fn launches(plan: &Plan) -> usize {
     plan.programs.iter().map(|it| it.commands.len()).sum()
 }

@@ -171,6 +171,7 @@ impl Comparison {
             "variant".to_owned(),
             "runs".to_owned(),
             "parameters".to_owned(),
+            "forward of an example".to_owned(),
         ];
         heads.extend(columns.iter().map(ToString::to_string));
         let mut text = format!(
@@ -185,10 +186,15 @@ impl Comparison {
                 .map_or(String::new(), |count| {
                     format!("{:.2} M", *count as f64 / 1e6)
                 });
+            let work = variant.cost.get("forward_operations");
+            let work = work.map_or(String::new(), |count| {
+                format!("{:.1} MFLOP", *count as f64 / 1e6)
+            });
             let mut cells = vec![
                 variant.name.clone(),
                 variant.seeds.len().to_string(),
                 parameters,
+                work,
             ];
             cells.extend(
                 columns

@@ -66,6 +66,7 @@ impl Executor {
     /// # Errors
     /// A plan that contradicts itself or the device's limits, a shader that is refused, or no memory.
     pub fn new(device: &Device, plan: Plan, options: &Options) -> Result<Self> {
+        check::check_total(&plan, device.free_bytes())?;
         check::check(&plan, device.limits())?;
         let arenas: Vec<Memory> = plan
             .arenas
