@@ -1,5 +1,7 @@
 //! The pipeline from a forward graph to a plan, each line a named pass.
 
+mod budget;
+
 use crate::autodiff;
 use crate::couple::{CoupleError, Coupled, Coupling};
 use crate::fuse::{self, Group};
@@ -8,7 +10,7 @@ use crate::kernel::spec::{DispatchLayout, MOST_HEAD_WIDTH};
 use crate::ops::{Input, Op, OpError};
 use crate::optimizer::Optimizer;
 use crate::plan::{self, Limits, Plan};
-use crate::rewrite;
+use crate::rewrite::{self, Apart, Segments};
 use crate::size::{Bindings, Size};
 use std::collections::BTreeSet;
 
@@ -27,6 +29,24 @@ pub struct Options<'a> {
     pub gradients: Option<Vec<String>>,
     /// Update the parameters; needs gradients.
     pub optimizer: Option<&'a Optimizer>,
+}
+
+/// How a stage makes an update of its batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// Batches whose gradients are added up for one update.
+    pub accumulate: u32,
+    /// Bytes of device memory that all arenas of the plan may take together.
+    pub budget: Option<u64>,
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Self {
+            accumulate: 1,
+            budget: None,
+        }
+    }
 }
 
 /// What no plan can be made of.
@@ -55,6 +75,19 @@ pub enum CompileError {
         path: String,
         /// Its type.
         ty: String,
+    },
+    /// A plan whose arenas are larger than they may be, however much is computed again.
+    #[error(
+        "the budget is {budget} bytes of device memory; this stage needs at least {least}, with activations \
+         computed again on the way back ({without} without): lower `batch`, or raise `accumulate`"
+    )]
+    Budget {
+        /// Bytes that were allowed.
+        budget: u64,
+        /// The fewest bytes that were reached.
+        least: u64,
+        /// Bytes of the plan that keeps everything.
+        without: u64,
     },
     /// A node that no kernel covers.
     #[error(transparent)]
@@ -96,7 +129,7 @@ pub struct CompiledStage {
 /// # Errors
 /// Unbound dims, kernels or limits that do not fit; ill-typed nodes are bugs.
 pub fn compile(graph: &Graph, options: &Options) -> Result<Compiled, CompileError> {
-    let fused = fused_and_bound(graph, options)?;
+    let fused = fused_and_bound(graph, options, None)?;
     let part = part(objective_name(&fused.0), &fused);
     let (plan, placed) = plan::assemble(&plan_request(options, &[part], 1))?;
     let (graph, groups, bindings) = fused;
@@ -128,14 +161,29 @@ impl<'a> From<&'a Graph> for StageGraph<'a> {
 type Fused = (Graph, Vec<Group>, Bindings);
 
 /// The forward graphs of several objectives, or of one, to one plan over one set of parameters.
-/// `accumulate` batches make an update. Free dims are bound by name, if at all, before.
+/// Free dims are bound by name, if at all, before.
 ///
 /// # Errors
-/// As [`compile`], and inputs or parameters that differ between the objectives.
+/// As [`compile`], inputs or parameters that differ between the objectives, and a budget that no
+/// recomputation meets.
 pub fn compile_stage(
     graphs: &[StageGraph],
     options: &Options,
+    schedule: &Schedule,
+) -> Result<CompiledStage, CompileError> {
+    let stage = |segments| compile_segments(graphs, options, schedule.accumulate, segments);
+    match schedule.budget {
+        Some(budget) => budget::within(budget, &stage),
+        None => stage(None),
+    }
+}
+
+/// [`compile_stage`] with this much of the forward pass computed again.
+fn compile_segments(
+    graphs: &[StageGraph],
+    options: &Options,
     accumulate: u32,
+    segments: Option<Segments>,
 ) -> Result<CompiledStage, CompileError> {
     let trained = options.gradients.clone().unwrap_or_default();
     // What belongs to two passes over a batch has its gradients already.
@@ -151,13 +199,13 @@ pub fn compile_stage(
             None => None,
         };
         let Some(coupled) = coupled else {
-            fused.push(fused_and_bound(graph, options)?);
+            fused.push(fused_and_bound(graph, options, segments)?);
             meetings.push(None);
             continue;
         };
-        fused.push(fused_and_bound(&coupled.part, &given)?);
-        let embed = fused_and_bound(&coupled.embed, &given)?;
-        let whole = fused_and_bound(&coupled.whole, &given)?;
+        fused.push(fused_and_bound(&coupled.part, &given, segments)?);
+        let embed = fused_and_bound(&coupled.embed, &given, None)?;
+        let whole = fused_and_bound(&coupled.whole, &given, None)?;
         meetings.push(Some((coupled, [embed, whole])));
     }
     let names: Vec<&str> = graphs.iter().map(|it| objective_name(it.graph)).collect();
@@ -185,8 +233,12 @@ pub fn compile_stage(
     })
 }
 
-fn fused_and_bound(graph: &Graph, options: &Options) -> Result<Fused, CompileError> {
-    let (graph, groups) = fuse_graph(graph, options)?;
+fn fused_and_bound(
+    graph: &Graph,
+    options: &Options,
+    segments: Option<Segments>,
+) -> Result<Fused, CompileError> {
+    let (graph, groups) = fuse_segments(graph, options, segments)?;
     let bindings = bind_dims(&graph, &options.bindings, row_tile(options))?;
     Ok((graph, groups, bindings))
 }
@@ -203,7 +255,7 @@ pub fn compile_programs(
 ) -> Result<Plan, CompileError> {
     let mut fused = Vec::with_capacity(programs.len());
     for (_, graph) in programs {
-        fused.push(fused_and_bound(graph, options)?);
+        fused.push(fused_and_bound(graph, options, None)?);
     }
     let parts = programs.iter().zip(&fused);
     let parts: Vec<plan::Part> = parts.map(|((name, _), fused)| part(name, fused)).collect();
@@ -261,6 +313,18 @@ fn plan_request<'a>(
 /// # Errors
 /// As [`compile`].
 pub fn fuse_graph(graph: &Graph, options: &Options) -> Result<(Graph, Vec<Group>), CompileError> {
+    fuse_segments(graph, options, None)
+}
+
+/// [`fuse_graph`] with this much of the forward pass computed again on the way back.
+///
+/// # Errors
+/// As [`compile`].
+pub fn fuse_segments(
+    graph: &Graph,
+    options: &Options,
+    segments: Option<Segments>,
+) -> Result<(Graph, Vec<Group>), CompileError> {
     let step = |pass| move |error| CompileError::Pass { pass, error };
     let graph = expand(graph, options, &kept_whole)?;
     check_elements(&graph, &options.bindings)?;
@@ -268,7 +332,13 @@ pub fn fuse_graph(graph: &Graph, options: &Options) -> Result<(Graph, Vec<Group>
     let bindings = bind_dims(&graph, &options.bindings, tile)?;
     check_elements(&graph, &bindings)?;
     let graph = fuse::prepare(&graph, &bindings).map_err(step("prepare"))?;
-    let groups = fuse::fuse(&graph, &bindings, tile, options.limits)?;
+    let (graph, apart) = match segments {
+        Some(segments) => {
+            rewrite::recompute(&graph, &bindings, segments).map_err(step("recompute"))?
+        }
+        None => (graph, Apart::default()),
+    };
+    let groups = fuse::fuse(&graph, &bindings, tile, options.limits, &apart)?;
     Ok((graph, groups))
 }
 

@@ -14,7 +14,7 @@ mod lines;
 pub use device::{DeviceCost, Fit, Memory};
 pub use lines::Line;
 
-use crate::compile::{self, CompileError, Options, StageGraph};
+use crate::compile::{self, CompileError, Options, Schedule, StageGraph};
 use crate::couple::Coupling;
 use crate::fuse::bind_shape;
 use crate::graph::{DimKind, Graph, ValueId, bind_rows};
@@ -55,6 +55,8 @@ pub struct Parts<'a> {
     pub count: u32,
     /// The objective over the whole batch, where its losses see all of it.
     pub whole: Option<&'a Lowered>,
+    /// Bytes of device memory that the stage may take.
+    pub budget: Option<u64>,
 }
 
 /// The costs of one entry or training step.
@@ -139,9 +141,12 @@ pub fn measure(request: &Request) -> Result<Cost, CompileError> {
                 None => compile::compile(graph, &options).map(|it| it.plan),
                 Some(_) => {
                     let whole = request.parts.whole.map(|it| &it.graph);
-                    let count = request.parts.count.max(1);
-                    let stage =
-                        compile::compile_stage(&[StageGraph { graph, whole }], &options, count);
+                    let schedule = Schedule {
+                        accumulate: request.parts.count.max(1),
+                        budget: request.parts.budget,
+                    };
+                    let graphs = [StageGraph { graph, whole }];
+                    let stage = compile::compile_stage(&graphs, &options, &schedule);
                     stage.map(|it| it.plan)
                 }
             };

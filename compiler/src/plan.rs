@@ -20,6 +20,7 @@ pub use meeting::Meeting;
 pub use training::{ACCUMULATE, Objective, Passes, Training};
 
 use crate::graph::{DType, Origin, OutputKind};
+use crate::rewrite::Segments;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -288,9 +289,25 @@ pub struct Plan {
     /// `gradients.NAME` and `update.NAME` for each of several objectives; `accumulate` where several
     /// batches make one update, and what [`Passes`] tells where losses see all of them.
     pub programs: Vec<Program>,
+    /// What is computed again so that the plan stays within a budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recompute: Option<Recompute>,
     /// How the programs make steps; absent from a plan that updates nothing.
     #[serde(default)]
     pub training: Option<Training>,
+}
+
+/// What a budget did to a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recompute {
+    /// Bytes that all arenas may take together.
+    pub budget: u64,
+    /// How much of the forward pass is computed again.
+    pub segments: Segments,
+    /// Bytes of the arenas of the plan that computes nothing again.
+    pub bytes_without: u64,
+    /// Floating-point operations of that plan's programs.
+    pub flops_without: u64,
 }
 
 /// Words of the step buffer. Floats are stored as bits. The words that depend on how often a parameter
@@ -327,6 +344,23 @@ impl Plan {
     #[must_use]
     pub fn program(&self, name: &str) -> Option<&Program> {
         self.programs.iter().find(|program| program.name == name)
+    }
+
+    /// Device memory of all arenas, in bytes.
+    #[must_use]
+    pub fn arena_bytes(&self) -> u64 {
+        self.arenas.iter().map(|arena| arena.bytes).sum()
+    }
+
+    /// Floating-point operations of all programs, each run once.
+    #[must_use]
+    pub fn flops(&self) -> u64 {
+        let commands = self.programs.iter().flat_map(|program| &program.commands);
+        let flops = commands.map(|command| match command {
+            Command::Dispatch(dispatch) => dispatch.flops,
+            _ => 0,
+        });
+        flops.sum()
     }
 
     /// The buffer with this id.

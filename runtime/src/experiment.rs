@@ -188,6 +188,9 @@ pub fn train(
     let mut manifest = manifest(project, stage, device, seed, &loader);
     manifest.cost = cost(project, stage, &compiled)?;
     let total = options.steps.unwrap_or(stage.steps).min(stage.steps);
+    if let Some(text) = compiled.plan.recompute_text() {
+        observer.note(&text);
+    }
     let executor = Executor::new(device, compiled.plan, &execute::Options::default())?;
     let given = start::write(
         &executor,

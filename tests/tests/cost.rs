@@ -381,6 +381,7 @@ fn a_batch_in_parts_costs_a_second_forward_pass_and_less_memory() {
         Parts {
             count: 4,
             whole: Some(&whole),
+            budget: None,
         },
     );
     let [once, twice] = [&at_once, &in_parts].map(|cost| cost.total.step.contraction as f64);

@@ -1,7 +1,7 @@
 //! What a plan tells: traffic, launches, memory, and whether it fits the device it was made for.
 
 use super::lines::Lines;
-use crate::plan::{Command, Plan, Profile};
+use crate::plan::{Command, Plan, Profile, Recompute};
 use gatewright_grammar::source::Span;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,14 @@ pub struct DeviceCost {
     pub memory_bytes: u64,
     /// Bytes of intermediate values that live at the busiest launch.
     pub activation_bytes_at_least: u64,
+    /// Floating-point operations of all launches, padding and what is computed again included.
+    pub flops: u64,
+    /// What the stage's budget did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recompute: Option<Recompute>,
+    /// The same in words.
+    #[serde(skip)]
+    pub recompute_text: Option<String>,
     /// The largest binding of a launch against the device's limit.
     pub binding: Fit,
     /// The largest arena against the largest buffer of the device.
@@ -90,7 +98,10 @@ pub(super) fn cost(plan: &Plan, lines: &mut Lines) -> DeviceCost {
         profile: plan.limits.profile,
         kernels: plan.kernels.len(),
         programs,
-        memory_bytes: memory.iter().map(|arena| arena.bytes).sum(),
+        memory_bytes: plan.arena_bytes(),
+        flops: plan.flops(),
+        recompute: plan.recompute,
+        recompute_text: plan.recompute_text(),
         memory,
         activation_bytes_at_least: plan.activation_bytes_at_least,
         binding: binding.within(plan.limits.max_binding_bytes),

@@ -289,6 +289,7 @@ impl<'a> Assembly<'a> {
             origins: Vec::new(),
             activation_bytes_at_least: 0,
             programs: Vec::new(),
+            recompute: None,
             training: Some(Training::of(request)),
         };
         Self {

@@ -21,6 +21,9 @@ impl Plan {
             // Writing to a string does not fail.
             let _ = writeln!(text, "arena {}: {} bytes", arena.name, arena.bytes);
         }
+        if let Some(recompute) = self.recompute_text() {
+            let _ = writeln!(text, "{recompute}");
+        }
         for program in &self.programs {
             let _ = writeln!(text, "program {}", program.name);
             for command in &program.commands {
@@ -28,6 +31,24 @@ impl Plan {
             }
         }
         text
+    }
+
+    /// What the budget of a stage did: what is computed again, and what that cost and saved.
+    #[must_use]
+    pub fn recompute_text(&self) -> Option<String> {
+        let it = self.recompute?;
+        let more = self.flops().saturating_sub(it.flops_without) as f64;
+        let megabytes = |bytes: u64| bytes as f64 / 1e6;
+        Some(format!(
+            "{} of {} parts of the forward pass are computed again on the way back: {:.1} % more operations, \
+             {:.1} MB instead of {:.1} MB, within the budget of {:.1} MB",
+            it.segments.again,
+            it.segments.all,
+            100.0 * more / it.flops_without.max(1) as f64,
+            megabytes(self.arena_bytes()),
+            megabytes(it.bytes_without),
+            megabytes(it.budget),
+        ))
     }
 
     fn command_text(&self, command: &Command) -> String {

@@ -6,6 +6,7 @@ use super::optimizer::{self, OptimizerSpec};
 use super::pattern::Pattern;
 use super::read::{At, Entry, Keys, Reader};
 use crate::check;
+use crate::compile::Schedule;
 use crate::model::{Model, SectionView, StaticValue};
 use gatewright_grammar::ast::{FormulaKind, SectionKind};
 use gatewright_grammar::source::Span;
@@ -153,6 +154,15 @@ impl StageSpec {
     #[must_use]
     pub fn micro_batch(&self) -> Option<u64> {
         self.batch.map(|batch| batch / self.accumulate)
+    }
+
+    /// How an update is made of its batches.
+    #[must_use]
+    pub fn schedule(&self) -> Schedule {
+        Schedule {
+            accumulate: u32::try_from(self.accumulate).unwrap_or(u32::MAX),
+            budget: self.budget,
+        }
     }
 }
 

@@ -154,6 +154,18 @@ fn in_parts(project: &Project, stage: &StageSpec, why: &str) -> Failure {
     super::refuse(project, stage, headline, help)
 }
 
+/// A budget of bytes, beside the bytes that the stage takes at least and those it takes with nothing
+/// computed again.
+fn beyond(project: &Project, stage: &StageSpec, [budget, least, without]: [u64; 3]) -> Failure {
+    let headline = format!(
+        "stage `{}` does not fit its budget of {budget} bytes: it takes at least {least}, with the forward pass \
+         computed again on the way back, and {without} without",
+        stage.name
+    );
+    let help = "lower `batch`, raise `accumulate`, or allow more with `budget = memory(…)`";
+    super::refuse(project, stage, headline, help)
+}
+
 fn compiled(
     project: &Project,
     stage: &StageSpec,
@@ -176,9 +188,13 @@ fn compiled(
         whole: whole.as_ref().map(|whole| &whole.graph),
     });
     let graphs: Vec<StageGraph> = graphs.collect();
-    let accumulate = u32::try_from(stage.accumulate).unwrap_or(u32::MAX);
-    compile::compile_stage(&graphs, &options, accumulate).map_err(|error| match error {
+    compile::compile_stage(&graphs, &options, &stage.schedule()).map_err(|error| match error {
         CompileError::Couple(error) => in_parts(project, stage, &error.to_string()),
+        CompileError::Budget {
+            budget,
+            least,
+            without,
+        } => beyond(project, stage, [budget, least, without]),
         error => error.into(),
     })
 }

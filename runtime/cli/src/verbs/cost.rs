@@ -77,6 +77,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
             parts: cost::Parts {
                 count: u32::try_from(count).unwrap_or(u32::MAX),
                 whole: whole.as_ref(),
+                budget: wanted.stage.as_ref().and_then(|stage| stage.budget),
             },
             limits: limits.as_ref(),
         };
@@ -169,6 +170,9 @@ fn text(cost: &Cost) -> String {
                 some => format!(" in {some} buffers"),
             };
             row(&format!("  {name}"), bytes(size) + &pieces);
+        }
+        if let Some(recompute) = &device.recompute_text {
+            row("budget", recompute.clone());
         }
         row("largest binding", fit(&device.binding));
         row("largest buffer", fit(&device.buffer));
