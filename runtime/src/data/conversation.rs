@@ -527,7 +527,7 @@ mod tests {
     use serde_json::json;
 
     const TEMPLATE: &str = "{% for m in messages %}{% if m.role == 'user' %}{% if loop.first %}<image>\
-        {% endif %} u {{ m.content }}{% else %} {{ m.content }}{% endif %}{% endfor %}\
+        {% endif %} u {{ m.content }}{% else %} a {{ m.content }}{% endif %}{% endfor %}\
         {% if add_generation_prompt %} a{% endif %}";
 
     fn conversation(told: FindingsUse) -> Conversation {
