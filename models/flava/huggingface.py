@@ -4,7 +4,7 @@
     pip install torch transformers safetensors          # made with 2.6.0, 4.57.1, 0.8.0
     gatewright weights models/flava/flava.gate --preset demo --map hf --run runs/flava/joint --export model.safetensors
     python models/flava/huggingface.py model.safetensors --preset demo --heads 4
-    python models/flava/huggingface.py DIR/model.safetensors.index.json --preset full --heads 12 --fresh
+    python models/flava/huggingface.py DIR/model.safetensors.index.json --preset full --heads 12 --pairs 2 --fresh
 
 The second one first writes a model of the released sizes with random weights, in several files. Everything but the number of heads is read from the shapes of the tensors. `--side` and `--length` compare
 pictures of another size (positions are resampled) and longer texts. Exit code 1 where a tensor is missing or
@@ -59,16 +59,17 @@ def config_of(tensors, heads):
         hidden_size=width, layer_norm_eps=1e-12, projection_dim=shape["flava.image_projection.weight"][0])
 
 
-def batch(config, side, length, rows=4):
+def batch(config, side, length, rows):
     """Pairs with padding, masked words, masked patches, and one that does not match; names of flava.gate."""
     draw = torch.Generator().manual_seed(0)
     image, words = config.image_config, config.text_config.vocab_size
     patches = (side // image.patch_size) ** 2
     text = torch.randint(5, words, (rows, length), generator=draw)
-    shown = torch.arange(length)[None] < torch.tensor([length, length - 3, length - 1, length - 4])[:, None]
+    lengths = torch.tensor([length, length - 3, length - 1, length - 4])[:rows]
+    shown = torch.arange(length)[None] < lengths[:, None]
     text *= shown
     masked_words = torch.zeros(rows, length, dtype=torch.bool)
-    masked_words[torch.arange(rows), torch.tensor([2, 1, 3, 1])] = True
+    masked_words[torch.arange(rows), torch.tensor([2, 1, 3, 1])[:rows]] = True
     masked_patches = torch.rand(rows, patches, generator=draw) < 0.3
     code_side = side // image.patch_size * 8
     return dict(
@@ -76,7 +77,7 @@ def batch(config, side, length, rows=4):
         code_image=0.1 + 0.8 * torch.rand(rows, code_side, code_side, 3, generator=draw),
         codes=torch.randint(0, image.vocab_size, (rows, patches), generator=draw),
         text=text, shown=shown, masked_text=text.masked_fill(masked_words, 4), masked_words=masked_words,
-        masked_patches=masked_patches, matched=torch.tensor([True, False, True, True]))
+        masked_patches=masked_patches, matched=torch.tensor([True, False, True, True])[:rows])
 
 
 def theirs(model, inputs, resampled):
@@ -132,6 +133,7 @@ def main():
     arguments.add_argument("--heads", type=int, required=True)
     arguments.add_argument("--side", type=int, help="of the pictures, in pixels")
     arguments.add_argument("--length", type=int, help="of the texts, in tokens")
+    arguments.add_argument("--pairs", type=int, default=4, choices=(2, 3, 4), help="of the batch")
     arguments.add_argument("--gatewright", default="target/release/gatewright")
     arguments.add_argument("--fresh", action="store_true", help="write random weights there first")
     given = arguments.parse_args()
@@ -157,8 +159,8 @@ def main():
         model.eval()
         for kind, names in info.items():
             print(f"{kind}: {len(names)}")
-        inputs = batch(config, side, length)
-        options = ["--preset", given.preset, "--set", f"S={side}", "--set", f"T={length}", "--set", "B=4",
+        inputs = batch(config, side, length, given.pairs)
+        options = ["--preset", given.preset, "--set", f"S={side}", "--set", f"T={length}", "--set", f"B={given.pairs}",
                    "--set", "targets=codes"]
         expected = theirs(model, inputs, side != learned)
         found = ours(given.gatewright, options, given.weights.resolve(), inputs, folder, side != learned)
