@@ -186,9 +186,6 @@ pub(super) fn scatter(title: &str, x: &str, y: &str, clouds: &[Cloud]) -> Option
     let mut across = range(extent(all().map(|it| it.0)));
     // Points may lie in every corner: their names get room of their own on the right.
     across.end += 0.6 * (across.end - across.start);
-    let mut across = range(extent(all().map(|it| it.0)));
-    // Points may lie in every corner: their names get room of their own on the right.
-    across.end += 0.6 * (across.end - across.start);
     let frame = Frame {
         title,
         height: 340,
