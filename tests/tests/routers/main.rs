@@ -578,7 +578,8 @@ fn devices_agree() {
 #[test]
 fn gradients_of_forced_routes_agree_on_devices() {
     let devices = backends();
-    let policy = &policies()[2];
+    // Renormalised among what is kept, a lone choice would weigh 1 whatever its score.
+    let policy = &policies()[1];
     let shape = [3, 7];
     for route in [Route::Balanced, Route::Random, Route::Expert(1)] {
         let mut project = project(&text(policy, shape));
