@@ -70,21 +70,13 @@ impl Measured {
 /// What compiler and device report.
 pub fn measure(device: &Device, bench: &Bench, recording: &Recording) -> Result<Measured, Failure> {
     let begun = Instant::now();
-    let optimizer = bench.training.map(|(optimizer, _)| optimizer);
-    let trained = optimizer.map(|it| it.trained.clone());
-    let none = Default::default();
-    let (name, limits) = (&bench.name, device.limits());
-    let compiled = once::compiled(name, bench.lowered, limits, none, trained, optimizer)?;
+    let plan = plan(device, bench)?;
     let compile_seconds = begun.elapsed().as_secs_f64();
     let begun = Instant::now();
-    let mut executor = Executor::new(device, compiled.plan, &execute::Options::default())?;
+    let mut executor = Executor::new(device, plan, &execute::Options::default())?;
     let prepare_seconds = begun.elapsed().as_secs_f64();
-    executor.fill(
-        Slot::Parameter,
-        &initial_parameters(bench.lowered, bench.seed),
-    )?;
-    executor.fill(Slot::Input, &drawn_inputs(&bench.lowered.graph, bench.seed))?;
-    let programs: &[&str] = match optimizer {
+    fill(&executor, bench)?;
+    let programs: &[&str] = match bench.training {
         Some(_) => &["gradients", "update"],
         None => &["forward"],
     };
@@ -110,7 +102,7 @@ pub fn measure(device: &Device, bench: &Bench, recording: &Recording) -> Result<
         device: device.name().to_owned(),
         launches: launches(plan),
         kernels: plan.kernels.len(),
-        memory_bytes: plan.arenas.iter().map(|arena| arena.bytes).sum(),
+        memory_bytes: plan.arena_bytes(),
         compile_seconds,
         prepare_seconds,
         first_run_seconds,
@@ -141,16 +133,9 @@ pub struct Watching {
 pub fn watching(device: &Device, benches: [&Bench; 2]) -> Result<Watching, Failure> {
     let mut executors = Vec::with_capacity(2);
     for bench in benches {
-        let optimizer = bench.training.map(|(optimizer, _)| optimizer);
-        let trained = optimizer.map(|it| it.trained.clone());
-        let none = Default::default();
-        let (name, limits) = (&bench.name, device.limits());
-        let compiled = once::compiled(name, bench.lowered, limits, none, trained, optimizer)?;
-        let executor = Executor::new(device, compiled.plan, &execute::Options::default())?;
-        let parameters = initial_parameters(bench.lowered, bench.seed);
-        executor.fill(Slot::Parameter, &parameters)?;
-        let inputs = drawn_inputs(&bench.lowered.graph, bench.seed);
-        executor.fill(Slot::Input, &inputs)?;
+        let plan = plan(device, bench)?;
+        let executor = Executor::new(device, plan, &execute::Options::default())?;
+        fill(&executor, bench)?;
         executors.push(executor);
     }
     let programs = ["gradients", "update"];
@@ -179,6 +164,23 @@ pub fn watching(device: &Device, benches: [&Bench; 2]) -> Result<Watching, Failu
         seconds: [0, 1].map(|it| median(&|pair| pair[it])),
         added: median(&|pair| pair[1] / pair[0] - 1.0),
     })
+}
+
+fn plan(device: &Device, bench: &Bench) -> Result<Plan, Failure> {
+    let optimizer = bench.training.map(|(optimizer, _)| optimizer);
+    let trained = optimizer.map(|it| it.trained.clone());
+    let (none, limits) = (Default::default(), device.limits());
+    let compiled = once::compiled(&bench.name, bench.lowered, limits, none, trained, optimizer)?;
+    Ok(compiled.plan)
+}
+
+/// First values for parameters and random ones for inputs.
+fn fill(executor: &Executor, bench: &Bench) -> Result<(), Failure> {
+    let parameters = initial_parameters(bench.lowered, bench.seed);
+    executor.fill(Slot::Parameter, &parameters)?;
+    let inputs = drawn_inputs(&bench.lowered.graph, bench.seed);
+    executor.fill(Slot::Input, &inputs)?;
+    Ok(())
 }
 
 fn launches(plan: &Plan) -> usize {

@@ -132,7 +132,7 @@ fn opening(compiled: &StagePlan) -> Opening {
         first_step: 0,
         steps: 0,
         dispatches: programs.map(|it| it.commands.len()).sum(),
-        bytes: compiled.plan.arenas.iter().map(|it| it.bytes).sum(),
+        bytes: compiled.plan.arena_bytes(),
     }
 }
 

@@ -25,9 +25,6 @@ pub struct DeviceCost {
     /// What the stage's budget did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recompute: Option<Recompute>,
-    /// The same in words.
-    #[serde(skip)]
-    pub recompute_text: Option<String>,
     /// The largest binding of a launch against the device's limit.
     pub binding: Fit,
     /// The largest arena against the largest buffer of the device.
@@ -101,7 +98,6 @@ pub(super) fn cost(plan: &Plan, lines: &mut Lines) -> DeviceCost {
         memory_bytes: plan.arena_bytes(),
         flops: plan.flops(),
         recompute: plan.recompute,
-        recompute_text: plan.recompute_text(),
         memory,
         activation_bytes_at_least: plan.activation_bytes_at_least,
         binding: binding.within(plan.limits.max_binding_bytes),

@@ -79,7 +79,7 @@ fn check_buffer(plan: &Plan, buffer: &Buffer, limits: &Limits) -> Result<()> {
 /// All arenas live as long as the plan. A software driver that takes more than there is would end the
 /// program, or another one, without a word.
 pub(super) fn check_total(plan: &Plan, free: Option<u64>) -> Result<()> {
-    let needed = plan.arenas.iter().map(|arena| arena.bytes).sum::<u64>();
+    let needed = plan.arena_bytes();
     let Some(limit) = free.filter(|free| needed > *free) else {
         return Ok(());
     };

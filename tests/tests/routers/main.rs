@@ -574,7 +574,7 @@ fn devices_agree() {
 }
 
 /// Where choices are forced, gradients flow as they do where a router makes them: every family of kernels
-/// agrees with the reference, and a forced route that repeats the router's own choice changes nothing.
+/// agrees with the reference.
 #[test]
 fn gradients_of_forced_routes_agree_on_devices() {
     let devices = backends();

@@ -171,8 +171,9 @@ fn text(cost: &Cost) -> String {
             };
             row(&format!("  {name}"), bytes(size) + &pieces);
         }
-        if let Some(recompute) = &device.recompute_text {
-            row("budget", recompute.clone());
+        if let Some(recompute) = device.recompute {
+            let text = recompute.to_text(device.memory_bytes, device.flops);
+            row("budget", text);
         }
         row("largest binding", fit(&device.binding));
         row("largest buffer", fit(&device.buffer));
