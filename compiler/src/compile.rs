@@ -1,13 +1,16 @@
 //! The pipeline from a forward graph to a plan, each line a named pass.
 
+mod budget;
+
 use crate::autodiff;
+use crate::couple::{CoupleError, Coupled, Coupling};
 use crate::fuse::{self, Group};
 use crate::graph::{DimKind, Graph, OutputKind, Type, ValueId};
 use crate::kernel::spec::{DispatchLayout, MOST_HEAD_WIDTH};
 use crate::ops::{Input, Op, OpError};
 use crate::optimizer::Optimizer;
 use crate::plan::{self, Limits, Plan, Split};
-use crate::rewrite;
+use crate::rewrite::{self, Apart, Segments};
 use crate::size::{Bindings, Size};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,6 +29,24 @@ pub struct Options<'a> {
     pub gradients: Option<Vec<String>>,
     /// Update the parameters; needs gradients.
     pub optimizer: Option<&'a Optimizer>,
+}
+
+/// How a stage makes an update of its batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// Batches whose gradients are added up for one update.
+    pub accumulate: u32,
+    /// Bytes of device memory that all arenas of the plan may take together.
+    pub budget: Option<u64>,
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Self {
+            accumulate: 1,
+            budget: None,
+        }
+    }
 }
 
 /// What no plan can be made of.
@@ -55,12 +76,28 @@ pub enum CompileError {
         /// Its type.
         ty: String,
     },
+    /// A plan whose arenas are larger than they may be, however much is computed again.
+    #[error(
+        "the budget is {budget} bytes of device memory; this stage needs at least {least}, with activations \
+         computed again on the way back ({without} without): lower `batch`, or raise `accumulate`"
+    )]
+    Budget {
+        /// Bytes that were allowed.
+        budget: u64,
+        /// The fewest bytes that were reached.
+        least: u64,
+        /// Bytes of the plan that keeps everything.
+        without: u64,
+    },
     /// A node that no kernel covers.
     #[error(transparent)]
     Fuse(#[from] fuse::FuseError),
     /// A plan that does not fit the device.
     #[error(transparent)]
     Plan(#[from] plan::PlanError),
+    /// A batch whose parts cannot be put together.
+    #[error(transparent)]
+    Couple(#[from] CoupleError),
 }
 
 /// A compiled graph with what it was made through.
@@ -93,10 +130,10 @@ pub struct CompiledStage {
 /// Unbound dims, kernels or limits that do not fit; ill-typed nodes are bugs.
 pub fn compile(graph: &Graph, options: &Options) -> Result<Compiled, CompileError> {
     let splits = splits(graph, options);
-    let (graph, groups) = fuse_graph(graph, options)?;
-    let bindings = bind_dims(&graph, &options.bindings, row_tile(options))?;
-    let part = part(&graph, &groups, &bindings);
+    let fused = fused_and_bound(graph, options, None)?;
+    let part = part(objective_name(&fused.0), &fused);
     let (plan, placed) = plan::assemble(&plan_request(options, &[part], 1, splits))?;
+    let (graph, groups, bindings) = fused;
     Ok(Compiled {
         graph,
         groups,
@@ -106,35 +143,127 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Compiled, CompileErro
     })
 }
 
+/// One objective of a stage: a forward graph over what is computed at once.
+#[derive(Clone, Copy, Debug)]
+pub struct StageGraph<'a> {
+    /// Over a batch, or over one of the equal parts of a batch.
+    pub graph: &'a Graph,
+    /// Over the whole batch, where losses see all of it although it comes in parts.
+    pub whole: Option<&'a Graph>,
+}
+
+impl<'a> From<&'a Graph> for StageGraph<'a> {
+    fn from(graph: &'a Graph) -> Self {
+        Self { graph, whole: None }
+    }
+}
+
+/// A graph, its kernel groups and the values of its dims.
+type Fused = (Graph, Vec<Group>, Bindings);
+
 /// The forward graphs of several objectives, or of one, to one plan over one set of parameters.
-/// `accumulate` batches make an update. Free dims are bound by name, if at all, before.
+/// Free dims are bound by name, if at all, before.
 ///
 /// # Errors
-/// As [`compile`], and inputs or parameters that differ between the objectives.
+/// As [`compile`], inputs or parameters that differ between the objectives, and a budget that no
+/// recomputation meets.
 pub fn compile_stage(
-    graphs: &[&Graph],
+    graphs: &[StageGraph],
+    options: &Options,
+    schedule: &Schedule,
+) -> Result<CompiledStage, CompileError> {
+    let stage = |segments| compile_segments(graphs, options, schedule.accumulate, segments);
+    match schedule.budget {
+        Some(budget) => budget::within(budget, &stage),
+        None => stage(None),
+    }
+}
+
+/// [`compile_stage`] with this much of the forward pass computed again.
+fn compile_segments(
+    graphs: &[StageGraph],
     options: &Options,
     accumulate: u32,
+    segments: Option<Segments>,
 ) -> Result<CompiledStage, CompileError> {
-    let mut fused = Vec::with_capacity(graphs.len());
-    for graph in graphs {
-        let (graph, groups) = fuse_graph(graph, options)?;
-        let bindings = bind_dims(&graph, &options.bindings, row_tile(options))?;
-        fused.push((graph, groups, bindings));
+    // What belongs to two passes over a batch has its gradients already.
+    let given = Options {
+        gradients: None,
+        ..options.clone()
+    };
+    let mut fused: Vec<Fused> = Vec::with_capacity(graphs.len());
+    let mut meetings: Vec<Option<(Coupled, [Fused; 2])>> = Vec::with_capacity(graphs.len());
+    for StageGraph { graph, whole } in graphs {
+        let coupled = match whole {
+            Some(whole) => couple(graph, whole, options, accumulate)?,
+            None => None,
+        };
+        let Some(coupled) = coupled else {
+            fused.push(fused_and_bound(graph, options, segments)?);
+            meetings.push(None);
+            continue;
+        };
+        fused.push(fused_and_bound(&coupled.part, &given, segments)?);
+        let embed = fused_and_bound(&coupled.embed, &given, None)?;
+        let whole = fused_and_bound(&coupled.whole, &given, None)?;
+        meetings.push(Some((coupled, [embed, whole])));
     }
-    let parts = fused.iter();
+    let names: Vec<&str> = graphs.iter().map(|it| objective_name(it.graph)).collect();
+    let couplings = meetings.iter().zip(&names).map(|(meeting, name)| {
+        let (coupled, [embed, whole]) = meeting.as_ref()?;
+        Some(plan::Meeting {
+            embed: part(name, embed),
+            whole: part(name, whole),
+            crossings: &coupled.crossings,
+            shared: &coupled.shared,
+        })
+    });
+    let couplings: Vec<Option<plan::Meeting>> = couplings.collect();
+    let parts = fused.iter().zip(&couplings).zip(&names);
     let parts: Vec<plan::Part> = parts
-        .map(|(graph, groups, bindings)| part(graph, groups, bindings))
+        .map(|((fused, meeting), name)| plan::Part {
+            meeting: meeting.as_ref(),
+            ..part(name, fused)
+        })
         .collect();
-    let splits = graphs
-        .iter()
-        .flat_map(|graph| splits(graph, options))
-        .collect();
+    let splits = graphs.iter().flat_map(|it| splits(it.graph, options));
+    let splits = splits.collect();
     let (plan, _) = plan::assemble(&plan_request(options, &parts, accumulate, splits))?;
     Ok(CompiledStage {
         graphs: fused.into_iter().map(|(graph, ..)| graph).collect(),
         plan,
     })
+}
+
+/// Two passes over a batch in so many parts; parameters that lie in parts are so in both.
+fn couple(
+    part: &Graph,
+    whole: &Graph,
+    options: &Options,
+    accumulate: u32,
+) -> Result<Option<Coupled>, CompileError> {
+    let step = |pass| move |error| CompileError::Pass { pass, error };
+    let splits = splits(part, options);
+    let cut = |graph: &Graph| {
+        let large = |id: ValueId| rewrite::parameter(graph, id);
+        let large = |id: ValueId| large(id).is_some_and(|path| splits.contains_key(path));
+        let graph = rewrite::cross_entropy(graph, MANY_CLASSES, &large);
+        let graph = graph.map_err(step("cross-entropy"))?;
+        rewrite::split(&graph, &splits).map_err(step("split"))
+    };
+    let (part, whole) = (cut(part)?, cut(whole)?);
+    let trained = parts_of(options.gradients.as_deref().unwrap_or(&[]), &splits);
+    Ok(Coupling::new(&part, &whole, accumulate as usize)?.split(&trained)?)
+}
+
+fn fused_and_bound(
+    graph: &Graph,
+    options: &Options,
+    segments: Option<Segments>,
+) -> Result<Fused, CompileError> {
+    let (graph, groups) = fuse_segments(graph, options, segments)?;
+    let bindings = bind_dims(&graph, &options.bindings, row_tile(options))?;
+    Ok((graph, groups, bindings))
 }
 
 /// Several forward graphs to one plan with a program of each name, over one set of parameters and
@@ -149,18 +278,10 @@ pub fn compile_programs(
 ) -> Result<Plan, CompileError> {
     let mut fused = Vec::with_capacity(programs.len());
     for (_, graph) in programs {
-        let (graph, groups) = fuse_graph(graph, options)?;
-        let bindings = bind_dims(&graph, &options.bindings, row_tile(options))?;
-        fused.push((graph, groups, bindings));
+        fused.push(fused_and_bound(graph, options, None)?);
     }
     let parts = programs.iter().zip(&fused);
-    let parts = parts.map(|((name, _), (graph, groups, bindings))| plan::Part {
-        name: (*name).to_owned(),
-        graph,
-        groups,
-        bindings,
-    });
-    let parts: Vec<plan::Part> = parts.collect();
+    let parts: Vec<plan::Part> = parts.map(|((name, _), fused)| part(name, fused)).collect();
     let splits = programs
         .iter()
         .flat_map(|(_, graph)| splits(graph, options))
@@ -176,17 +297,23 @@ fn row_tile(options: &Options) -> usize {
     crate::kernel::row_tile(options.limits)
 }
 
-/// A fused graph under the name of its objective.
-fn part<'a>(graph: &'a Graph, groups: &'a [Group], bindings: &'a Bindings) -> plan::Part<'a> {
-    let mut outputs = graph.outputs().iter();
-    let objective = outputs.find(|output| output.kind == OutputKind::Objective);
-    let name = objective.map_or("", |output| output.name.as_str());
+/// A fused graph under a name.
+fn part<'a>(name: &str, (graph, groups, bindings): &'a Fused) -> plan::Part<'a> {
     plan::Part {
-        name: name.strip_prefix("objective.").unwrap_or(name).to_owned(),
+        name: name.to_owned(),
         graph,
         groups,
         bindings,
+        meeting: None,
     }
+}
+
+/// The name of the objective that a graph computes.
+fn objective_name(graph: &Graph) -> &str {
+    let mut outputs = graph.outputs().iter();
+    let objective = outputs.find(|output| output.kind == OutputKind::Objective);
+    let name = objective.map_or("", |output| output.name.as_str());
+    name.strip_prefix("objective.").unwrap_or(name)
 }
 
 fn plan_request<'a>(
@@ -215,6 +342,18 @@ fn plan_request<'a>(
 /// # Errors
 /// As [`compile`].
 pub fn fuse_graph(graph: &Graph, options: &Options) -> Result<(Graph, Vec<Group>), CompileError> {
+    fuse_segments(graph, options, None)
+}
+
+/// [`fuse_graph`] with this much of the forward pass computed again on the way back.
+///
+/// # Errors
+/// As [`compile`].
+pub fn fuse_segments(
+    graph: &Graph,
+    options: &Options,
+    segments: Option<Segments>,
+) -> Result<(Graph, Vec<Group>), CompileError> {
     let step = |pass| move |error| CompileError::Pass { pass, error };
     let graph = expand(graph, options, &kept_whole)?;
     check_elements(&graph, &options.bindings)?;
@@ -222,7 +361,13 @@ pub fn fuse_graph(graph: &Graph, options: &Options) -> Result<(Graph, Vec<Group>
     let bindings = bind_dims(&graph, &options.bindings, tile)?;
     check_elements(&graph, &bindings)?;
     let graph = fuse::prepare(&graph, &bindings).map_err(step("prepare"))?;
-    let groups = fuse::fuse(&graph, &bindings, tile, options.limits)?;
+    let (graph, apart) = match segments {
+        Some(segments) => {
+            rewrite::recompute(&graph, &bindings, segments).map_err(step("recompute"))?
+        }
+        None => (graph, Apart::default()),
+    };
+    let groups = fuse::fuse(&graph, &bindings, tile, options.limits, &apart)?;
     Ok((graph, groups))
 }
 
@@ -238,7 +383,7 @@ pub fn expand(
 ) -> Result<Graph, CompileError> {
     let step = |pass| move |error| CompileError::Pass { pass, error };
     let graph = replay(graph, &options.replay).map_err(step("replay"))?;
-    let graph = rewrite::cross_entropy(&graph, MANY_CLASSES).map_err(step("cross-entropy"))?;
+    let graph = classes_in_parts(&graph).map_err(step("cross-entropy"))?;
     let splits = splits(&graph, options);
     let graph = rewrite::split(&graph, &splits).map_err(step("split"))?;
     let graph = match &options.gradients {
@@ -285,6 +430,11 @@ fn check_elements(graph: &Graph, bindings: &Bindings) -> Result<(), CompileError
 
 /// Logits of so many classes are made in parts: once more on the way back, but never all at once.
 const MANY_CLASSES: usize = 8192;
+
+/// Losses over many classes with their logits in parts; before gradients are added.
+pub(crate) fn classes_in_parts(graph: &Graph) -> Result<Graph, OpError> {
+    rewrite::cross_entropy(graph, MANY_CLASSES, &|_| true)
+}
 
 /// Composites that the fuser takes as they are: row reductions, written rows, cross-entropies, and attention of heads that are not
 /// too wide for its kernels.
@@ -340,7 +490,7 @@ fn replay(graph: &Graph, paths: &BTreeSet<String>) -> Result<Graph, OpError> {
 }
 
 /// Adds d objective / d parameter as results, for the parameters that a path reaches.
-fn differentiate(graph: &Graph, paths: &[String]) -> Result<Graph, OpError> {
+pub(crate) fn differentiate(graph: &Graph, paths: &[String]) -> Result<Graph, OpError> {
     let objective = graph
         .outputs()
         .iter()

@@ -14,7 +14,8 @@ mod lines;
 pub use device::{DeviceCost, Fit, Memory};
 pub use lines::Line;
 
-use crate::compile::{self, CompileError, Options};
+use crate::compile::{self, CompileError, Options, Schedule, StageGraph};
+use crate::couple::Coupling;
 use crate::fuse::bind_shape;
 use crate::graph::{DimKind, Graph, ValueId, bind_rows};
 use crate::lower::Lowered;
@@ -41,8 +42,21 @@ pub struct Request<'a> {
     pub lowered: &'a Lowered,
     /// The optimiser of a training step; none for a forward pass alone.
     pub optimizer: Option<&'a Optimizer>,
+    /// The parts of the batch of a step.
+    pub parts: Parts<'a>,
     /// The device to plan for; none for what the graph alone tells.
     pub limits: Option<&'a Limits>,
+}
+
+/// How the batch of a step is computed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Parts<'a> {
+    /// Equal parts of it, each of which the traced graph computes; none are one.
+    pub count: u32,
+    /// The objective over the whole batch, where its losses see all of it.
+    pub whole: Option<&'a Lowered>,
+    /// Bytes of device memory that the stage may take.
+    pub budget: Option<u64>,
 }
 
 /// The costs of one entry or training step.
@@ -75,9 +89,10 @@ pub struct Amounts {
     pub active_parameters: u64,
     /// Elements of parameters that the stage trains; 0 for an entry.
     pub trained_parameters: u64,
-    /// Operations of the forward pass.
+    /// Operations of the forward pass, of one part of a batch.
     pub forward: Work,
-    /// Operations of forward and backward pass; 0 for an entry. The update is not counted.
+    /// Operations of forward and backward pass over all parts of a batch, with the first pass where there
+    /// are two; 0 for an entry. The update is not counted.
     pub step: Work,
     /// Bytes that the launches read and write, each operand once; 0 without a plan.
     pub bytes: u64,
@@ -112,21 +127,31 @@ pub fn measure(request: &Request) -> Result<Cost, CompileError> {
     let mut lines = Lines::new(request.sources);
     let forward = expanded(request, &bindings, None)?;
     parameters(request, &forward, &bindings, &mut lines);
-    operations(&forward, &bindings, &mut lines, |amounts| {
+    operations(&forward, &bindings, &mut lines, 1, |amounts| {
         &mut amounts.forward
     });
     if let Some(optimizer) = request.optimizer {
-        let step = expanded(request, &bindings, Some(optimizer.trained.clone()))?;
-        operations(&step, &bindings, &mut lines, |amounts| &mut amounts.step);
+        step(request, optimizer, &bindings, &mut lines)?;
     }
     let (device, unplanned) = match request.limits {
         None => (None, None),
         Some(limits) => {
-            match compile::compile(
-                graph,
-                &options(request, limits, &bindings, gradients(request)),
-            ) {
-                Ok(compiled) => (Some(device::cost(&compiled.plan, &mut lines)), None),
+            let options = options(request, limits, &bindings, gradients(request));
+            let plan = match request.optimizer {
+                None => compile::compile(graph, &options).map(|it| it.plan),
+                Some(_) => {
+                    let whole = request.parts.whole.map(|it| &it.graph);
+                    let schedule = Schedule {
+                        accumulate: request.parts.count.max(1),
+                        budget: request.parts.budget,
+                    };
+                    let graphs = [StageGraph { graph, whole }];
+                    let stage = compile::compile_stage(&graphs, &options, &schedule);
+                    stage.map(|it| it.plan)
+                }
+            };
+            match plan {
+                Ok(plan) => (Some(device::cost(&plan, &mut lines)), None),
                 Err(error) => (None, Some(error.to_string())),
             }
         }
@@ -146,6 +171,39 @@ pub fn measure(request: &Request) -> Result<Cost, CompileError> {
         device,
         unplanned,
     })
+}
+
+/// The operations of a step.
+fn step(
+    request: &Request,
+    optimizer: &Optimizer,
+    bindings: &Bindings,
+    lines: &mut Lines,
+) -> Result<(), CompileError> {
+    let count = request.parts.count.max(1);
+    let mut add = |graph: &Graph, times: u32| {
+        operations(graph, bindings, lines, times.into(), |it| &mut it.step);
+    };
+    let coupled = match request.parts.whole {
+        Some(whole) => Coupling::new(&request.lowered.graph, &whole.graph, count as usize)?
+            .split(&optimizer.trained)?,
+        None => None,
+    };
+    let Some(coupled) = coupled else {
+        let whole = expanded(request, bindings, Some(optimizer.trained.clone()))?;
+        add(&whole, count);
+        return Ok(());
+    };
+    let limits = Limits::portable();
+    let options = options(request, &limits, bindings, None);
+    for (graph, times) in [
+        (&coupled.embed, count),
+        (&coupled.whole, 1),
+        (&coupled.part, count),
+    ] {
+        add(&compile::expand(graph, &options, &|_, _| false)?, times);
+    }
+    Ok(())
 }
 
 /// Values of all dims, free ones being 1, and the names of the free ones that occur.
@@ -264,11 +322,12 @@ fn behind(graph: &Graph, value: ValueId) -> Vec<String> {
     found
 }
 
-/// Adds the operations of every node to the line it comes from.
+/// Adds the operations of every node, done so many times, to the line it comes from.
 fn operations(
     graph: &Graph,
     bindings: &Bindings,
     lines: &mut Lines,
+    times: u64,
     part: impl Fn(&mut Amounts) -> &mut Work,
 ) {
     let mut bindings = bindings.clone();
@@ -292,7 +351,7 @@ fn operations(
                 Class::Contraction => &mut work.contraction,
                 _ => &mut work.other,
             };
-            *sum = sum.saturating_add(flops);
+            *sum = sum.saturating_add(flops.saturating_mul(times));
         }
     }
 }

@@ -30,6 +30,7 @@ use crate::graph::{Graph, Type, ValueId};
 use crate::kernel::spec::KernelSpec;
 use crate::ops::Op;
 use crate::plan::Limits;
+use crate::rewrite::Apart;
 use crate::size::Bindings;
 
 pub use prepare::prepare;
@@ -73,6 +74,8 @@ pub(crate) struct Context<'a> {
     pub(crate) readers: Vec<Vec<ValueId>>,
     /// Inline values that are stored nevertheless.
     pub(crate) stored: Vec<bool>,
+    /// What must not share a launch.
+    pub(crate) apart: &'a Apart,
 }
 
 impl Context<'_> {
@@ -155,7 +158,8 @@ impl Context<'_> {
     }
 }
 
-/// Groups the prepared graph for a device. `bindings` must bind every dim.
+/// Groups the prepared graph for a device. `bindings` must bind every dim; no group joins what `apart`
+/// keeps apart.
 ///
 /// # Errors
 /// Unbound dims, or a node that no skeleton takes.
@@ -164,6 +168,7 @@ pub fn fuse(
     bindings: &Bindings,
     tile: usize,
     limits: &Limits,
+    apart: &Apart,
 ) -> Result<Vec<Group>, FuseError> {
     let shapes = graph
         .ids()
@@ -189,6 +194,7 @@ pub fn fuse(
         outputs,
         readers: vec![Vec::new(); graph.len()],
         stored: vec![false; graph.len()],
+        apart,
     };
     sources::resolve(&mut context);
     let clusters = cluster::cluster(&context)?;

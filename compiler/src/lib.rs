@@ -6,6 +6,7 @@ pub mod autodiff;
 pub mod check;
 pub mod compile;
 pub mod cost;
+pub mod couple;
 pub mod evaluate;
 pub mod examine;
 pub mod fuse;

@@ -8,6 +8,7 @@
 //! - Uniform words of a dispatch lie inside `uniforms`, at a multiple of 64 words (256 bytes).
 
 mod assemble;
+mod meeting;
 mod memory;
 mod split;
 mod text;
@@ -16,10 +17,12 @@ mod update;
 mod verify;
 
 pub use assemble::{ALIGN_WORDS, CACHE, Part, Placed, PlanError, Request, aligned, assemble};
+pub use meeting::Meeting;
 pub use split::Split;
-pub use training::{ACCUMULATE, Objective, Training};
+pub use training::{ACCUMULATE, Objective, Passes, Training};
 
 use crate::graph::{DType, Origin, OutputKind};
+use crate::rewrite::Segments;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -204,6 +207,19 @@ pub enum Command {
         /// Written.
         to: BufferId,
     },
+    /// Copies some bytes of a buffer over some of another one in another arena.
+    CopyRange {
+        /// Read.
+        from: BufferId,
+        /// From this byte on.
+        from_offset: u64,
+        /// Written.
+        to: BufferId,
+        /// From this byte on.
+        to_offset: u64,
+        /// How many, a multiple of four.
+        bytes: u64,
+    },
 }
 
 impl Command {
@@ -213,7 +229,7 @@ impl Command {
         match self {
             Command::Dispatch(dispatch) => dispatch.bindings.clone(),
             Command::Clear(buffer) => vec![*buffer],
-            Command::Copy { from, to } => vec![*from, *to],
+            Command::Copy { from, to } | Command::CopyRange { from, to, .. } => vec![*from, *to],
         }
     }
 }
@@ -273,14 +289,30 @@ pub struct Plan {
     pub activation_bytes_at_least: u64,
     /// Command lists. A training plan has `gradients` (forward and backward) and `update`, or
     /// `gradients.NAME` and `update.NAME` for each of several objectives; `accumulate` where several
-    /// batches make one update.
+    /// batches make one update, and what [`Passes`] tells where losses see all of them.
     pub programs: Vec<Program>,
     /// The parameters that lie in parts, by path: each part is a buffer of role `Parameter`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub splits: BTreeMap<String, Split>,
+    /// What is computed again so that the plan stays within a budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recompute: Option<Recompute>,
     /// How the programs make steps; absent from a plan that updates nothing.
     #[serde(default)]
     pub training: Option<Training>,
+}
+
+/// What a budget did to a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recompute {
+    /// Bytes that all arenas may take together.
+    pub budget: u64,
+    /// How much of the forward pass is computed again.
+    pub segments: Segments,
+    /// Bytes of the arenas of the plan that computes nothing again.
+    pub bytes_without: u64,
+    /// Floating-point operations of that plan's programs.
+    pub flops_without: u64,
 }
 
 /// Words of the step buffer. Floats are stored as bits. The words that depend on how often a parameter
@@ -317,6 +349,23 @@ impl Plan {
     #[must_use]
     pub fn program(&self, name: &str) -> Option<&Program> {
         self.programs.iter().find(|program| program.name == name)
+    }
+
+    /// Device memory of all arenas, in bytes.
+    #[must_use]
+    pub fn arena_bytes(&self) -> u64 {
+        self.arenas.iter().map(|arena| arena.bytes).sum()
+    }
+
+    /// Floating-point operations of all programs, each run once.
+    #[must_use]
+    pub fn flops(&self) -> u64 {
+        let commands = self.programs.iter().flat_map(|program| &program.commands);
+        let flops = commands.map(|command| match command {
+            Command::Dispatch(dispatch) => dispatch.flops,
+            _ => 0,
+        });
+        flops.sum()
     }
 
     /// The buffer with this id.

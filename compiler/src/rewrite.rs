@@ -7,6 +7,7 @@
 //! | a composite equals its decomposition | [`decompose`] |
 //! | `log_sum_exp(x w) - (x w)[target]` over many classes is a cross-entropy of x and w | [`cross_entropy`] |
 //! | a parameter is its parts along an axis, put together | [`split`] |
+//! | a value computed again from what it was computed from is the same value | [`recompute`] |
 //! | equal ops on equal operands are one value; random nodes are never merged, since a run may replace each by its path | [`simplify`] |
 //! | what no output reads is dropped, unread inputs and parameters too | [`simplify`] |
 //! | an elementwise op of constants is a constant; so is a constant moved, and a sum of known length | [`simplify`] |
@@ -20,13 +21,15 @@
 
 mod cross_entropy;
 mod decompose;
+mod recompute;
 mod simplify;
 mod split;
 
 pub use cross_entropy::cross_entropy;
 pub use decompose::decompose;
+pub use recompute::{Apart, Segments, recompute};
 pub use simplify::simplify;
-pub use split::{split, splits};
+pub use split::{parameter, split, splits};
 
 use crate::graph::{Graph, ValueId};
 use crate::ops::{Builder, OpError};

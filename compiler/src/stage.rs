@@ -20,17 +20,17 @@ mod weights;
 
 pub use alarm::{Alarm, Trouble};
 pub use data::{
-    BlockMask, DataSpec, Filter, Fit, Given, ImageSpec, MaskUnit, Product, Rendition, Source,
-    TextSpec, TokenMask,
+    BlockMask, ConversationSpec, DataSpec, Filter, Fit, Given, ImageSpec, MaskUnit, Product,
+    Rendition, Source, TextSpec, TokenMask, TokenizerSpec, VocabularyKind,
 };
-pub use evaluation::{Classes, EvalSpec, Measure, MetricSpec};
+pub use evaluation::{Classes, EvalSpec, FindingsUse, Measure, MetricSpec};
 pub use findings::{FindingKind, FindingsSpec, Sentence};
 pub use generate::{GenerateSpec, Part as PromptPart, Prompted};
 pub use optimizer::{DecayOn, OptimizerSpec};
 pub use pattern::Pattern;
 pub use select::{ParameterFacts, unreached};
 pub use template::{Part, Template};
-pub use training::{DataShare, Initialise, StageSpec, Trains, batch_dim};
+pub use training::{DataShare, Initialise, Negatives, StageSpec, Trains, batch_dim};
 pub use weights::{NamePattern, Pair, Pairing, Rule, Stack, Transform, WeightsSpec};
 
 use crate::check;
@@ -143,11 +143,13 @@ impl Experiment {
 #[must_use]
 pub fn experiment(model: &Model) -> (Option<Experiment>, Vec<Diagnostic>) {
     let mut reader = Reader::new(model);
-    let data = collect(&mut reader, SectionKind::Data, data::read);
+    let generations = collect(&mut reader, SectionKind::Generate, generate::read);
+    let data = collect(&mut reader, SectionKind::Data, |reader, view| {
+        data::read(reader, view, &generations)
+    });
     let weights = collect(&mut reader, SectionKind::Weights, weights::read);
     let metrics = evaluation::metrics(&mut reader);
     let evals = collect(&mut reader, SectionKind::Eval, evaluation::read);
-    let generations = collect(&mut reader, SectionKind::Generate, generate::read);
     let stages = collect(&mut reader, SectionKind::Stage, |reader, view| {
         training::read(reader, view, &data)
     });

@@ -70,21 +70,13 @@ impl Measured {
 /// What compiler and device report.
 pub fn measure(device: &Device, bench: &Bench, recording: &Recording) -> Result<Measured, Failure> {
     let begun = Instant::now();
-    let optimizer = bench.training.map(|(optimizer, _)| optimizer);
-    let trained = optimizer.map(|it| it.trained.clone());
-    let none = Default::default();
-    let (name, limits) = (&bench.name, device.limits());
-    let compiled = once::compiled(name, bench.lowered, limits, none, trained, optimizer)?;
+    let plan = plan(device, bench)?;
     let compile_seconds = begun.elapsed().as_secs_f64();
     let begun = Instant::now();
-    let mut executor = Executor::new(device, compiled.plan, &execute::Options::default())?;
+    let mut executor = Executor::new(device, plan, &execute::Options::default())?;
     let prepare_seconds = begun.elapsed().as_secs_f64();
-    executor.fill(
-        Slot::Parameter,
-        &initial_parameters(bench.lowered, bench.seed),
-    )?;
-    executor.fill(Slot::Input, &drawn_inputs(&bench.lowered.graph, bench.seed))?;
-    let programs: &[&str] = match optimizer {
+    fill(&executor, bench)?;
+    let programs: &[&str] = match bench.training {
         Some(_) => &["gradients", "update"],
         None => &["forward"],
     };
@@ -110,13 +102,85 @@ pub fn measure(device: &Device, bench: &Bench, recording: &Recording) -> Result<
         device: device.name().to_owned(),
         launches: launches(plan),
         kernels: plan.kernels.len(),
-        memory_bytes: plan.arenas.iter().map(|arena| arena.bytes).sum(),
+        memory_bytes: plan.arena_bytes(),
         compile_seconds,
         prepare_seconds,
         first_run_seconds,
         seconds,
         created_later,
     })
+}
+
+/// What measuring routers adds to a step.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Watching {
+    /// What was timed.
+    pub name: String,
+    /// The adapter.
+    pub device: String,
+    /// Dispatches of a step without and with measuring.
+    pub launches: [usize; 2],
+    /// Median seconds of a step without and with measuring; the runs take turns.
+    pub seconds: [f64; 2],
+    /// The median of what a pair of runs differs by, as a share of the step without.
+    pub added: f64,
+}
+
+/// Times a training step that does not measure its routers and one that does, turn by turn.
+///
+/// # Errors
+/// What compiler and device report.
+pub fn watching(device: &Device, benches: [&Bench; 2]) -> Result<Watching, Failure> {
+    let mut executors = Vec::with_capacity(2);
+    for bench in benches {
+        let plan = plan(device, bench)?;
+        let executor = Executor::new(device, plan, &execute::Options::default())?;
+        fill(&executor, bench)?;
+        executors.push(executor);
+    }
+    let programs = ["gradients", "update"];
+    let mut pairs = Vec::new();
+    for step in 0..=benches[0].runs.max(1) {
+        let mut pair = [0.0; 2];
+        // Each goes first half of the time.
+        for turn in 0..2 {
+            let which = (turn + step as usize) % 2;
+            pair[which] = timed(&mut executors[which], benches[which], &programs, step)?;
+        }
+        // The first runs compile.
+        if step > 0 {
+            pairs.push(pair);
+        }
+    }
+    let median = |value: &dyn Fn(&[f64; 2]) -> f64| {
+        let mut values: Vec<f64> = pairs.iter().map(value).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    Ok(Watching {
+        name: benches[0].name.clone(),
+        device: device.name().to_owned(),
+        launches: [0, 1].map(|it| launches(executors[it].plan())),
+        seconds: [0, 1].map(|it| median(&|pair| pair[it])),
+        added: median(&|pair| pair[1] / pair[0] - 1.0),
+    })
+}
+
+fn plan(device: &Device, bench: &Bench) -> Result<Plan, Failure> {
+    let optimizer = bench.training.map(|(optimizer, _)| optimizer);
+    let trained = optimizer.map(|it| it.trained.clone());
+    let (none, limits) = (Default::default(), device.limits());
+    let compiled = once::compiled(&bench.name, bench.lowered, limits, none, trained, optimizer)?;
+    Ok(compiled.plan)
+}
+
+/// First values for parameters and random ones for inputs.
+fn fill(executor: &Executor, bench: &Bench) -> Result<(), Failure> {
+    let parameters = initial_parameters(bench.lowered, bench.seed);
+    executor.fill(Slot::Parameter, &parameters)?;
+    let inputs = drawn_inputs(&bench.lowered.graph, bench.seed);
+    executor.fill(Slot::Input, &inputs)?;
+    Ok(())
 }
 
 fn launches(plan: &Plan) -> usize {

@@ -15,7 +15,7 @@ pub use differences::{Differences, differences};
 pub use foreign::{Imported, compare, export, import};
 pub use keep::Checkpoints;
 pub(crate) use tensors::read_with_metadata;
-pub use tensors::{read_tensors, write_atomically, write_tensors};
+pub use tensors::{read_tensors, write_atomically, write_foreign, write_tensors};
 
 use crate::error::{Error, Result};
 use crate::tensor::HostTensor;

@@ -171,6 +171,7 @@ impl Comparison {
             "variant".to_owned(),
             "runs".to_owned(),
             "parameters".to_owned(),
+            "forward of an example".to_owned(),
         ];
         heads.extend(columns.iter().map(ToString::to_string));
         let mut text = format!(
@@ -179,16 +180,17 @@ impl Comparison {
             "---|".repeat(heads.len())
         );
         for variant in &self.variants {
-            let parameters = variant
-                .cost
-                .get("parameters")
-                .map_or(String::new(), |count| {
-                    format!("{:.2} M", *count as f64 / 1e6)
-                });
+            let millions = |cost: &str, digits: usize, unit: &str| {
+                let count = variant.cost.get(cost);
+                count.map_or(String::new(), |count| {
+                    format!("{:.digits$} M{unit}", *count as f64 / 1e6)
+                })
+            };
             let mut cells = vec![
                 variant.name.clone(),
                 variant.seeds.len().to_string(),
-                parameters,
+                millions("parameters", 2, ""),
+                millions("forward_operations", 1, "FLOP"),
             ];
             cells.extend(
                 columns

@@ -14,6 +14,7 @@
 
 mod batch;
 mod caption;
+mod conversation;
 mod error;
 mod findings;
 mod image;
@@ -25,16 +26,19 @@ mod prefetch;
 mod random;
 mod source;
 mod tokenize;
+mod vocabulary;
 
 pub use batch::{Batch, BatchOptions, Batches, Column, Hidden, TextColumn};
 pub use caption::{Caption, canonical, prompt};
+pub use conversation::{Conversation, Places};
 pub use error::{BadRecords, DataError, RecordFault};
 pub use findings::{Boxed, Category, Findings, Relation, SegmentMap, TextLine, Verbalised};
 pub use image::{ImageTransform, Picture};
 pub use mask::{BlockMask, TokenMask};
-pub use open::{Loading, Split, open, tokenizer};
+pub use open::{Loading, Split, open};
 pub use peek::{Sample, peek};
 pub use prefetch::Prefetch;
 pub use random::Random;
 pub use source::{Blob, Record, Records, Source};
 pub use tokenize::{Pieces, Tokenize};
+pub use vocabulary::{Vocabulary, Words};

@@ -104,6 +104,21 @@ impl Device {
         Self::on(select::select(choice)?)
     }
 
+    /// Bytes of memory that are free for it, where that can be known: software drivers take what the host
+    /// has. What a graphics card has shows when it refuses.
+    #[must_use]
+    pub fn free_bytes(&self) -> Option<u64> {
+        if self.info.device_type != wgpu::DeviceType::Cpu {
+            return None;
+        }
+        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kibibytes * 1_024)
+    }
+
     /// Another device on the same adapter, with a queue of its own.
     fn sibling(&self) -> Result<Self> {
         Self::on(self.adapter.clone())

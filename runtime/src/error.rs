@@ -266,10 +266,10 @@ impl From<&Error> for Diagnostic {
                 |diagnostic, name| diagnostic.note(format!("there is: {name}")),
             ),
             Error::LimitExceeded { remedy, .. } => diagnostic.help(*remedy),
-            Error::UnknownName { present, .. } | Error::NotGiven { present, .. }
+            Error::UnknownName { name, present, .. } | Error::NotGiven { name, present, .. }
                 if !present.is_empty() =>
             {
-                diagnostic.help(format!("there is: {}", present.join(", ")))
+                diagnostic.help(format!("there is: {}", alike(name, present)))
             }
             Error::TensorsDiffer(differences) => {
                 differences.lines().into_iter().fold(diagnostic, Self::note)
@@ -284,5 +284,39 @@ impl From<&Error> for Diagnostic {
             }
             _ => diagnostic,
         }
+    }
+}
+
+/// Names shown of those that are there.
+const SHOWN: usize = 8;
+
+/// The names that begin most like `name`, and how many more there are.
+fn alike(name: &str, present: &[String]) -> String {
+    let shared = |other: &str| {
+        let pairs = name.chars().zip(other.chars());
+        pairs.take_while(|(own, other)| own == other).count()
+    };
+    let mut names: Vec<&str> = present.iter().map(String::as_str).collect();
+    names.sort_by_key(|other| std::cmp::Reverse(shared(other)));
+    let more = names.len().saturating_sub(SHOWN);
+    names.truncate(SHOWN);
+    let mut text = names.join(", ");
+    if more > 0 {
+        text += &format!(" and {more} more");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_names_those_that_begin_alike_are_shown() {
+        let present: Vec<String> = (0..20).map(|at| format!("text.{at}.bias")).collect();
+        let text = alike("text.17.kernel", &present);
+        assert!(text.starts_with("text.17.bias, text.1.bias"), "{text}");
+        assert!(text.ends_with(" and 12 more"), "{text}");
+        assert_eq!(alike("a", &["b".to_owned()]), "b");
     }
 }

@@ -69,6 +69,7 @@ impl Executor {
     /// # Errors
     /// A plan that contradicts itself or the device's limits, a shader that is refused, or no memory.
     pub fn new(device: &Device, plan: Plan, options: &Options) -> Result<Self> {
+        check::check_total(&plan, device.free_bytes())?;
         check::check(&plan, device.limits())?;
         let arenas: Vec<Memory> = plan
             .arenas
@@ -251,6 +252,17 @@ impl Executor {
                     }
                     _ => recorder.copy(self.region(from), self.region(to)),
                 }
+            }
+            Stage::CopyRange { from, to, bytes } => {
+                let (Ok(source), Ok(target)) = (self.buffer(from.0), self.buffer(to.0)) else {
+                    return;
+                };
+                let range = |buffer: &Buffer, offset: u64| Region {
+                    memory: &self.arenas[buffer.arena as usize],
+                    offset: buffer.offset + offset,
+                    bytes: *bytes,
+                };
+                recorder.copy(range(source, from.1), range(target, to.1));
             }
         }
     }

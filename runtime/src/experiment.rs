@@ -12,7 +12,7 @@ mod draws;
 mod plan;
 mod start;
 
-pub use plan::{StagePlan, UNSUPPORTED, bindings, plan};
+pub use plan::{StagePlan, UNSUPPORTED, bindings, plan, whole};
 
 use crate::checkpoint::Checkpoint;
 use crate::data::BadRecords;
@@ -132,7 +132,7 @@ fn opening(compiled: &StagePlan) -> Opening {
         first_step: 0,
         steps: 0,
         dispatches: programs.map(|it| it.commands.len()).sum(),
-        bytes: compiled.plan.arenas.iter().map(|it| it.bytes).sum(),
+        bytes: compiled.plan.arena_bytes(),
     }
 }
 
@@ -177,6 +177,7 @@ pub fn train(
     let begun = Instant::now();
     observer.phase("reading data");
     let mut loader = Loader::open(project, experiment, stage, options)?;
+    loader.cut().iter().for_each(|note| observer.note(note));
     observer.phase("compiling");
     let compiled = plan(project, stage, device.limits())?;
     let routes = compiled.lowered.iter();
@@ -187,6 +188,9 @@ pub fn train(
     let mut manifest = manifest(project, stage, device, seed, &loader);
     manifest.cost = cost(project, stage, &compiled)?;
     let total = options.steps.unwrap_or(stage.steps).min(stage.steps);
+    if let Some(text) = compiled.plan.recompute_text() {
+        observer.note(&text);
+    }
     let executor = Executor::new(device, compiled.plan, &execute::Options::default())?;
     let given = start::write(
         &executor,
@@ -237,6 +241,7 @@ pub fn train(
         data: BTreeMap::new(),
         bad: options.bad,
         examples: EXAMPLES,
+        run: Some(options.folder.clone()),
     };
     observer.phase("preparing evaluations");
     let mut evaluator = Evaluator::new(project, experiment, stage, device, &overrides)?;
@@ -455,6 +460,7 @@ fn cost(
         sources: &project.sources,
         lowered,
         optimizer: None,
+        parts: cost::Parts::default(),
         limits: None,
     })?;
     let total = measured.total;

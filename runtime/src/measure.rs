@@ -7,6 +7,7 @@
 //! - Parameters come from outside; nothing here trains.
 //! - Rows that only fill the last batch are never counted.
 
+mod answers;
 mod embed;
 mod evaluator;
 mod export;
@@ -51,6 +52,9 @@ pub struct Score {
     pub value: f64,
     /// What guessing gives.
     pub chance: f64,
+    /// Of a choice among classes: what always naming the most frequent ones gives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub majority: Option<f64>,
 }
 
 /// A record with its best captions.

@@ -55,18 +55,19 @@ impl Project {
     /// Everything that is wrong with it, and with the sources for rendering.
     pub fn open(path: &Path, overrides: &Overrides) -> Result<Self, Box<Mistakes>> {
         let name = path.display().to_string();
+        let text = read(path, &name).map_err(|diagnostic| {
+            Box::new(Mistakes {
+                sources: Sources::default(),
+                diagnostics: vec![*diagnostic],
+            })
+        })?;
+        Self::bind(path, text, overrides)
+    }
+
+    /// Binds a text that stands at a path.
+    fn bind(path: &Path, text: String, overrides: &Overrides) -> Result<Self, Box<Mistakes>> {
         let mut sources = Sources::default();
-        let text = match read(path, &name) {
-            Ok(text) => text,
-            Err(diagnostic) => {
-                let diagnostics = vec![*diagnostic];
-                return Err(Box::new(Mistakes {
-                    sources,
-                    diagnostics,
-                }));
-            }
-        };
-        let root = sources.add(name, text.clone());
+        let root = sources.add(path.display().to_string(), text.clone());
         let importer = |from: &str, wanted: &str| import(from, wanted);
         let options = BindOptions {
             preset: overrides.preset.clone(),
@@ -92,6 +93,16 @@ impl Project {
                 diagnostics,
             })),
         }
+    }
+
+    /// The same file with one more setting.
+    ///
+    /// # Errors
+    /// What is wrong with it then.
+    pub fn with_set(&self, name: &str, value: &str) -> Result<Self, Box<Mistakes>> {
+        let mut overrides = self.overrides.clone();
+        overrides.sets.push((name.to_owned(), value.to_owned()));
+        Self::bind(&self.path, self.text.clone(), &overrides)
     }
 
     /// Traces what is asked for; warnings are kept.

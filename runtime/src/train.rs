@@ -4,11 +4,12 @@
 //! - A step depends on the parameters, the optimiser state with its counts of updates, the step
 //!   number, the seed and the batches of that step alone; so a resumed run continues to the same bits.
 //! - A step minimises one objective; what that does not reach keeps its bits.
-//! - A batch is one submission. Losses come back in the submission of the step they belong to, and only
+//! - A pass over a batch is one submission. Losses come back in the submission of the step they belong to, and only
 //!   in steps that are logged or saved.
 //! - Nothing that is not finite is ever saved.
 
 mod alarm;
+mod events;
 mod folder;
 mod record;
 mod update;
@@ -23,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::execute::{Executor, NonFinitePlace, Slot};
 use crate::profile::{Recording, Track};
 use crate::tensor::HostTensor;
-use gatewright_compiler::plan::{ACCUMULATE, BufferId, Training};
+use gatewright_compiler::plan::{ACCUMULATE, BufferId, Passes, Training};
 use record::{Clock, Kind, Means, Measured};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -93,6 +94,8 @@ pub struct Trainer {
     training: Training,
     /// What is read, for each objective.
     measured: Vec<Vec<Measured>>,
+    /// What is read once for all batches of a step, for each objective.
+    together: Vec<Vec<Measured>>,
     /// Updates so far towards each objective.
     updates: Vec<u64>,
     step: u64,
@@ -119,13 +122,23 @@ impl Trainer {
         for objective in &training.objectives {
             executor.program_index(&objective.gradients)?;
             executor.program_index(&objective.update)?;
+            for name in objective.passes.iter().flat_map(all_programs) {
+                executor.program_index(name)?;
+            }
         }
         if training.accumulate > 1 {
             executor.program_index(ACCUMULATE)?;
         }
         let objectives = training.objectives.iter();
         let measured = objectives
-            .map(|it| record::measured(&executor, it))
+            .map(|it| record::measured(&executor, &it.outputs))
+            .collect();
+        let objectives = training.objectives.iter();
+        let together = objectives
+            .map(|it| {
+                let outputs = it.passes.as_ref().map(|it| &it.outputs);
+                outputs.map_or(Vec::new(), |it| record::measured(&executor, it))
+            })
             .collect();
         Ok(Self {
             updates: vec![0; training.objectives.len()],
@@ -133,6 +146,7 @@ impl Trainer {
             options,
             training,
             measured,
+            together,
             step: 0,
             last: 0,
             carried: BTreeMap::new(),
@@ -310,15 +324,21 @@ impl Trainer {
     pub fn advance(&mut self, batches: &mut dyn Batches, read: bool) -> Result<Option<StepRecord>> {
         let objective = self.choose(batches)?;
         let mut found = Found::default();
+        let given = self.first_pass(batches, objective, read, &mut found)?;
         for place in self.places() {
-            self.prepare(batches, place)?;
-            let mut programs = vec![self.training.objectives[objective].gradients.clone()];
-            programs.extend(self.after_gradients(objective, place));
+            match given.get(place.part as usize) {
+                Some(batch) => self.give(place, batch)?,
+                None => {
+                    let batch = self.next_batch(batches, place)?;
+                    self.give(place, &batch)?;
+                }
+            }
+            let programs = self.second_pass(objective, place);
             let programs: Vec<&str> = programs.iter().map(String::as_str).collect();
             if read {
                 let ids = self.reads(objective, place);
                 let values = self.execute(&programs, &ids)?;
-                self.note(objective, &values, &mut found)?;
+                self.note(&self.measured[objective], &values, &mut found)?;
             } else {
                 self.execute(&programs, &[])?;
             }
@@ -368,19 +388,28 @@ impl Trainer {
         self.restore(from)?;
         while self.step <= until {
             let objective = self.choose(batches)?;
+            let given = match self.first_pass(batches, objective, true, &mut Found::default()) {
+                Err(Error::NonFinite { .. }) => return self.non_finite_place(),
+                given => given?,
+            };
             for place in self.places() {
-                self.prepare(batches, place)?;
+                let batch = match given.get(place.part as usize) {
+                    Some(batch) => batch.clone(),
+                    None => self.next_batch(batches, place)?,
+                };
+                self.give(place, &batch)?;
                 let ids = self.measured[objective].iter().map(|it| it.id);
                 let ids: Vec<BufferId> = ids.collect();
-                let gradients = self.training.objectives[objective].gradients.clone();
-                let values = self.executor.run_and_read(&[&gradients], &ids)?;
-                match self.note(objective, &values, &mut Found::default()) {
+                let programs = self.second_pass(objective, place);
+                let own = 1 + usize::from(!given.is_empty());
+                let programs: Vec<&str> = programs.iter().map(String::as_str).collect();
+                let values = self.executor.run_and_read(&programs[..own], &ids)?;
+                let measured = &self.measured[objective];
+                match self.note(measured, &values, &mut Found::default()) {
                     Err(Error::NonFinite { .. }) => return self.non_finite_place(),
                     result => result?,
                 }
-                let rest = self.after_gradients(objective, place);
-                let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
-                self.executor.run(&rest)?;
+                self.executor.run(&programs[own..])?;
             }
             self.finish_step(objective);
         }
@@ -392,8 +421,16 @@ impl Trainer {
     /// # Errors
     /// What the device reports.
     pub fn non_finite_place(&mut self) -> Result<Option<NonFinitePlace>> {
-        let program = self.training.objectives[self.last].gradients.clone();
-        self.executor.first_non_finite(&program)
+        let objective = &self.training.objectives[self.last];
+        let before = objective.passes.iter();
+        let before = before.flat_map(|it| [it.embed.clone(), it.whole.clone()]);
+        let programs: Vec<String> = before.chain([objective.gradients.clone()]).collect();
+        for program in programs {
+            if let Some(place) = self.executor.first_non_finite(&program)? {
+                return Ok(Some(place));
+            }
+        }
+        Ok(None)
     }
 
     /// The objective of the next step.
@@ -416,20 +453,54 @@ impl Trainer {
         (0..parts).map(move |part| Place { step, part, parts })
     }
 
-    /// Writes what a batch of the next step reads.
-    fn prepare(&mut self, batches: &mut dyn Batches, place: Place) -> Result<()> {
+    /// The first of two passes over the batches of the next step, which are kept for the second one;
+    /// nothing where one pass is all.
+    fn first_pass(
+        &mut self,
+        batches: &mut dyn Batches,
+        objective: usize,
+        read: bool,
+        found: &mut Found,
+    ) -> Result<Vec<BTreeMap<String, HostTensor>>> {
+        let Some(passes) = self.training.objectives[objective].passes.clone() else {
+            return Ok(Vec::new());
+        };
+        let mut given = Vec::with_capacity(passes.keep.len());
+        for (place, keep) in self.places().zip(&passes.keep) {
+            let batch = self.next_batch(batches, place)?;
+            self.give(place, &batch)?;
+            self.execute(&[&passes.embed, keep], &[])?;
+            given.push(batch);
+        }
+        let ids = self.together[objective].iter().map(|it| it.id);
+        let ids: Vec<BufferId> = ids.filter(|_| read).collect();
+        let values = self.execute(&[&passes.whole], &ids)?;
+        self.note(&self.together[objective], &values, found)?;
+        Ok(given)
+    }
+
+    /// The tensors of a batch of the next step.
+    fn next_batch(
+        &self,
+        batches: &mut dyn Batches,
+        place: Place,
+    ) -> Result<BTreeMap<String, HostTensor>> {
         let number = place.batch();
         let recording = self.recording.as_ref();
-        let batch = match recording.filter(|it| it.covers(place.step)) {
+        match recording.filter(|it| it.covers(place.step)) {
             Some(recording) => {
                 let name = format!("wait for batch {number}");
                 let trace = recording.trace();
-                trace.measure(Track::Host, name, || batches.batch(number))?
+                trace.measure(Track::Host, name, || batches.batch(number))
             }
-            None => batches.batch(number)?,
-        };
+            None => batches.batch(number),
+        }
+    }
+
+    /// Writes what a batch of the next step reads.
+    fn give(&self, place: Place, batch: &BTreeMap<String, HostTensor>) -> Result<()> {
         let inputs = &self.training.objectives[self.last].inputs;
-        self.executor.give(inputs, &batch)?;
+        self.executor.give(inputs, batch)?;
         let classes = self.training.classes.iter().map(|class| {
             let counts = class.iter().filter_map(|it| self.updates.get(*it as usize));
             counts.sum()
@@ -440,12 +511,17 @@ impl Trainer {
         self.executor.step_words(&words)
     }
 
-    /// The programs that follow the gradients of a batch.
-    fn after_gradients(&self, objective: usize, place: Place) -> Vec<String> {
+    /// The programs that make the gradients of a batch, and those that follow.
+    fn second_pass(&self, objective: usize, place: Place) -> Vec<String> {
+        let own = &self.training.objectives[objective];
+        let passes = own.passes.as_ref();
+        let seed = passes.and_then(|it| it.seed.get(place.part as usize).cloned());
         let accumulate = (place.parts > 1).then(|| ACCUMULATE.to_owned());
         let last = place.part + 1 == place.parts;
-        let update = last.then(|| self.training.objectives[objective].update.clone());
-        accumulate.into_iter().chain(update).collect()
+        let update = last.then(|| own.update.clone());
+        let own = [own.gradients.clone()];
+        let after = accumulate.into_iter().chain(update);
+        seed.into_iter().chain(own).chain(after).collect()
     }
 
     /// What is read after a batch, and with the last one the norm of the gradients.
@@ -457,9 +533,8 @@ impl Trainer {
     }
 
     /// Takes down what was read after a batch. A metric without a finite value is left out.
-    fn note(&self, objective: usize, tensors: &[HostTensor], found: &mut Found) -> Result<()> {
-        let measured = self.measured[objective].iter();
-        let named = measured.map(|it| (it.name.as_str(), it.kind));
+    fn note(&self, measured: &[Measured], tensors: &[HostTensor], found: &mut Found) -> Result<()> {
+        let named = measured.iter().map(|it| (it.name.as_str(), it.kind));
         let names = named.chain([("grad_norm", Kind::Metric)]);
         for ((name, kind), tensor) in names.zip(tensors) {
             let values = record::values(tensor);
@@ -500,10 +575,11 @@ impl Trainer {
 
     /// The value checkpoints are ranked by; values of different objectives do not compare.
     fn objective(&self, record: &StepRecord) -> Option<f64> {
-        let [measured] = self.measured.as_slice() else {
+        let ([parts], [together]) = (self.measured.as_slice(), self.together.as_slice()) else {
             return None;
         };
-        let first = measured.iter().find(|it| it.kind <= Kind::Loss)?;
+        let mut measured = together.iter().chain(parts);
+        let first = measured.find(|it| it.kind <= Kind::Loss)?;
         record.losses.get(&first.name).map(|loss| f64::from(*loss))
     }
 
@@ -522,6 +598,11 @@ struct Found {
     losses: Means,
     metrics: Means,
     routers: Means,
+}
+
+fn all_programs(passes: &Passes) -> impl Iterator<Item = &String> {
+    let alone = [&passes.embed, &passes.whole].into_iter();
+    alone.chain(&passes.keep).chain(&passes.seed)
 }
 
 /// Whether something that happens every `every` steps happens at this count; never for 0.

@@ -4,6 +4,8 @@ use crate::checkpoint::{compare, import};
 use crate::failure::Failure;
 use crate::once::Tensors;
 use crate::project::Project;
+use crate::tensor::{HostData, HostTensor};
+use gatewright_compiler::init::initial;
 use gatewright_compiler::lower::{Lowered, Mode, Request, Target};
 use gatewright_compiler::size::Bindings;
 use gatewright_compiler::stage::{Pairing, WeightsSpec};
@@ -58,6 +60,29 @@ pub fn matching(
 ) -> Result<(Pairing, Vec<String>), Failure> {
     let all = everything(project, &BTreeMap::new())?;
     Ok(compare(spec, &all, tensors))
+}
+
+/// Gives every parameter of the file that is missing here the first value that a run of this seed draws,
+/// and tells which: what no stage has trained.
+///
+/// # Errors
+/// What is wrong with the spec.
+pub fn complete(
+    project: &mut Project,
+    parameters: &mut Tensors,
+    seed: u32,
+) -> Result<Vec<String>, Failure> {
+    let everything = project.lower(&Request::new(Target::Everything, Mode::Train))?;
+    let mut drawn = Vec::new();
+    for (path, shape) in shapes(&everything) {
+        let info = everything.parameters.get(&path);
+        if let (Some(info), false) = (info, parameters.contains_key(&path)) {
+            let data = HostData::F32(initial(&path, &info.init, &shape, seed));
+            parameters.insert(path.clone(), HostTensor { shape, data });
+            drawn.push(path);
+        }
+    }
+    Ok(drawn)
 }
 
 /// Sizes of every parameter of the file.

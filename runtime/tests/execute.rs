@@ -164,8 +164,9 @@ fn limits_are_checked_before_anything_is_created() {
         text.contains("whose largest tensor is y: f32[274877906944]"),
         "{text}"
     );
-    assert!(text.contains("1099511628032 bytes"), "{text}");
-    assert!(text.contains("max_buffer_size"), "{text}");
+    // On a software driver all arenas together are held against what memory is free.
+    let arena = text.contains("1099511628032 bytes") && text.contains("max_buffer_size");
+    assert!(arena || text.contains("free memory"), "{text}");
     assert_eq!(error.code().0, "E0604");
     let error = refused(&device, |plan| {
         if let Command::Dispatch(dispatch) = &mut plan.programs[0].commands[0] {

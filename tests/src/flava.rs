@@ -2,17 +2,21 @@
 
 use gatewright_compiler::lower::{Mode, Request, Target, lower};
 use gatewright_compiler::optimizer::{Decay, DecayTimes, Optimizer, Rule, Schedule};
-use gatewright_compiler::stage::{WeightsSpec, experiment};
+use gatewright_compiler::stage::{self, WeightsSpec};
 use gatewright_compiler::tensor::Tensor;
 use gatewright_runtime::checkpoint::{Imported, import, read_tensors};
+use gatewright_runtime::device::Device;
+use gatewright_runtime::execute::{self, Executor, Slot};
+use gatewright_runtime::experiment;
 use gatewright_runtime::failure::Failure;
 use gatewright_runtime::once::{self, Backend, Once, Results, Tensors};
 use gatewright_runtime::project::{Overrides, Project};
 use gatewright_runtime::reference::State;
 use gatewright_runtime::tensor::{HostData, HostTensor};
-use gatewright_runtime::train::Update;
+use gatewright_runtime::train::{Batches, StepRecord, TrainOptions, Trainer, Update};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 /// The recorded batches, each with its objective.
 pub const CASES: [&str; 6] = [
@@ -42,6 +46,20 @@ const NORMS: [(&str, f64); 6] = [
     ("mm_noitm", 9.856_886_863_708_496),
     ("image", 3.444_925_069_808_96),
     ("text", 6.295_166_492_462_158),
+];
+
+/// The worst difference from the reference of each kind of value, relative to the largest magnitude of its
+/// tensor.
+pub type Worst = BTreeMap<&'static str, f64>;
+
+/// The columns of [`Flava::parity`].
+const KINDS: [&str; 6] = [
+    "states",
+    "embeddings",
+    "logits",
+    "losses",
+    "gradients",
+    "parameters",
 ];
 
 /// Tensors of `tests/fixtures/flava`.
@@ -108,7 +126,7 @@ pub fn shapes(project: &Project) -> BTreeMap<String, Vec<usize>> {
 /// When the spec has mistakes.
 #[must_use]
 pub fn names(project: &Project) -> WeightsSpec {
-    let (experiment, diagnostics) = experiment(&project.model);
+    let (experiment, diagnostics) = stage::experiment(&project.model);
     let text = || crate::spec::render(&project.sources, &diagnostics);
     let experiment = experiment.unwrap_or_else(|| panic!("{}", text()));
     experiment.weights("hf").expect("the map").clone()
@@ -198,9 +216,38 @@ impl Flava {
         })
     }
 
+    /// Every recorded case on a backend, as a table of what differs most.
+    ///
+    /// # Panics
+    /// When anything differs by `tolerance` or more.
+    #[must_use]
+    pub fn parity(&self, backend: &Backend, tolerance: f64) -> String {
+        let mut table = format!(
+            "| case | {} |\n|---|---|---|---|---|---|---|\n",
+            KINDS.join(" | ")
+        );
+        let mut line = |case: &str, worst: &Worst| {
+            let cells = KINDS.map(|kind| {
+                worst
+                    .get(kind)
+                    .map_or("".to_owned(), |off| format!("{off:.1e}"))
+            });
+            table += &format!("| `{case}` | {} |\n", cells.join(" | "));
+        };
+        line("infer", &self.check_inference(backend, tolerance));
+        for case in CASES {
+            let mut worst = self.check_logits(case, backend, tolerance);
+            worst.extend(self.check_objective(case, backend, tolerance));
+            line(case, &worst);
+        }
+        line("six steps", &self.check_training(backend, tolerance));
+        table
+    }
+
     /// Embeddings, states, poolers, projections and codes of the clean batch.
-    pub fn check_inference(&self, backend: &Backend, tolerance: f64) {
+    fn check_inference(&self, backend: &Backend, tolerance: f64) -> Worst {
         let expected = recorded("expected_infer");
+        let mut worst = Worst::new();
         let entry = |name: &str| {
             let what = Target::Entry(name.to_owned());
             self.run("mm", what, &self.parameters, backend).outputs
@@ -208,39 +255,80 @@ impl Flava {
         let mut found = entry("encode_image");
         found.extend(entry("encode_text"));
         found.extend(entry("encode_pair"));
-        for (ours, theirs) in [
-            ("image_rows", "image_embeddings"),
-            ("image_pooled", "image_pooler"),
-            ("image_projected", "image_projected"),
-            ("image_states.0", "image_hidden.0"),
-            ("image_states.1", "image_hidden.1"),
-            ("image_states.2", "image_hidden.2"),
-            ("text_rows", "text_embeddings"),
-            ("text_pooled", "text_pooler"),
-            ("text_projected", "text_projected"),
-            ("text_states.0", "text_hidden.0"),
-            ("text_states.1", "text_hidden.1"),
-            ("text_states.2", "text_hidden.2"),
-            ("multimodal_rows", "multimodal_embeddings"),
-            ("multimodal_pooled", "multimodal_pooler"),
+        for (ours, theirs, kind) in [
+            ("image_rows", "image_embeddings", "embeddings"),
+            ("image_pooled", "image_pooler", "embeddings"),
+            ("image_projected", "image_projected", "embeddings"),
+            ("image_states.0", "image_hidden.0", "states"),
+            ("image_states.1", "image_hidden.1", "states"),
+            ("image_states.2", "image_hidden.2", "states"),
+            ("text_rows", "text_embeddings", "embeddings"),
+            ("text_pooled", "text_pooler", "embeddings"),
+            ("text_projected", "text_projected", "embeddings"),
+            ("text_states.0", "text_hidden.0", "states"),
+            ("text_states.1", "text_hidden.1", "states"),
+            ("text_states.2", "text_hidden.2", "states"),
+            ("multimodal_rows", "multimodal_embeddings", "embeddings"),
+            ("multimodal_pooled", "multimodal_pooler", "embeddings"),
         ] {
-            close(ours, &found[ours], &expected[theirs], tolerance);
+            let off = close(ours, &found[ours], &expected[theirs], tolerance);
+            note(&mut worst, kind, off);
         }
         let codes = entry("tokenize");
         let logits = channels_first(&codes["code_logits"]);
-        close(
-            "code_logits",
-            &logits,
-            &expected["codebook_logits"],
-            tolerance,
+        let recorded = &expected["codebook_logits"];
+        note(
+            &mut worst,
+            "logits",
+            close("code_logits", &logits, recorded, tolerance),
         );
         let (found, expected) = (&codes["live_codes"], &expected["codebook_indices"]);
         assert_eq!(found.shape, [4, 16]);
         assert_eq!(found.data, expected.data);
+        worst
+    }
+
+    /// One picture of 48 pixels, whose positions are resampled, and one text as long as positions are
+    /// learned for: the embeddings of each and of both.
+    pub fn check_other_sizes(&self, backend: &Backend, tolerance: f64) {
+        let mut project = project("tiny", &[("S", "48"), ("T", "16"), ("B", "1")]);
+        let pixel = |index: usize| ((index * 37) % 64) as f32 / 32.0 - 1.0;
+        let shown = |place: u32| u32::from(place < 13);
+        let token = |place: u32| (5 + (place * 7) % 100) * shown(place);
+        let row =
+            |value: &dyn Fn(u32) -> u32| HostTensor::u32([1, 16], (0..16).map(value).collect());
+        let image = (0..48 * 48 * 3).map(pixel).collect();
+        let inputs = [
+            ("image", HostTensor::f32([1, 48, 48, 3], image)),
+            ("text", row(&token)),
+            ("shown", row(&shown)),
+        ];
+        let expected = recorded("expected_sizes");
+        for (entry, rows, read) in [
+            ("encode_image", "image_rows", &inputs[..1]),
+            ("encode_text", "text_rows", &inputs[1..]),
+            ("encode_pair", "multimodal_rows", &inputs),
+        ] {
+            let inputs = read
+                .iter()
+                .map(|(name, it)| ((*name).to_owned(), it.clone().expect("full")));
+            let once = Once {
+                request: Request::new(Target::Entry(entry.to_owned()), Mode::Eval),
+                inputs: &inputs.collect(),
+                parameters: &self.parameters,
+                gradients: false,
+                steps: None,
+                seed: 0,
+            };
+            let found = once::run(&mut project, &once, backend);
+            let found = found.unwrap_or_else(|error| panic!("{error}"));
+            close(rows, &found.outputs[rows], &expected[rows], tolerance);
+        }
     }
 
     /// Logits and states behind the losses of a case.
-    pub fn check_logits(&self, case: &str, backend: &Backend, tolerance: f64) {
+    fn check_logits(&self, case: &str, backend: &Backend, tolerance: f64) -> Worst {
+        let mut worst = Worst::new();
         let expected = recorded(&format!("expected_{case}"));
         let entry = match case {
             "image" => "read_image",
@@ -275,7 +363,13 @@ impl Flava {
             };
             let first: Vec<usize> = (0..recorded.shape[0]).collect();
             let own = self::rows(own, rows.unwrap_or(&first));
-            close(&format!("{case} {ours}"), &own, recorded, tolerance);
+            let kind = if ours.ends_with("rows") {
+                "states"
+            } else {
+                "logits"
+            };
+            let off = close(&format!("{case} {ours}"), &own, recorded, tolerance);
+            note(&mut worst, kind, off);
             compared += 1;
         }
         let expected = match case {
@@ -284,6 +378,7 @@ impl Flava {
             _ => 5,
         };
         assert_eq!(compared, expected, "{case}");
+        worst
     }
 
     /// A batch with nothing masked: the losses of masked rows are zero and everything is finite.
@@ -330,27 +425,28 @@ impl Flava {
     }
 
     /// Losses and gradients of a case.
-    pub fn check_objective(&self, case: &str, backend: &Backend, tolerance: f64) {
+    fn check_objective(&self, case: &str, backend: &Backend, tolerance: f64) -> Worst {
         let objective = batch(case).objective;
         let what = Target::Objective(objective.to_owned());
         let found = self.run(case, what, &self.parameters, backend);
         let expected = recorded(&format!("expected_{case}"));
         let total = &found.outputs[&format!("objective.{objective}")];
-        close(case, total, &expected["loss"], tolerance);
+        let off = close(case, total, &expected["loss"], tolerance);
+        let mut worst = Worst::from([("losses", off)]);
         for (theirs, loss) in &expected {
             if let Some(name) = theirs.strip_prefix("loss_info.") {
-                close(
-                    theirs,
-                    &found.outputs[&format!("loss.{name}")],
-                    loss,
-                    tolerance,
-                );
+                let own = &found.outputs[&format!("loss.{name}")];
+                note(&mut worst, "losses", close(theirs, own, loss, tolerance));
             }
         }
-        self.check_gradients(case, &found.gradients, tolerance);
+        let off = self.check_gradients(case, &found.gradients, tolerance);
+        note(&mut worst, "gradients", off);
+        worst
     }
 
-    fn check_gradients(&self, case: &str, found: &Tensors, tolerance: f64) {
+    /// The worst difference of a gradient.
+    fn check_gradients(&self, case: &str, found: &Tensors, tolerance: f64) -> f64 {
+        let mut worst = 0.0_f64;
         let recorded = read(
             &self.names,
             &self.shapes,
@@ -377,7 +473,8 @@ impl Flava {
                 assert!(most < 1e-5, "{case} d {path} is not zero: {most:e}");
                 continue;
             }
-            close(&format!("{case} d {path}"), own, gradient, tolerance);
+            let off = close(&format!("{case} d {path}"), own, gradient, tolerance);
+            worst = worst.max(off);
         }
         let squares = found.values().flat_map(values).map(|x| x * x);
         let (_, norm) = NORMS
@@ -389,10 +486,42 @@ impl Flava {
             off < tolerance,
             "{case}: the gradient norm differs by {off:e}"
         );
+        worst
     }
 
-    /// Six AdamW steps on batches of three kinds: parameters without a gradient in a step rest.
-    pub fn check_training(&self, backend: &Backend, tolerance: f64) {
+    /// Six AdamW steps on batches of three kinds: parameters without a gradient in a step rest. A device
+    /// takes them as a stage does, by its own updates.
+    fn check_training(&self, backend: &Backend, tolerance: f64) -> Worst {
+        let (losses, parameters) = match backend {
+            Backend::Reference => self.trained_by_rule(),
+            Backend::Device(device) => self.trained_as_a_stage(device),
+        };
+        let mut worst = Worst::new();
+        for ((case, recorded), own) in TRAINED.iter().zip(losses) {
+            let off = (own / recorded - 1.0).abs();
+            assert!(off < tolerance, "{case}: {own} is not {recorded}");
+            note(&mut worst, "losses", off);
+        }
+        let recorded = read(&self.names, &self.shapes, &recorded("train_params")).parameters;
+        let count = recorded.len();
+        assert!(count > 140, "{count} parameters are recorded");
+        for (path, tensor) in &recorded {
+            // The gradient of key biases is rounding, which AdamW blows up.
+            if !path.ends_with(".k.bias") {
+                let off = close(
+                    &format!("trained {path}"),
+                    &parameters[path],
+                    tensor,
+                    tolerance,
+                );
+                note(&mut worst, "parameters", off);
+            }
+        }
+        worst
+    }
+
+    /// Gradients and updates in f64: the loss before each step, and the parameters in the end.
+    fn trained_by_rule(&self) -> (Vec<f64>, Tensors) {
         let mut parameters = self.parameters.clone();
         let mut state = State::default();
         let rule = Rule::AdamW {
@@ -416,15 +545,12 @@ impl Flava {
             },
             total: 1,
         };
-        for (step, (case, loss)) in (0..).zip(TRAINED) {
+        let mut losses = Vec::new();
+        for (step, (case, _)) in (0..).zip(TRAINED) {
             let objective = batch(case).objective;
             let what = Target::Objective(objective.to_owned());
-            let found = self.run(case, what, &parameters, backend);
-            let own = values(&found.outputs[&format!("objective.{objective}")])[0];
-            assert!(
-                (own / loss - 1.0).abs() < tolerance,
-                "step {step}: {own} is not {loss}"
-            );
+            let found = self.run(case, what, &parameters, &Backend::Reference);
+            losses.push(values(&found.outputs[&format!("objective.{objective}")])[0]);
             let mut floats = parameters
                 .iter()
                 .map(|(path, it)| (path.clone(), float(it)))
@@ -439,23 +565,89 @@ impl Flava {
                 parameters.insert(path, HostTensor::f32(tensor.shape, data).expect("full"));
             }
         }
-        let recorded = read(&self.names, &self.shapes, &recorded("train_params")).parameters;
-        assert!(
-            recorded.len() > 140,
-            "{} parameters are recorded",
-            recorded.len()
-        );
-        for (path, tensor) in &recorded {
-            // The gradient of key biases is rounding, which AdamW blows up.
-            if !path.ends_with(".k.bias") {
-                close(
-                    &format!("trained {path}"),
-                    &parameters[path],
-                    tensor,
-                    tolerance,
-                );
-            }
+        (losses, parameters)
+    }
+
+    /// The stage `joint` on the recorded batches: one plan of three objectives with their updates.
+    fn trained_as_a_stage(&self, device: &Device) -> (Vec<f64>, Tensors) {
+        let rule =
+            "adamw(lr: constant(1e-3), betas: (0.9, 0.999), eps: 1e-8, decay: 0.1, decay_on: all)";
+        let sets = [
+            ("targets", "codes"),
+            ("joint.freeze", "none"),
+            ("joint.optimizer", rule),
+        ];
+        let mut project = project("tiny", &sets);
+        let experiment = project.experiment().expect("a sound file");
+        let stage = experiment.stage(Some("joint")).expect("the stage");
+        let planned = experiment::plan(&mut project, stage, device.limits());
+        let planned = planned.unwrap_or_else(|error| panic!("{error}"));
+        let mut batches = Sequence {
+            objectives: stage.objectives().into_iter().map(str::to_owned).collect(),
+            inputs: planned
+                .lowered
+                .iter()
+                .map(|it| it.graph.inputs().into_keys().collect())
+                .collect(),
+            batch: self.inputs.clone(),
+            codes: recorded("expected_infer")["codebook_indices"].clone(),
+        };
+        let executor = Executor::new(device, planned.plan, &execute::Options::default());
+        let executor = executor.unwrap_or_else(|error| panic!("{error}"));
+        let mut start = self.parameters.clone();
+        start.retain(|path, _| executor.types(Slot::Parameter).contains_key(path));
+        executor.fill(Slot::Parameter, &start).expect("parameters");
+        let options = TrainOptions {
+            steps: TRAINED.len() as u64,
+            seed: 0,
+            update: planned.update,
+            log_every: 1,
+            save_every: 100,
+            examples_per_step: 4,
+            spec_hash: String::new(),
+            versions: BTreeMap::new(),
+        };
+        let mut losses = Vec::new();
+        let mut observe = |record: &StepRecord| {
+            let total = record
+                .losses
+                .iter()
+                .find(|(name, _)| name.starts_with("objective."));
+            losses.push(f64::from(*total.expect("an objective").1));
+        };
+        let mut trainer = Trainer::new(executor, options).expect("a trainer");
+        trainer.carry(self.parameters.clone());
+        trainer
+            .run(&mut batches, None, &mut observe, &AtomicBool::new(false))
+            .expect("six steps");
+        (losses, trainer.parameters().expect("parameters"))
+    }
+}
+
+/// The batches of the recorded training run. Of the image alone the codes come from the codebook.
+struct Sequence {
+    objectives: Vec<String>,
+    inputs: Vec<BTreeSet<String>>,
+    batch: Tensors,
+    codes: HostTensor,
+}
+
+impl Batches for Sequence {
+    fn objective(&mut self, step: u64) -> usize {
+        let wanted = batch(TRAINED[step as usize].0).objective;
+        let place = self.objectives.iter().position(|it| it == wanted);
+        place.expect("an objective of the stage")
+    }
+
+    fn batch(&mut self, number: u64) -> gatewright_runtime::error::Result<Tensors> {
+        let objective = self.objective(number);
+        let mut batch = self.batch.clone();
+        if TRAINED[number as usize].0 == "image" {
+            let codes = batch.get_mut("codes").expect("the codes");
+            codes.data = self.codes.data.clone();
         }
+        batch.retain(|name, _| self.inputs[objective].contains(name));
+        Ok(batch)
     }
 }
 
@@ -507,8 +699,15 @@ fn channels_first(tensor: &HostTensor) -> HostTensor {
     HostTensor::f32([b, c, y, x], result).expect("full")
 }
 
-fn close(name: &str, found: &HostTensor, expected: &HostTensor, tolerance: f64) {
+/// How far two tensors differ, which is less than the tolerance.
+fn close(name: &str, found: &HostTensor, expected: &HostTensor, tolerance: f64) -> f64 {
     assert_eq!(found.shape, expected.shape, "{name}");
     let off = crate::reference::difference(&float(found), &float(expected));
     assert!(off < tolerance, "{name} differs by {off:e}");
+    off
+}
+
+fn note(worst: &mut Worst, kind: &'static str, off: f64) {
+    let known = worst.entry(kind).or_default();
+    *known = known.max(off);
 }

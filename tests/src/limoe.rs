@@ -1,5 +1,10 @@
 //! LIMoE's recorded reference: its cases, and how results are held against it.
 
+#![allow(
+    clippy::print_stderr,
+    reason = "`--nocapture` shows how far each result is from the reference"
+)]
+
 use crate::reference::{Tensors, difference, load};
 use crate::spec::{model_text, project, render};
 use gatewright_compiler::lower::Target;
@@ -238,6 +243,7 @@ impl Case {
                 None => difference(gradient, &expected[&self.foreign(path)]),
             };
             let name = self.setting.name;
+            eprintln!("parity of {name}: d {path} {off:.1e}");
             assert!(off < tolerance, "{name}: d {path} differs by {off:e}");
         }
     }
@@ -248,6 +254,7 @@ impl Case {
             .unwrap_or_else(|| panic!("there is no {own}"));
         let off = difference(found, &self.expected[name]);
         let case = self.setting.name;
+        eprintln!("parity of {case}: {own} {off:.1e}");
         assert!(off < tolerance, "{case}: {own} differs by {off:e}");
     }
 }

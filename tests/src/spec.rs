@@ -83,7 +83,14 @@ pub fn project(text: &str, preset: Option<&str>, sets: &[(&str, &str)]) -> Proje
         model,
         path: "test.gate".into(),
         text: text.to_owned(),
-        overrides: Overrides::default(),
+        overrides: Overrides {
+            preset: preset.map(str::to_owned),
+            sets: sets
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            route: None,
+        },
         routes: gatewright_runtime::routes::Routes::default(),
         warnings: Vec::new(),
     }

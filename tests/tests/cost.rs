@@ -5,7 +5,7 @@
     reason = "a test says when it is skipped for want of an adapter"
 )]
 
-use gatewright_compiler::cost::{Cost, Request, measure};
+use gatewright_compiler::cost::{Cost, Parts, Request, measure};
 use gatewright_compiler::lower::{Mode, Target};
 use gatewright_compiler::optimizer::{Optimizer, Rule};
 use gatewright_compiler::plan::Limits;
@@ -40,6 +40,7 @@ fn cost(
         sources: &sources,
         lowered: &lowered,
         optimizer: optimizer.as_ref(),
+        parts: Parts::default(),
         limits,
     };
     measure(&request).unwrap_or_else(|e| panic!("{e}"))
@@ -204,6 +205,7 @@ fn beside(file: &str, preset: Option<&str>, what: Target) -> Cost {
         sources: &project.sources,
         lowered: &lowered,
         optimizer: None,
+        parts: Parts::default(),
         limits: None,
     };
     measure(&request).unwrap_or_else(|e| panic!("{e}"))
@@ -318,6 +320,7 @@ fn the_peak_of_a_training_step_is_predicted() {
         sources: &sources,
         lowered: &lowered,
         optimizer: Some(&optimizer),
+        parts: Parts::default(),
         limits: Some(device.limits()),
     };
     let cost = measure(&request).unwrap_or_else(|e| panic!("{e}"));
@@ -343,4 +346,57 @@ fn the_peak_of_a_training_step_is_predicted() {
     );
     drop(executor);
     assert_eq!(device.counters().bytes, 0);
+}
+
+#[test]
+fn a_batch_in_parts_costs_a_second_forward_pass_and_less_memory() {
+    let limits = Limits::cpu_vulkan();
+    let text = model_text("limoe/limoe.gate");
+    let traced = |rows: &str| {
+        let (sources, model) = bound(&text, Some("demo"), &[("B", rows)]).expect("sound");
+        let (lowered, _) = lowered(&sources, &model, pretrain(), Mode::Train).expect("sound");
+        (sources, lowered)
+    };
+    let ((sources, part), (_, whole)) = (traced("32"), traced("128"));
+    let optimizer = Optimizer {
+        rule: Rule::Sgd { momentum: 0.0 },
+        clip: None,
+        decayed: Vec::new(),
+        trained: part.parameters.keys().cloned().collect(),
+    };
+    let cost = |lowered, parts| {
+        let request = Request {
+            name: "step".to_owned(),
+            sources: &sources,
+            lowered,
+            optimizer: Some(&optimizer),
+            parts,
+            limits: Some(&limits),
+        };
+        measure(&request).unwrap_or_else(|error| panic!("{error}"))
+    };
+    let at_once = cost(&whole, Parts::default());
+    let in_parts = cost(
+        &part,
+        Parts {
+            count: 4,
+            whole: Some(&whole),
+            budget: None,
+        },
+    );
+    let [once, twice] = [&at_once, &in_parts].map(|cost| cost.total.step.contraction as f64);
+    assert!((1.2..1.4).contains(&(twice / once)), "{twice} and {once}");
+    let bytes = |cost: &Cost| {
+        let device = cost.device.as_ref().expect("a plan");
+        let activations = device.memory.iter();
+        let activations = activations.filter(|it| it.name.starts_with("activations"));
+        (
+            activations.map(|it| it.bytes).sum::<u64>(),
+            device.memory_bytes,
+        )
+    };
+    let (own, all) = bytes(&in_parts);
+    let (own_at_once, all_at_once) = bytes(&at_once);
+    assert!(3 * own < own_at_once, "{own} and {own_at_once}");
+    assert!(all < all_at_once, "{all} and {all_at_once}");
 }

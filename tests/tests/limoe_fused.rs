@@ -2,11 +2,13 @@
 //! plans of all presets fit their budgets of launches.
 
 use gatewright_compiler::compile::{Options, compile};
+use gatewright_compiler::graph::OutputKind;
 use gatewright_compiler::lower::{Mode, Request, Target, lower};
 use gatewright_compiler::optimizer::{Optimizer, Rule};
-use gatewright_compiler::plan::{Command, Limits};
+use gatewright_compiler::plan::{Command, Limits, Role};
+use gatewright_runtime::experiment;
 use gatewright_tests::fused::{Tensors, assert_same, fill, fused};
-use gatewright_tests::spec::{bound, lowered, model_text, render};
+use gatewright_tests::spec::{bound, lowered, model_text, project, render};
 
 #[test]
 fn the_tiny_preset_means_the_same_fused() {
@@ -97,4 +99,47 @@ fn launches_of_a_training_step() {
         let (_, groups) = fused(&traced.graph, &Limits::cpu_vulkan(), true);
         assert!(groups.len() <= most, "{preset}: {} groups", groups.len());
     }
+}
+
+/// Measuring routers adds a few small launches; without it a step has none of them. That holds for a step
+/// in two passes too, whose first one measures nothing.
+#[test]
+fn routers_are_measured_by_few_launches_and_once() {
+    let text = model_text("limoe/limoe.gate");
+    let launches = |watch: &str, more: &[(&str, &str)]| {
+        let mut sets = vec![("pretrain.watch", watch)];
+        sets.extend(more);
+        let mut project = project(&text, Some("demo"), &sets);
+        let experiment = project.experiment().expect("sound sections");
+        let stage = experiment.stage(None).expect("a stage");
+        let limits = Limits::cpu_vulkan();
+        let plan = experiment::plan(&mut project, stage, &limits);
+        let plan = plan.unwrap_or_else(|error| panic!("{error}")).plan;
+        let metrics = plan.buffers.iter().filter(|buffer| {
+            let metric = matches!(buffer.role, Role::Output(OutputKind::Metric));
+            metric && buffer.name != "grad_norm"
+        });
+        let count = |program: &str| plan.program(program).map_or(0, |it| it.commands.len());
+        (["embed", "gradients"].map(count), metrics.count())
+    };
+    let ([_, plain], none) = launches("none", &[]);
+    let ([_, watched], some) = launches("routers", &[]);
+    // One router with two streams: six metrics of each.
+    assert_eq!((none, some), (0, 12));
+    assert!(
+        watched > plain && watched <= plain + 15,
+        "{plain}, {watched}"
+    );
+    let parts = [
+        ("B", "32"),
+        ("pretrain.batch", "128"),
+        ("pretrain.accumulate", "4"),
+    ];
+    let ([first, plain], _) = launches("none", &parts);
+    let ([same, watched], some) = launches("routers", &parts);
+    assert_eq!((first, some), (same, 12));
+    assert!(
+        watched > plain && watched <= plain + 19,
+        "{plain}, {watched}"
+    );
 }

@@ -1,7 +1,7 @@
 //! What a plan tells: traffic, launches, memory, and whether it fits the device it was made for.
 
 use super::lines::Lines;
-use crate::plan::{Command, Plan, Profile, Split};
+use crate::plan::{Command, Plan, Profile, Recompute, Split};
 use gatewright_grammar::source::Span;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -24,6 +24,11 @@ pub struct DeviceCost {
     /// Parameters larger than a binding, by path, with the parts they lie in.
     #[serde(default)]
     pub splits: BTreeMap<String, Split>,
+    /// Floating-point operations of all launches, padding and what is computed again included.
+    pub flops: u64,
+    /// What the stage's budget did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recompute: Option<Recompute>,
     /// The largest binding of a launch against the device's limit.
     pub binding: Fit,
     /// The largest arena against the largest buffer of the device.
@@ -94,7 +99,9 @@ pub(super) fn cost(plan: &Plan, lines: &mut Lines) -> DeviceCost {
         profile: plan.limits.profile,
         kernels: plan.kernels.len(),
         programs,
-        memory_bytes: memory.iter().map(|arena| arena.bytes).sum(),
+        memory_bytes: plan.arena_bytes(),
+        flops: plan.flops(),
+        recompute: plan.recompute,
         memory,
         splits: plan.splits.clone(),
         activation_bytes_at_least: plan.activation_bytes_at_least,

@@ -117,7 +117,7 @@ impl State<'_, '_> {
             }
             let mut union = to.clone();
             union.members.extend(&from.members);
-            if build::spec(self.context, &union).is_ok() {
+            if self.may_be(&union) {
                 self.of.insert(reader, target);
                 self.clusters[other] = None;
                 self.clusters[target] = Some(union);
@@ -177,10 +177,17 @@ impl State<'_, '_> {
             kind: joined_kind,
             members,
         };
-        build::spec(self.context, &joined).ok()?;
+        if !self.may_be(&joined) {
+            return None;
+        }
         self.of.insert(id, candidate);
         self.clusters[candidate] = Some(joined);
         Some(candidate)
+    }
+
+    /// Whether these nodes may share a launch, and a kernel can be stated for them.
+    fn may_be(&self, union: &Cluster) -> bool {
+        self.context.apart.allows(&union.members) && build::spec(self.context, union).is_ok()
     }
 
     fn only_read_by(&self, cluster: &Cluster, id: ValueId) -> bool {
@@ -234,7 +241,7 @@ impl State<'_, '_> {
             kind: to.kind,
             members,
         };
-        if build::spec(self.context, &union).is_err() {
+        if !self.may_be(&union) {
             return;
         }
         for member in &from.members.clone() {

@@ -56,6 +56,7 @@ impl Tracer<'_> {
         for name in names {
             let value = match model.value(name).map(|item| &item.definition) {
                 Some(Definition::Let(binding, index)) => self.global(name, binding, *index)?,
+                Some(Definition::Input(_)) => self.input(name)?,
                 _ => {
                     let known: Vec<&str> = model.values().keys().map(String::as_str).collect();
                     let report = check::unknown_request::report("value", name, &known);

@@ -1,7 +1,8 @@
 //! Groups to a plan: kernels once, buffers in arenas, commands in order.
 
+use super::meeting::Meeting;
 use super::memory::{Lifetime, lower_bound, place};
-use super::training::{Objective, Training};
+use super::training::{Objective, Passes, Training};
 use super::{
     Arena, Buffer, BufferId, Command, Dispatch, KernelText, Limits, Plan, Program, Role, Split,
     VERSION,
@@ -55,9 +56,17 @@ pub struct Part<'a> {
     pub groups: &'a [Group],
     /// Values of its dims.
     pub bindings: &'a Bindings,
+    /// What goes before it where losses see several batches together.
+    pub meeting: Option<&'a Meeting<'a>>,
 }
 
-impl Part<'_> {
+impl<'a> Part<'a> {
+    /// It and what goes before it.
+    pub(super) fn graphs(&'a self) -> impl Iterator<Item = &'a Part<'a>> {
+        let before = self.meeting.map(|it| [&it.embed, &it.whole]);
+        std::iter::once(self).chain(before.into_iter().flatten())
+    }
+
     pub(super) fn shape(&self, id: ValueId) -> Result<Vec<usize>, PlanError> {
         bind_shape(self.graph.ty(id), self.bindings).ok_or_else(|| PlanError {
             path: self.graph.node(id).origin.path.clone(),
@@ -108,6 +117,8 @@ pub(super) struct Assembly<'a> {
     names: BTreeMap<String, u32>,
     origins: BTreeMap<ValueId, u32>,
     of: BTreeMap<ValueId, BufferId>,
+    /// What the programs of a part leave each other, by name.
+    pub(super) between: BTreeMap<String, BufferId>,
     /// Buffers to place by lifetime.
     floating: Vec<BufferId>,
     /// Per group, in order.
@@ -129,11 +140,15 @@ pub fn assemble(request: &Request) -> Result<(Plan, Vec<Placed>), PlanError> {
     let mut assembly = Assembly::new(request, first);
     assembly.given_buffers()?;
     for part in request.parts {
+        let passes = match part.meeting {
+            Some(meeting) => Some(assembly.meet(meeting)?),
+            None => None,
+        };
         assembly.begin(part);
         let outputs = assembly.result_buffers()?;
         let commands = assembly.commands()?;
         let gradients = assembly.program(&request.program, commands);
-        assembly.objective(gradients, outputs);
+        assembly.objective(gradients, outputs, passes);
     }
     match request.optimizer {
         Some(optimizer) => assembly.updates(optimizer)?,
@@ -278,6 +293,7 @@ impl<'a> Assembly<'a> {
             activation_bytes_at_least: 0,
             programs: Vec::new(),
             splits: request.splits.clone(),
+            recompute: None,
             training: Some(Training::of(request)),
         };
         Self {
@@ -288,6 +304,7 @@ impl<'a> Assembly<'a> {
             names: BTreeMap::new(),
             origins: BTreeMap::new(),
             of: BTreeMap::new(),
+            between: BTreeMap::new(),
             floating: Vec::new(),
             placed: Vec::new(),
         }
@@ -331,14 +348,19 @@ impl<'a> Assembly<'a> {
         Ok(())
     }
 
-    /// What all parts are given under these names.
+    /// What all parts are given under these names; what their programs leave each other is not given.
     fn given(
         &self,
         select: impl Fn(&Graph) -> BTreeMap<String, ValueId>,
     ) -> Result<BTreeMap<String, (DType, Vec<usize>)>, PlanError> {
         let mut all: BTreeMap<String, (DType, Vec<usize>)> = BTreeMap::new();
-        for part in self.request.parts {
+        let meetings = self.request.parts.iter().filter_map(|part| part.meeting);
+        let between: BTreeSet<String> = meetings.flat_map(Meeting::names).collect();
+        for part in self.request.parts.iter().flat_map(Part::graphs) {
             for (name, id) in select(part.graph) {
+                if between.contains(&name) {
+                    continue;
+                }
                 let own = (part.graph.ty(id).dtype, part.shape(id)?);
                 let known = all.entry(name.clone()).or_insert_with(|| own.clone());
                 if *known != own {
@@ -358,7 +380,7 @@ impl<'a> Assembly<'a> {
     }
 
     /// Turns to the next part; its given values have their buffers.
-    fn begin(&mut self, part: &'a Part<'a>) {
+    pub(super) fn begin(&mut self, part: &'a Part<'a>) {
         self.part = part;
         self.origins.clear();
         self.of.clear();
@@ -372,6 +394,9 @@ impl<'a> Assembly<'a> {
             let found = pairs.filter_map(|(name, id)| Some((id, *known.get(name.as_str())?)));
             self.of.extend(found);
         }
+        let inputs = part.graph.inputs().into_iter();
+        let between = inputs.filter_map(|(name, id)| Some((id, *self.between.get(&name)?)));
+        self.of.extend(between);
     }
 
     /// The name of something that every part has.
@@ -384,7 +409,7 @@ impl<'a> Assembly<'a> {
     }
 
     /// Adds a program of the current part and gives its name.
-    fn program(&mut self, what: &str, commands: Vec<Command>) -> String {
+    pub(super) fn program(&mut self, what: &str, commands: Vec<Command>) -> String {
         let name = self.name_of(what, self.part);
         self.plan.programs.push(Program {
             name: name.clone(),
@@ -394,16 +419,24 @@ impl<'a> Assembly<'a> {
     }
 
     /// Notes how the current part is run.
-    fn objective(&mut self, gradients: String, outputs: BTreeMap<String, BufferId>) {
-        let inputs = self.part.graph.inputs();
-        let inputs = inputs.values().filter_map(|id| self.of.get(id).copied());
+    fn objective(
+        &mut self,
+        gradients: String,
+        outputs: BTreeMap<String, BufferId>,
+        passes: Option<Passes>,
+    ) {
+        let known = self.plan.buffers_by_name(|role| *role == Role::Input);
+        let read = self.part.graphs().flat_map(|it| it.graph.inputs());
+        let read: BTreeSet<String> = read.map(|(name, _)| name).collect();
+        let inputs = read.iter().filter_map(|name| known.get(name.as_str()));
         let objective = Objective {
             name: self.part.name.clone(),
             gradients,
             update: self.name_of("update", self.part),
-            inputs: inputs.collect(),
+            inputs: inputs.copied().collect(),
             outputs,
             norm: None,
+            passes,
         };
         if let Some(training) = &mut self.plan.training {
             training.objectives.push(objective);
@@ -412,10 +445,14 @@ impl<'a> Assembly<'a> {
 
     /// Named results: gradients lie as their parameters do, the others side by side for one read.
     /// Those of one of several parts have its name before theirs.
-    fn result_buffers(&mut self) -> Result<BTreeMap<String, BufferId>, PlanError> {
+    pub(super) fn result_buffers(&mut self) -> Result<BTreeMap<String, BufferId>, PlanError> {
         let mut results = BTreeMap::new();
         for output in self.part.graph.outputs() {
             let base = self.base(output.value);
+            if let Some(known) = self.between.get(&output.name) {
+                self.of.entry(base).or_insert(*known);
+                continue;
+            }
             if let OutputKind::Gradient(path) = &output.kind {
                 self.gradient_buffer(path, base)?;
                 continue;
@@ -488,7 +525,7 @@ impl<'a> Assembly<'a> {
     }
 
     /// The computed value behind a result: the result itself, or what it is a dense view of.
-    fn base(&self, value: ValueId) -> ValueId {
+    pub(super) fn base(&self, value: ValueId) -> ValueId {
         let graph = self.part.graph;
         let written = |id: ValueId| self.part.groups.iter().any(|g| g.outputs.contains(&id));
         let mut value = value;
@@ -503,7 +540,7 @@ impl<'a> Assembly<'a> {
         value
     }
 
-    fn buffer_of(&mut self, id: ValueId) -> Result<BufferId, PlanError> {
+    pub(super) fn buffer_of(&mut self, id: ValueId) -> Result<BufferId, PlanError> {
         if let Some(known) = self.of.get(&id) {
             return Ok(*known);
         }
@@ -532,7 +569,7 @@ impl<'a> Assembly<'a> {
         buffer
     }
 
-    fn commands(&mut self) -> Result<Vec<Command>, PlanError> {
+    pub(super) fn commands(&mut self) -> Result<Vec<Command>, PlanError> {
         let mut commands = Vec::new();
         for group in self.part.groups {
             self.group(group, &mut commands)?;
@@ -656,14 +693,14 @@ impl<'a> Assembly<'a> {
         kernel
     }
 
-    /// Gradients and state whose value lies elsewhere are copied to their place.
+    /// Gradients, state and what later programs read whose value lies elsewhere are copied to their place.
     fn copies(&mut self, commands: &mut Vec<Command>) {
         let gradients = self.plan.buffers_by_name(|role| *role == Role::Gradient);
         for output in self.part.graph.outputs() {
             let to = match &output.kind {
                 OutputKind::Gradient(path) => gradients.get(path.as_str()).copied(),
                 OutputKind::State(name) => self.plan.state(name),
-                _ => continue,
+                _ => self.between.get(&output.name).copied(),
             };
             let from = self.of.get(&self.base(output.value)).copied();
             if let (Some(from), Some(to)) = (from, to)

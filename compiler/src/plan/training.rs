@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! step    = for each of its batches: gradients.X, accumulate;  then update.X
+//!           or, where losses see all of them: embed.X and keep.P.X for each; then whole.X;
+//!           then seed.P.X, gradients.X, accumulate for each; then update.X
 //! class   = the parameters that the same objectives reach: they have had equally many updates
 //! ```
 //!
@@ -42,6 +44,25 @@ pub struct Objective {
     pub outputs: BTreeMap<String, BufferId>,
     /// The global norm of the gradients of an update.
     pub norm: Option<BufferId>,
+    /// What runs before the gradients of its batches, where losses see all batches of a step together.
+    #[serde(default)]
+    pub passes: Option<Passes>,
+}
+
+/// Two passes over the batches of a step. The first one takes down what losses compare; with what the
+/// losses make of it, the second one makes the gradients.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Passes {
+    /// The program of the first pass over one batch.
+    pub embed: String,
+    /// The programs that keep what each batch gave.
+    pub keep: Vec<String>,
+    /// The program of the losses.
+    pub whole: String,
+    /// What it gives by name.
+    pub outputs: BTreeMap<String, BufferId>,
+    /// The programs that hand each batch its share of the gradients.
+    pub seed: Vec<String>,
 }
 
 impl Training {

@@ -19,15 +19,20 @@ struct Found {
     moves: Vec<ValueId>,
 }
 
-/// Replaces cross-entropies over at least `least` classes.
+/// Replaces cross-entropies over at least `least` classes whose matrix `of` takes.
 ///
 /// # Errors
 /// A rewrite that builds an ill-typed node: a bug of the rule.
-pub fn cross_entropy(graph: &Graph, least: usize) -> Result<Graph, OpError> {
-    let found: BTreeMap<ValueId, Found> = graph
-        .ids()
-        .filter_map(|id| find(graph, id, least).map(|found| (id, found)))
-        .collect();
+pub fn cross_entropy(
+    graph: &Graph,
+    least: usize,
+    of: &dyn Fn(ValueId) -> bool,
+) -> Result<Graph, OpError> {
+    let found = graph.ids().filter_map(|id| {
+        let found = find(graph, id, least).filter(|found| of(found.w));
+        Some((id, found?))
+    });
+    let found: BTreeMap<ValueId, Found> = found.collect();
     if found.is_empty() {
         return Ok(graph.clone());
     }

@@ -41,6 +41,16 @@ pub fn splits(graph: &Graph, bindings: &Bindings, most: u64) -> BTreeMap<String,
     parameters.filter_map(split).collect()
 }
 
+/// The path of the parameter that a value is, moved perhaps in ways that keep parts apart.
+#[must_use]
+pub fn parameter(graph: &Graph, id: ValueId) -> Option<&str> {
+    match &graph.node(id).op {
+        Op::Parameter(parameter) => Some(&parameter.path),
+        Op::StopGradient(_) | Op::Transpose(_) => parameter(graph, graph.operands(id)[0]),
+        _ => None,
+    }
+}
+
 /// Replaces these parameters by their parts.
 ///
 /// # Errors

@@ -1,14 +1,17 @@
 //! `data name { … }`
 
+mod conversation;
 mod given;
 pub(super) mod image;
 mod text;
 
+pub use conversation::ConversationSpec;
 pub use given::{Given, Product};
 pub(super) use given::{input, leading};
 pub use image::{BlockMask, Filter, Fit, ImageSpec, Rendition};
-pub use text::{MaskUnit, TextSpec, TokenMask};
+pub use text::{MaskUnit, TextSpec, TokenMask, TokenizerSpec, VocabularyKind};
 
+use super::generate::GenerateSpec;
 use super::read::{At, Keys, Reader};
 use crate::model::SectionView;
 use gatewright_grammar::source::{Span, Spanned};
@@ -16,7 +19,14 @@ use serde::{Deserialize, Serialize};
 
 /// The keys of a data section.
 const KEYS: &[&str] = &[
-    "source", "heldout", "unique", "image", "text", "mismatch", "gives",
+    "source",
+    "heldout",
+    "unique",
+    "image",
+    "text",
+    "conversation",
+    "mismatch",
+    "gives",
 ];
 /// Ways to store samples.
 const SOURCES: &[&str] = &["shards", "folder", "jsonl"];
@@ -38,6 +48,9 @@ pub struct DataSpec {
     pub image: Option<ImageSpec>,
     /// How words become tensors.
     pub text: Option<TextSpec>,
+    /// How questions and answers become tensors.
+    #[serde(default)]
+    pub conversation: Option<ConversationSpec>,
     /// The share of training samples that get the text of another one; 0 unless stated.
     pub mismatch: f64,
     /// What each input gets.
@@ -58,7 +71,11 @@ pub enum Source {
     Jsonl(Vec<Spanned<String>>),
 }
 
-pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<DataSpec> {
+pub(super) fn read(
+    reader: &mut Reader,
+    view: &SectionView,
+    chats: &[GenerateSpec],
+) -> Option<DataSpec> {
     let keys = Keys::section(view);
     reader.known(&keys, KEYS, 0);
     let source = reader.required(&keys, "source", "shards(\"train-*.tar\")");
@@ -71,11 +88,20 @@ pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<DataSpec> 
     let text = reader
         .braces(&keys, "text")
         .map(|keys| text::read(reader, &keys));
+    let conversation = reader
+        .braces(&keys, "conversation")
+        .map(|keys| conversation::read(reader, &keys, chats));
     let mismatch = reader.number_or(&keys, "mismatch", 0.0, 0.0..=1.0);
     // A broken part gives nothing to check inputs against.
     let image = image.map_or(Some(None), |spec| spec.map(Some))?;
     let text = text.map_or(Some(None), |spec| spec.map(Some))?;
-    let gives = given::read(reader, &keys, image.as_ref(), text.as_ref())?;
+    let conversation = conversation.map_or(Some(None), |spec| spec.map(Some))?;
+    let offer = given::Offer {
+        image: image.as_ref(),
+        text: text.as_ref(),
+        conversation: conversation.as_ref(),
+    };
+    let gives = given::read(reader, &keys, &offer)?;
     Some(DataSpec {
         name: view.name.clone(),
         span: view.span,
@@ -84,6 +110,7 @@ pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<DataSpec> 
         unique: unique.map(|unique| unique.value),
         image,
         text,
+        conversation,
         mismatch: mismatch?,
         gives,
     })

@@ -1,5 +1,6 @@
 //! `eval name { … }` and `metric name = …`
 
+use super::findings::FindingKind;
 use super::read::{At, Keys, Reader};
 use super::template::{Part, Template};
 use crate::check;
@@ -9,9 +10,9 @@ use gatewright_grammar::source::Span;
 use serde::{Deserialize, Serialize};
 
 /// The keys of an evaluation.
-const KEYS: &[&str] = &["data", "entry", "metrics", "prompts", "classes"];
+const KEYS: &[&str] = &["data", "entry", "metrics", "prompts", "classes", "findings"];
 /// Measures by name.
-const MEASURES: &[&str] = &["recall", "n_way", "accuracy", "probe"];
+const MEASURES: &[&str] = &["recall", "n_way", "accuracy", "probe", "answers"];
 
 /// What is measured on held-out data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,6 +33,24 @@ pub struct EvalSpec {
     pub prompts: Vec<Template>,
     /// The classes to tell apart, when stated.
     pub classes: Option<Classes>,
+    /// What of the findings in its pictures a model is told.
+    #[serde(default)]
+    pub findings: FindingsUse,
+}
+
+/// What of the findings in a picture a model is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FindingsUse {
+    /// All of them.
+    #[default]
+    All,
+    /// Nothing.
+    None,
+    /// Those of another picture.
+    Other,
+    /// Those of these kinds.
+    Only(Vec<FindingKind>),
 }
 
 /// The classes of a zero-shot evaluation.
@@ -40,6 +59,8 @@ pub struct EvalSpec {
 pub enum Classes {
     /// `from(data)`: the distinct captions of the evaluated data.
     Data,
+    /// `from("subgroup")`: what a field of the evaluated data holds.
+    Field(String),
     /// A list of names.
     Names(Vec<String>),
 }
@@ -59,6 +80,18 @@ pub enum Measure {
         keep: Option<String>,
         /// How many are looked at.
         at: Vec<u64>,
+    },
+    /// `answers(guess, label, answer, by: "type")`: share of sequences all of whose counted places are
+    /// guessed right at the place before: what greedy decoding answers word for word.
+    Answers {
+        /// The token that is thought to come next, `u32[B, N]`.
+        guesses: String,
+        /// The token at each place, `u32[B, N]`.
+        labels: String,
+        /// The places that count, `bool[B, N]`.
+        counted: String,
+        /// The field that tells kinds of records apart, when stated.
+        by: Option<String>,
     },
     /// `probe("subgroup")`: share of samples whose label a linear classifier tells from the rows of the
     /// entry, fitted to those of the data that is trained on.
@@ -116,7 +149,7 @@ pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<EvalSpec> 
             Measure::NWay { .. } => Some(("n_way", 2)),
             Measure::Recall { .. } => Some(("recall", 2)),
             Measure::Probe { .. } => Some(("probe", 1)),
-            Measure::Accuracy { .. } | Measure::Guess { .. } => None,
+            Measure::Accuracy { .. } | Measure::Guess { .. } | Measure::Answers { .. } => None,
         };
         if let Some((name, needed)) = needed
             && entries.len() != needed
@@ -127,7 +160,8 @@ pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<EvalSpec> 
         metrics.push(measure);
     }
     // Values say for themselves where they come from.
-    let guesses = |measure: &Measure| matches!(measure, Measure::Guess { .. });
+    let guesses =
+        |measure: &Measure| matches!(measure, Measure::Guess { .. } | Measure::Answers { .. });
     if metrics.is_empty() || !metrics.iter().all(guesses) {
         reader.required(&keys, "entry", "(embed_image, embed_text)")?;
     }
@@ -141,6 +175,10 @@ pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<EvalSpec> 
         Some(at) => Some(classes(reader, at)?),
         None => None,
     };
+    let findings = match keys.get("findings") {
+        Some(at) => findings(reader, at)?,
+        None => FindingsUse::All,
+    };
     Some(EvalSpec {
         name: view.name.clone(),
         span: view.span,
@@ -150,7 +188,32 @@ pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<EvalSpec> 
         metrics,
         prompts: prompts.into_iter().collect::<Option<_>>()?,
         classes,
+        findings,
     })
+}
+
+/// `none`, `all`, `other` or a list of kinds.
+fn findings(reader: &mut Reader, at: At) -> Option<FindingsUse> {
+    if matches!(at.value, StaticValue::List(_)) {
+        let kinds = reader.list(at).into_iter();
+        let kinds: Vec<_> = kinds
+            .map(|at| reader.word(at, "findings", FindingKind::ALL))
+            .collect();
+        return kinds
+            .into_iter()
+            .collect::<Option<_>>()
+            .map(FindingsUse::Only);
+    }
+    match at.value.as_path() {
+        Some("all") => Some(FindingsUse::All),
+        Some("none") => Some(FindingsUse::None),
+        Some("other") => Some(FindingsUse::Other),
+        _ => reader.refuse(
+            at,
+            "findings",
+            "`all`, `none`, `other` or a list such as `[lines]`",
+        ),
+    }
 }
 
 /// `pairs` or `pairs.vendor`: data, or a held-out part of it.
@@ -221,14 +284,19 @@ fn classes(reader: &mut Reader, at: At) -> Option<Classes> {
     }
     match at.value {
         StaticValue::Call { callee, args } if callee == "from" && args.len() == 1 => {
-            let word = args.first().and_then(|arg| arg.value.as_path());
-            if word == Some("data") {
-                return Some(Classes::Data);
+            match args.first().map(|arg| &arg.value) {
+                Some(StaticValue::Text(field)) => return Some(Classes::Field(field.clone())),
+                Some(value) if value.as_path() == Some("data") => return Some(Classes::Data),
+                _ => {}
             }
         }
         _ => {}
     }
-    reader.refuse(at, "classes", "`from(data)` or a list of texts")
+    reader.refuse(
+        at,
+        "classes",
+        "`from(data)`, `from(\"field\")` or a list of texts",
+    )
 }
 
 /// A measure and the `values` things it compares.
@@ -236,6 +304,9 @@ fn measure<'a>(reader: &mut Reader, at: At<'a>, values: usize) -> Option<(Measur
     let (callee, keys) = reader.call(at, "measure", MEASURES)?;
     if callee == "accuracy" && keys.positional.len() == 2 {
         return guess(reader, &keys).map(|measure| (measure, Vec::new()));
+    }
+    if callee == "answers" {
+        return answers(reader, at, &keys).map(|measure| (measure, Vec::new()));
     }
     if callee == "probe" {
         reader.known(&keys, &[], 1);
@@ -297,6 +368,30 @@ fn guess(reader: &mut Reader, keys: &Keys) -> Option<Measure> {
         classes: classes?,
         keep,
         at: ranks(reader, keys)?,
+    })
+}
+
+/// `answers(guess, label, answer, by: "type")`.
+fn answers(reader: &mut Reader, at: At, keys: &Keys) -> Option<Measure> {
+    reader.known(keys, &["by"], 3);
+    let model = reader.model;
+    let known = || model.values().keys().map(String::as_str);
+    let [guesses, labels, counted] = keys.positional.as_slice() else {
+        let forms = "three values: `answers(guess, label, answer)`";
+        return reader.refuse(at, "answers", forms);
+    };
+    let guesses = reader.name(*guesses, "value", known());
+    let labels = reader.name(*labels, "value", known());
+    let counted = reader.name(*counted, "value", known());
+    let by = match keys.get("by") {
+        Some(at) => Some(reader.text(at, "by")?.value),
+        None => None,
+    };
+    Some(Measure::Answers {
+        guesses: guesses?,
+        labels: labels?,
+        counted: counted?,
+        by,
     })
 }
 

@@ -49,7 +49,7 @@ pub struct Sentence {
 }
 
 impl FindingKind {
-    const ALL: &'static [(&'static str, Self)] = &[
+    pub(super) const ALL: &'static [(&'static str, Self)] = &[
         ("segments", Self::Segments),
         ("detections", Self::Detections),
         ("relations", Self::Relations),

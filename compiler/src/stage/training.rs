@@ -6,6 +6,7 @@ use super::optimizer::{self, OptimizerSpec};
 use super::pattern::Pattern;
 use super::read::{At, Entry, Keys, Reader};
 use crate::check;
+use crate::compile::Schedule;
 use crate::model::{Model, SectionView, StaticValue};
 use gatewright_grammar::ast::{FormulaKind, SectionKind};
 use gatewright_grammar::source::Span;
@@ -22,6 +23,7 @@ const KEYS: &[&str] = &[
     "steps",
     "batch",
     "accumulate",
+    "negatives",
     "seed",
     "log_every",
     "eval_every",
@@ -58,6 +60,9 @@ pub struct StageSpec {
     pub batch: Option<u64>,
     /// Equal parts of the batch whose gradients are summed up; 1 unless stated.
     pub accumulate: u64,
+    /// Which rows losses see together where `accumulate` splits the batch; unless stated, the whole batch
+    /// where a loss compares rows with each other.
+    pub negatives: Option<Negatives>,
     /// The seed, when stated.
     pub seed: Option<u32>,
     /// Steps between two logged ones; 10 unless stated.
@@ -85,6 +90,16 @@ pub struct DataShare {
     pub weight: f64,
     /// What its batches minimise.
     pub objective: String,
+}
+
+/// Which rows the losses of a split batch see together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Negatives {
+    /// All of the batch, in two passes over its parts.
+    Batch,
+    /// Those of a part; the step averages over the parts.
+    Part,
 }
 
 /// Which parameters train.
@@ -140,6 +155,15 @@ impl StageSpec {
     pub fn micro_batch(&self) -> Option<u64> {
         self.batch.map(|batch| batch / self.accumulate)
     }
+
+    /// How an update is made of its batches.
+    #[must_use]
+    pub fn schedule(&self) -> Schedule {
+        Schedule {
+            accumulate: u32::try_from(self.accumulate).unwrap_or(u32::MAX),
+            budget: self.budget,
+        }
+    }
 }
 
 pub(super) fn read(
@@ -176,6 +200,10 @@ pub(super) fn read(
     }
     let accumulate = reader.whole_or(&keys, "accumulate", 1, 1);
     let batch = batch(reader, &keys, accumulate.unwrap_or(1));
+    let negatives = keys.get("negatives").map(|at| {
+        let words = [("batch", Negatives::Batch), ("part", Negatives::Part)];
+        reader.word(at, "negatives", &words)
+    });
     let evaluate = evaluate(reader, &keys);
     let every = |reader: &mut Reader, key: &str, default| match keys.get(key) {
         Some(at) if at.is_none() => Some(0),
@@ -205,6 +233,7 @@ pub(super) fn read(
         steps: steps?,
         batch,
         accumulate: accumulate?,
+        negatives: negatives.flatten(),
         seed: seed.flatten().map(|seed| seed as u32),
         log_every: log_every?,
         eval_every: eval_every?,

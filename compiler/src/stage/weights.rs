@@ -272,7 +272,8 @@ impl Rule {
 impl Pair {
     /// The pair with foreign names that lack a prefix.
     fn without(mut self, prefix: Option<&str>) -> Self {
-        for name in self.twins.iter_mut().chain([&mut self.theirs]) {
+        let others = self.twins.iter_mut().chain(&mut self.pieces);
+        for name in others.chain([&mut self.theirs]) {
             if let Some(rest) = prefix.and_then(|prefix| name.strip_prefix(prefix)) {
                 *name = rest.to_owned();
             }

@@ -15,7 +15,7 @@ pub(crate) fn evaluations(records: &[EvaluationRecord]) -> String {
         // Writing to a string does not fail.
         let _ = writeln!(
             text,
-            "\n{}: {} records of {}, {} names to choose from",
+            "\n{}: {} records of {}, {} to choose from",
             evaluation.name, evaluation.records, evaluation.data, evaluation.choices
         );
         let heading = before.map_or(String::new(), |record| format!("  step {:>5}", record.step));
@@ -28,9 +28,12 @@ pub(crate) fn evaluations(records: &[EvaluationRecord]) -> String {
             let old = before.and_then(|record| same(record, evaluation, score));
             let old = old.map_or(String::new(), |old| format!("{:>12}", percent(old.value)));
             let name = format!("{} {}", score.measure, score.direction);
+            let most = score.majority.map_or(String::new(), |majority| {
+                format!("  (the most frequent: {})", percent(majority))
+            });
             let _ = writeln!(
                 text,
-                "  {name:<26}{:>8}{old}{:>12}",
+                "  {name:<26}{:>8}{old}{:>12}{most}",
                 percent(score.chance),
                 percent(score.value)
             );
@@ -44,12 +47,11 @@ fn same<'a>(
     evaluation: &Evaluation,
     score: &Score,
 ) -> Option<&'a Score> {
+    // One evaluation of the spec may have several entries here, one for each of its measures.
     let same = |it: &&Evaluation| it.name == evaluation.name && it.data == evaluation.data;
-    let other = record.evaluations.iter().find(same)?;
-    let scores = other.scores.iter();
-    let mut scores =
-        scores.filter(|it| it.measure == score.measure && it.direction == score.direction);
-    scores.next()
+    let others = record.evaluations.iter().filter(same);
+    let mut scores = others.flat_map(|it| &it.scores);
+    scores.find(|it| it.measure == score.measure && it.direction == score.direction)
 }
 
 fn percent(share: f64) -> String {

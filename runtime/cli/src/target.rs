@@ -77,25 +77,36 @@ pub(crate) fn generation(project: &mut Project, name: &str) -> Result<Traced, Fa
     Ok(generate::trace(project, section)?)
 }
 
-/// The optimiser of a stage for the parameters of a traced objective.
+/// The optimiser of a stage for the parameters of a traced objective. Its patterns are about the
+/// parameters of all objectives of the stage.
 ///
 /// # Errors
 /// Patterns that match nothing.
 pub(crate) fn optimizer(
-    project: &Project,
+    project: &mut Project,
     stage: &StageSpec,
     lowered: &Lowered,
 ) -> Result<Optimizer, Failure> {
-    let facts = lowered
-        .parameters
-        .iter()
-        .map(|(path, info)| ParameterFacts {
-            path,
-            span: info.span,
-            decays: info.decays,
-        });
+    let mut parameters = lowered.parameters.clone();
+    let objectives = stage.objectives();
+    if objectives.len() > 1 {
+        for objective in objectives {
+            let target = lower::Target::Objective(objective.to_owned());
+            let other = project.lower(&Request::new(target, Mode::Train))?;
+            parameters.extend(other.parameters);
+        }
+    }
+    let facts = parameters.iter().map(|(path, info)| ParameterFacts {
+        path,
+        span: info.span,
+        decays: info.decays,
+    });
     let (optimizer, diagnostics) = stage.optimizer(&facts.collect::<Vec<_>>());
-    optimizer.ok_or_else(|| project.mistakes(diagnostics).into())
+    let mut optimizer = optimizer.ok_or_else(|| project.mistakes(diagnostics))?;
+    for own in [&mut optimizer.trained, &mut optimizer.decayed] {
+        own.retain(|path| lowered.parameters.contains_key(path));
+    }
+    Ok(optimizer)
 }
 
 /// The limits of `portable`, `desktop`, `cpu-vulkan` or an adapter of this machine.

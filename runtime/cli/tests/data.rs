@@ -128,3 +128,55 @@ fn strict_stops_at_the_first_bad_record() {
         "{said}"
     );
 }
+
+/// Folders and lists of pairs train; what cannot be used is counted, or stops the run.
+#[test]
+fn folders_and_lists_train() {
+    if gatewright_runtime::device::Device::adapters().is_empty() {
+        return;
+    }
+    let case = Case::new();
+    let lines = [
+        r#"{"image": "pictures/cats/tom.png", "caption": "a cat"}"#,
+        r#"{"image": "pictures/dogs/half.png", "caption": "half a dog"}"#,
+        r#"{"image": "pictures/dogs/rex.png", "caption": "a dog"}"#,
+        r#"{"image": "pictures/dogs/rex.png"}"#,
+        "{\"image\":",
+    ];
+    case.put("pairs.jsonl", lines.join("\n").as_bytes());
+    let text = std::fs::read_to_string(case.at("pets.gate")).unwrap();
+    let (model, data) = text.split_at(text.find("data pets").unwrap());
+    let model = model.replace(
+        "let u = mean(image)",
+        "let seen = image -> patches(size: 2) -> mean(over: N) -> linear(4)\n\
+         let read = text -> embedding(2_000, 4) -> mean(over: T)\n\
+         loss apart = mean(square(seen - read))\n\
+         objective o = apart\n\
+         stage s { objective = o   data = pets   steps = 1   batch = 2   optimizer = sgd(lr: 0.1) }\n",
+    );
+    let model = model
+        .replace("token[B, 6]", "token[B, T]")
+        .replace("dim B", "dim B, T = 6");
+    let pairs = data.replace("folder(\"pictures\")", "jsonl(\"pairs.jsonl\")");
+    let pairs = pairs.replace("{caption}, {label}", "{caption}");
+    for (name, data) in [("folder", data), ("pairs", &pairs)] {
+        let spec = format!("{name}.gate");
+        case.put(&spec, (model.clone() + data).as_bytes());
+        let train = |more: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_gatewright"));
+            command.arg("train").arg(case.at(&spec));
+            command
+                .arg("--run")
+                .arg(case.at(&format!("run-{name}")))
+                .args(more);
+            let output = command.output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            (output.status.code(), said)
+        };
+        let (code, said) = train(&["--strict"]);
+        assert!(code == Some(1) && said.contains("E0619"), "{name}: {said}");
+        let (code, said) = train(&[]);
+        assert_eq!(code, Some(0), "{name}: {said}");
+        assert!(said.contains("2 records (3 left out)"), "{name}: {said}");
+    }
+}

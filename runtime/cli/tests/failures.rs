@@ -8,7 +8,7 @@ mod support;
 use gatewright_runtime::checkpoint::write_tensors;
 use gatewright_runtime::tensor::HostTensor;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use support::{gatewright, has_device, text};
 use tempfile::TempDir;
@@ -144,6 +144,31 @@ fn training() {
         "E0619",
         &["nowhere.tar.gz"],
     );
+}
+
+/// The largest preset of LIMoE on a device that cannot hold it: the tensor, its bytes, the limit, and what
+/// would help, before anything is allocated.
+#[test]
+fn a_model_that_does_not_fit() {
+    if !has_device() {
+        return;
+    }
+    let place = Place::new();
+    let spec = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/limoe/limoe.gate");
+    let mut command = gatewright();
+    command
+        .arg("train")
+        .arg(spec)
+        .arg("--run")
+        .arg(place.path("run"));
+    command.args(["--preset=h14", "--set=B=2"]);
+    let words = [
+        ".ffn.expert.",
+        "838860800 bytes",
+        "parameters are as large in any batch",
+    ];
+    fails(&mut command, "train --preset h14", "E0604", &words);
+    assert!(!place.path("run").join("manifest.json").exists());
 }
 
 #[test]

@@ -6,7 +6,9 @@
 #[allow(dead_code, reason = "each test binary uses a part of it")]
 mod support;
 
+use gatewright_runtime::checkpoint::{read_tensors, write_tensors};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use support::{documents, has_device, succeed, text};
@@ -100,13 +102,8 @@ fn stages_follow_each_other_and_codes_are_computed_once() {
             .collect()
     };
     let joint = scores(&found[2]);
-    assert_eq!(
-        joint
-            .iter()
-            .filter(|it| it.as_str() == "probe subgroup")
-            .count(),
-        3
-    );
+    let probes = joint.iter().filter(|it| it.starts_with("probe "));
+    assert_eq!(probes.count(), 5, "{joint:?}");
     assert!(joint.contains(&"recall@10".to_owned()), "{joint:?}");
     assert!(joint.contains(&"accuracy@5".to_owned()), "{joint:?}");
 
@@ -134,29 +131,132 @@ fn stages_follow_each_other_and_codes_are_computed_once() {
     );
     assert_eq!(last(&first), last(&path("third")));
 
-    // What was learned goes out under foreign names and is complete.
-    let joint = Path::new(&first).join("joint").display().to_string();
-    let file = path("exported.safetensors");
-    let args = ["--map", "hf", "--run", &joint, "--export", &file];
+    exported(&folder, Path::new(&first));
+}
+
+/// What was learned goes out under foreign names, as Hugging Face lays the tensors out, and comes back
+/// from one file or several, into every verb.
+fn exported(folder: &TempDir, runs: &Path) {
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let stage = |name: &str| runs.join(name).display().to_string();
+    let (run, file) = (stage("joint"), path("exported.safetensors"));
+    let args = ["--map", "hf", "--run", &run, "--export", &file];
     gatewright("weights", "flava.gate", &args);
-    let mut command = support::gatewright();
-    command.arg("weights").arg(spec("flava.gate")).args(SMALL);
-    let listed = command
-        .args(["--map", "hf", "--json", "--weights", &file])
-        .output()
-        .unwrap();
-    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
-    let none = Value::Array(Vec::new());
-    assert_eq!(listed["tensors_without_parameter"], none);
-    assert_eq!(listed["do_not_fit"], none);
-    let absent = listed["parameters_without_tensor"].as_array().unwrap();
-    // No loss reaches the poolers.
-    assert!(
-        absent
-            .iter()
-            .all(|it| it.as_str().unwrap().contains("pooled")),
-        "{absent:?}"
+    layout(&std::fs::read(&file).unwrap());
+    let listed = gatewright(
+        "weights",
+        "flava.gate",
+        &["--map", "hf", "--weights", &file],
     );
+    let listed = text(&listed.stdout);
+    assert!(
+        listed.ends_with("parameters have a tensor of their name\n"),
+        "{listed}"
+    );
+    assert_eq!(listed.lines().count(), 1, "nothing is left over: {listed}");
+
+    let index = sharded(folder.path(), &file);
+    let scores = |more: &[&str]| {
+        let args = [&["--json", "--stage", "joint"], more].concat();
+        let found = documents(&text(&gatewright("eval", "flava.gate", &args).stdout));
+        found[0]["evaluations"].clone()
+    };
+    let own = scores(&["--run", &run]);
+    for weights in [&file, &index] {
+        assert_eq!(scores(&["--map", "hf", "--weights", weights]), own);
+    }
+    for (entry, data) in [
+        ("image_features", "pairs.concept"),
+        ("text_features", "prose.unseen"),
+        ("pair_features", "pairs.concept"),
+    ] {
+        let rows = |source: &[&str]| {
+            let out = path("rows.npy");
+            let args = ["--entry", entry, "--data", data, "--out", &out];
+            gatewright("embed", "flava.gate", &[&args, source].concat());
+            std::fs::read(out).unwrap()
+        };
+        let foreign = rows(&["--map", "hf", "--weights", &index]);
+        assert_eq!(foreign, rows(&["--run", &run]), "{entry}");
+    }
+    // A stage takes them instead of what the stage before it gives.
+    let (given, before, again) = (format!("hf={index}"), stage("images"), path("again"));
+    let mut args = vec![
+        "--stage",
+        "texts",
+        "--from",
+        &before,
+        "--set",
+        "texts.init=load(hf)",
+    ];
+    args.extend(["--weights", &given, "--steps", "1", "--run", &again]);
+    gatewright("train", "flava.gate", &args);
+}
+
+/// Names, types and shapes of the recorded model, but for its second layers; the prediction biases under
+/// both of their names.
+fn layout(bytes: &[u8]) {
+    let (_, header) = safetensors::SafeTensors::read_metadata(bytes).unwrap();
+    let metadata = header.metadata().clone().unwrap();
+    assert_eq!(metadata.get("format").map(String::as_str), Some("pt"));
+    let fixture =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/flava/model.safetensors");
+    let fixture = std::fs::read(fixture).unwrap();
+    let (_, recorded) = safetensors::SafeTensors::read_metadata(&fixture).unwrap();
+    let ranks = |header: &safetensors::tensor::Metadata| {
+        let tensors = header.tensors().into_iter();
+        let ranks = tensors.map(|(name, it)| (name, (it.dtype, it.shape.len())));
+        ranks.collect::<BTreeMap<_, _>>()
+    };
+    let mut expected = ranks(&recorded);
+    expected.retain(|name, _| !name.contains("layer.1."));
+    for task in ["mim", "mlm", "mmm_image", "mmm_text"] {
+        let bias = expected[&format!("{task}_head.bias")];
+        expected.insert(format!("{task}_head.decoder.bias"), bias);
+    }
+    assert_eq!(ranks(&header), expected);
+    let shape = |name: &str| header.info(name).unwrap().shape.clone();
+    assert_eq!(shape("flava.logit_scale"), [0; 0]);
+    assert_eq!(
+        shape("flava.image_model.embeddings.position_embeddings"),
+        [1, 17, 16]
+    );
+    let patches = "flava.image_model.embeddings.patch_embeddings.projection.weight";
+    assert_eq!(shape(patches), [16, 3, 8, 8]);
+    assert_eq!(shape("mlm_head.decoder.weight"), [3000, 16]);
+}
+
+/// The tensors of a file in three, with an index.
+fn sharded(folder: &Path, file: &str) -> String {
+    let all = read_tensors(Path::new(file)).unwrap();
+    let mut map = serde_json::Map::new();
+    for part in 0..3 {
+        let name = format!("model-{part}.safetensors");
+        let own = all.iter().skip(part).step_by(3);
+        let own: BTreeMap<String, _> = own.map(|(name, it)| (name.clone(), it)).collect();
+        map.extend(own.keys().map(|it| (it.clone(), name.clone().into())));
+        write_tensors(&folder.join(name), &own, None).unwrap();
+    }
+    let index = folder.join("model.safetensors.index.json");
+    let document = serde_json::json!({ "weight_map": map });
+    std::fs::write(&index, document.to_string()).unwrap();
+    index.display().to_string()
+}
+
+/// The codebook, which `freeze` names, is no part of what the texts alone are trained by.
+#[test]
+fn a_pattern_is_about_all_objectives_of_a_stage() {
+    let mut command = support::gatewright();
+    command.arg("cost").arg(spec("flava.gate"));
+    command.args(["--preset=full", "--stage=joint", "--json"]);
+    let found = documents(&text(&succeed(&mut command).stdout));
+    let costs = found[0]["costs"].as_array().unwrap();
+    let trained: Vec<u64> = costs
+        .iter()
+        .map(|it| it["total"]["trained_parameters"].as_u64().unwrap())
+        .collect();
+    assert_eq!(trained.len(), 3);
+    assert!(trained.iter().all(|it| *it < 303_859_063), "{trained:?}");
 }
 
 #[test]

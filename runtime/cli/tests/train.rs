@@ -109,7 +109,7 @@ fn a_run_learns_and_can_be_looked_at() {
         .map(|it| it["step"].as_u64().unwrap())
         .collect();
     assert_eq!(steps, [0, 60]);
-    assert_eq!(evaluations[1]["evaluations"].as_array().unwrap().len(), 2);
+    assert_eq!(evaluations[1]["evaluations"].as_array().unwrap().len(), 3);
     let page = std::fs::read_to_string(run.join("report.html")).unwrap();
     for words in ["<svg", "new_vendor", "trunk.1.ffn.gate", "data:image/png"] {
         assert!(page.contains(words), "no {words} in the report");
@@ -344,6 +344,53 @@ fn a_stage_starts_from_foreign_names() {
 }
 
 /// Pictures to the experts 0 and 1 by their place, text to expert 3.
+/// Computing activations again saves memory and changes nothing else; too little memory is refused.
+#[test]
+fn a_budget_of_memory_is_met_or_refused() {
+    if !has_device() {
+        return;
+    }
+    let scratch = TempDir::new().unwrap();
+    let run = |name: &str, budget: &str| {
+        let folder = scratch.path().join(name);
+        let budget = format!("--set=pretrain.budget={budget}");
+        let more = [
+            &budget,
+            "--set=pretrain.steps=4",
+            "--set=pretrain.evaluate=none",
+        ];
+        let output = train(&folder, &more).output().unwrap();
+        (folder, output.status.code(), text(&output.stderr))
+    };
+    let losses = |folder: &Path| -> Vec<f64> {
+        let steps = records(folder, "metrics.jsonl");
+        let loss = |step: &Value| step["losses"]["objective.pretrain"].as_f64().unwrap();
+        steps.iter().map(loss).collect()
+    };
+    let (whole, code, said) = run("whole", "memory(1 GB)");
+    assert_eq!(code, Some(0), "{said}");
+    let (small, code, said) = run("small", "memory(3.6 MB)");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("of the forward pass are computed again"),
+        "{said}"
+    );
+    let (whole, small) = (losses(&whole), losses(&small));
+    assert_eq!(whole.len(), 4);
+    for (whole, small) in whole.iter().zip(&small) {
+        assert!(
+            (whole - small).abs() <= 1e-5 * whole.abs(),
+            "{whole} and {small}"
+        );
+    }
+    let (_, code, said) = run("none", "memory(10 KB)");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("E0620") && said.contains("does not fit its budget"),
+        "{said}"
+    );
+}
+
 fn routes(path: &Path) {
     let tensor = |tokens: usize, expert: fn(usize) -> u32| {
         HostTensor::u32([tokens, 1], (0..tokens).map(expert).collect::<Vec<_>>()).unwrap()

@@ -104,7 +104,8 @@ pub fn compare(
     (pairing, misfits)
 }
 
-/// Writes parameters under their foreign names. What the map says has no foreign name is left out.
+/// Writes parameters under their foreign names, and where a tensor has several, under each: readers of
+/// different age look for different ones. What the map says has no foreign name is left out.
 ///
 /// # Errors
 /// [`Error::NameMap`] for a tensor that its line cannot rearrange, or of which parts are missing.
@@ -143,7 +144,10 @@ pub fn export(spec: &WeightsSpec, parameters: &Tensors) -> Result<Tensors> {
             _ => None,
         };
         let reason = format!("{found} of {of} equal parts are there");
-        tensors.insert(name, joined.ok_or_else(|| wrong(&pair, reason))?);
+        let joined = joined.ok_or_else(|| wrong(&pair, reason))?;
+        let twins = pair.twins.into_iter();
+        tensors.extend(twins.map(|twin| (twin, joined.clone())));
+        tensors.insert(name, joined);
     }
     Ok(tensors)
 }

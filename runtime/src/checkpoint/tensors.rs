@@ -119,7 +119,24 @@ pub fn write_tensors(
     tensors: &BTreeMap<String, &HostTensor>,
     metadata: Option<&str>,
 ) -> Result<()> {
-    let metadata = metadata.map(|text| HashMap::from([(KEY.to_owned(), text.to_owned())]));
+    write(path, tensors, metadata.map(|text| (KEY, text)))
+}
+
+/// Writes tensors for the loaders of other frameworks, which want to know by whose rules they lie: those
+/// of PyTorch, for names and shapes of its modules.
+///
+/// # Errors
+/// As [`write_tensors`].
+pub fn write_foreign(path: &Path, tensors: &BTreeMap<String, &HostTensor>) -> Result<()> {
+    write(path, tensors, Some(("format", "pt")))
+}
+
+fn write(
+    path: &Path,
+    tensors: &BTreeMap<String, &HostTensor>,
+    metadata: Option<(&str, &str)>,
+) -> Result<()> {
+    let metadata = metadata.map(|(key, text)| HashMap::from([(key.to_owned(), text.to_owned())]));
     let views = tensors.iter().map(|(name, tensor)| (name, Stored(tensor)));
     let bytes = safetensors::serialize(views, metadata).map_err(|error| Error::File {
         action: "write",

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::tensor::{HostData, HostTensor};
 
 use super::caption::Caption;
+use super::conversation::{Conversation, Places};
 use super::error::{BadRecords, DataError, RecordFault};
 use super::image::{ImageTransform, Picture};
 use super::mask::{BlockMask, TokenMask};
@@ -25,6 +26,8 @@ pub enum Column {
     Patches(BlockMask),
     /// `u32[B, length]`.
     Text(TextColumn),
+    /// Several tensors, each under its own name.
+    Conversation(Box<Conversation>),
 }
 
 /// How records become rows of tokens.
@@ -68,6 +71,8 @@ enum Draw {
     Tokens = 3,
     /// Whether it gets another text, and which.
     Mismatch = 4,
+    /// Which turns of its conversation are taken.
+    Turns = 5,
 }
 
 /// The random coordinate of the augmented forms of a picture, in the place of a step.
@@ -117,8 +122,10 @@ pub struct Batch {
     /// The records of its rows, as indices into [`Batches::records`]. Outside training the last
     /// batch may have more rows than records: the rows after them repeat the first records.
     pub indices: Vec<usize>,
-    /// One tensor for each column.
+    /// One tensor for each column, or several.
     pub tensors: BTreeMap<String, HostTensor>,
+    /// What stands at each place of a conversation, rows first.
+    pub places: Option<Places>,
 }
 
 /// Every batch of a data set, each of which can be made at any time.
@@ -155,6 +162,9 @@ impl Batches {
             mut records,
             mut skipped,
         } = found;
+        if let (false, Some(talk)) = (options.training, conversation(&columns)) {
+            records = talk.each_turn(records);
+        }
         let mut pictures = BTreeMap::new();
         for (name, column) in &columns {
             let faults = match column {
@@ -163,6 +173,7 @@ impl Batches {
                     .map(|it| text.caption.fixed(&it.fields).err())
                     .collect(),
                 Column::Patches(_) => vec![None; records.len()],
+                Column::Conversation(talk) => records.iter().map(|it| talk.fault(it)).collect(),
                 Column::Image(transform) => {
                     transform.verify()?;
                     let (decoded, faults) = decode_all(&records, transform, options.cache);
@@ -205,7 +216,20 @@ impl Batches {
     pub fn text(&self) -> Option<(&str, &TextColumn)> {
         self.columns.iter().find_map(|(name, column)| match column {
             Column::Text(text) => Some((name.as_str(), text)),
-            Column::Image(_) | Column::Patches(_) => None,
+            Column::Image(_) | Column::Patches(_) | Column::Conversation(_) => None,
+        })
+    }
+
+    /// How turns become tokens.
+    pub fn conversation(&self) -> Option<&Conversation> {
+        conversation(&self.columns)
+    }
+
+    /// What had to be cut of what records say, each with a count.
+    pub fn cut(&self) -> Vec<String> {
+        let talk = self.conversation();
+        talk.map_or_else(Vec::new, |talk| {
+            talk.cut(&self.records, self.options.training)
         })
     }
 
@@ -216,6 +240,9 @@ impl Batches {
             .map(|(_, text)| text.caption.fixed(&record.fields));
         match caption {
             Some(Ok(caption)) => caption,
+            None if self.conversation().is_some() => self
+                .conversation()
+                .map_or_else(String::new, |talk| talk.told(record)),
             _ => record.key.clone(),
         }
     }
@@ -244,8 +271,12 @@ impl Batches {
             records: &rows,
         };
         let mut tensors = BTreeMap::new();
+        let mut places = None;
         for (name, column) in &self.columns {
             match column {
+                Column::Conversation(talk) => {
+                    places = Some(self.turns(talk, rows, &mut tensors)?);
+                }
                 Column::Image(transform) => {
                     tensors.insert(name.clone(), self.images(name, transform, rows)?);
                 }
@@ -259,7 +290,29 @@ impl Batches {
             step,
             indices,
             tensors,
+            places,
         })
+    }
+
+    /// Every tensor of the rows' conversations.
+    fn turns(
+        &self,
+        talk: &Conversation,
+        rows: Rows,
+        tensors: &mut BTreeMap<String, HostTensor>,
+    ) -> Result<Places, DataError> {
+        let count = self.records.len();
+        let lines = rows.records.iter().enumerate().map(|(row, index)| {
+            let record = &self.records[*index];
+            let random = self.random(rows, row, Draw::Turns);
+            let random = self.options.training.then_some(random);
+            // Half of all records away is another picture.
+            let other = &self.records[(index + count / 2) % count];
+            let line = talk.line(record, other, random);
+            line.map_err(|cause| bad_record(record, cause))
+        });
+        let lines = lines.collect::<Result<Vec<_>, _>>()?;
+        Ok(talk.tensors(&lines, tensors))
     }
 
     /// What decides a draw for a row. Outside training the same record always has the same.
@@ -432,6 +485,13 @@ impl Batches {
             None => column.caption.fixed(a).ok() != column.caption.fixed(b).ok(),
         }
     }
+}
+
+fn conversation(columns: &BTreeMap<String, Column>) -> Option<&Conversation> {
+    columns.values().find_map(|column| match column {
+        Column::Conversation(talk) => Some(talk.as_ref()),
+        Column::Image(_) | Column::Patches(_) | Column::Text(_) => None,
+    })
 }
 
 /// The records of the rows of a step.

@@ -63,6 +63,24 @@ impl Caption {
             .ok_or_else(|| self.missing())
     }
 
+    /// All that captions of a record may say: every template with every item of its lists.
+    #[must_use]
+    pub fn texts(&self, fields: &Map<String, Value>) -> Vec<String> {
+        let mut texts = Vec::new();
+        for template in &self.templates {
+            if !fits(template, fields) {
+                continue;
+            }
+            texts.push(render(template, fields, None));
+            for part in &template.parts {
+                if let Part::Draw { field, .. } = part {
+                    texts.extend(items(fields.get(field)));
+                }
+            }
+        }
+        texts
+    }
+
     fn missing(&self) -> RecordFault {
         let wanted = |template: &Template| {
             let fields: Vec<&str> = template.fields().collect();

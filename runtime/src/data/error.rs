@@ -93,6 +93,12 @@ pub enum RecordFault {
     /// No caption template finds its fields.
     #[error("it has no caption: {0}")]
     NoCaption(String),
+    /// Its turns are of another form, or do not fit.
+    #[error("its conversation cannot be used: {0}")]
+    Conversation(String),
+    /// What was found in its picture is of another form.
+    #[error("its findings cannot be used: {0}")]
+    Findings(String),
     /// A text is not UTF-8.
     #[error("its {0} is not UTF-8")]
     NotUtf8(String),
@@ -132,6 +138,10 @@ impl RecordFault {
             Self::Image(_) => "replace the picture by a whole PNG, JPEG or WebP file",
             Self::NoImage => "put a picture beside the record, or read it with a text-only model",
             Self::NoCaption(_) => "add the field, or a template over fields that it has",
+            Self::Conversation(_) => {
+                "correct the turns, or make `length` of the conversation larger"
+            }
+            Self::Findings(_) => "write findings as the language reference documents them",
             Self::NotUtf8(_) => "save the text as UTF-8",
             Self::Json(_) => "write one JSON object, {\"caption\": …}",
             Self::Tokens(_) => "give the record a caption with words",

@@ -141,16 +141,7 @@ impl Findings {
         if let Some(name) = &found.file_name {
             let beside = path.parent().unwrap_or(Path::new(".")).join(name);
             let bytes = std::fs::read(&beside).map_err(Error::file("read", &beside))?;
-            let image = image::load_from_memory(&bytes);
-            let image = image.map_err(|it| wrong(it.to_string()))?.to_rgb8();
-            let pixels = image.pixels().map(|pixel| {
-                let [red, green, blue] = pixel.0.map(u64::from);
-                red + 256 * green + 65_536 * blue
-            });
-            found.map = Some(SegmentMap {
-                width: image.width() as usize,
-                segments: pixels.collect(),
-            });
+            found.map = Some(SegmentMap::decode(&bytes).map_err(wrong)?);
         }
         Ok(found)
     }
@@ -292,6 +283,25 @@ impl Findings {
             }
         }
         rows
+    }
+}
+
+impl SegmentMap {
+    /// Reads a picture of segments in COCO's panoptic form.
+    ///
+    /// # Errors
+    /// Why it is no picture.
+    pub fn decode(bytes: &[u8]) -> std::result::Result<Self, String> {
+        let image = image::load_from_memory(bytes).map_err(|it| it.to_string())?;
+        let image = image.to_rgb8();
+        let pixels = image.pixels().map(|pixel| {
+            let [red, green, blue] = pixel.0.map(u64::from);
+            red + 256 * green + 65_536 * blue
+        });
+        Ok(Self {
+            width: image.width() as usize,
+            segments: pixels.collect(),
+        })
     }
 }
 

@@ -2,12 +2,15 @@
 
 use super::batch::{BatchOptions, Batches, Column, Hidden, TextColumn};
 use super::caption::Caption;
+use super::conversation::Conversation;
 use super::error::{BadRecords, DataError};
 use super::image::ImageTransform;
 use super::mask::{BlockMask, TokenMask};
 use super::source::{Records, Source};
 use super::tokenize::Tokenize;
-use gatewright_compiler::stage::{self, DataSpec, Product, TextSpec};
+use super::vocabulary::{Vocabulary, Words};
+use crate::checkpoint::write_atomically;
+use gatewright_compiler::stage::{self, DataSpec, FindingsUse, Product, TextSpec, TokenizerSpec};
 use gatewright_grammar::source::Spanned;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -35,6 +38,10 @@ pub struct Loading<'a> {
     pub bad: BadRecords,
     /// Read from here instead of what the spec states.
     pub instead: Option<&'a Path>,
+    /// What of the findings in pictures is told; all of them without it.
+    pub findings: Option<&'a FindingsUse>,
+    /// The run folder that keeps tokenizers trained on the data; without one they are trained anew.
+    pub run: Option<&'a Path>,
 }
 
 /// Reads a part of a data set. `locate` tells where a path of the spec lies.
@@ -52,7 +59,14 @@ pub fn open(
         None => sources(stated(spec, split)?, locate)?,
     };
     let records = Records::read(&sources, loading.bad)?;
-    let columns = columns(spec, locate)?;
+    let trained_on = Trained {
+        spec,
+        split,
+        records: &records,
+        loading,
+        locate,
+    };
+    let columns = columns(spec, &trained_on)?;
     let training = split == Split::Training;
     let options = BatchOptions {
         batch: loading.batch,
@@ -66,10 +80,7 @@ pub fn open(
 }
 
 /// The columns of what a data set gives; what entries compute of them is not its business.
-fn columns(
-    spec: &DataSpec,
-    locate: &dyn Fn(&Spanned<String>) -> PathBuf,
-) -> Result<BTreeMap<String, Column>, DataError> {
+fn columns(spec: &DataSpec, trained: &Trained) -> Result<BTreeMap<String, Column>, DataError> {
     let mut columns = BTreeMap::new();
     if let Some(image) = &spec.image {
         for given in &spec.gives {
@@ -82,9 +93,15 @@ fn columns(
         }
     }
     if let Some(text) = &spec.text
-        && let Some((name, column)) = text_column(spec, text, locate)?
+        && let Some((name, column)) = text_column(spec, text, trained)?
     {
         columns.insert(name, Column::Text(column));
+    }
+    if let Some(conversation) = &spec.conversation {
+        let told = trained.loading.findings.cloned().unwrap_or_default();
+        let column = Conversation::open(spec, conversation, told, trained.locate)?;
+        // Its tensors bear their own names.
+        columns.insert(String::new(), Column::Conversation(Box::new(column)));
     }
     Ok(columns)
 }
@@ -170,7 +187,7 @@ fn like(pattern: &str, name: &str) -> bool {
 fn text_column(
     spec: &DataSpec,
     text: &TextSpec,
-    locate: &dyn Fn(&Spanned<String>) -> PathBuf,
+    trained: &Trained,
 ) -> Result<Option<(String, TextColumn)>, DataError> {
     let given = |product: &Product| spec.gives.iter().find(|it| it.product == *product);
     let name = |product: &Product| given(product).map(|it| it.input.clone());
@@ -186,7 +203,7 @@ fn text_column(
     }
     let bounds = [Product::Text, Product::MaskedText];
     let below = bounds.iter().filter_map(|it| given(it)?.below).min();
-    let tokenize = Arc::new(tokenizer(text, below, locate)?);
+    let tokenize = Arc::new(trained.tokenizer(text, below)?);
     let hidden = match &text.mask {
         Some(rule) => Some(Hidden {
             rule: TokenMask::new(rule, &tokenize)?,
@@ -207,19 +224,83 @@ fn text_column(
     Ok(Some((name(&Product::Text).unwrap_or_else(word), column)))
 }
 
-/// The tokenizer of a data set, for an input of `below` tokens.
-///
-/// # Errors
-/// As [`Tokenize::open`].
-pub fn tokenizer(
-    text: &TextSpec,
-    below: Option<u64>,
-    locate: &dyn Fn(&Spanned<String>) -> PathBuf,
-) -> Result<Tokenize, DataError> {
-    let word = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
-    let length = usize::try_from(text.length).unwrap_or(usize::MAX);
-    let vocabulary = below.map_or(u32::MAX, word);
-    Tokenize::open(&locate(&text.tokenizer), length, word(text.pad), vocabulary)
+/// The folder of a run that keeps its trained tokenizers.
+const TOKENIZERS: &str = "tokenizers";
+/// Tokens of a trained tokenizer that no text has: what fills rows, what is unknown, what hides a token.
+const SPECIAL: &[&str] = &["[PAD]", "[UNK]", "[MASK]"];
+
+/// What a tokenizer is trained on, and where it is kept.
+struct Trained<'a> {
+    spec: &'a DataSpec,
+    split: Split<'a>,
+    /// Of the split.
+    records: &'a Records,
+    loading: &'a Loading<'a>,
+    locate: &'a dyn Fn(&Spanned<String>) -> PathBuf,
+}
+
+impl Trained<'_> {
+    /// The tokenizer of the data set, for an input of `below` tokens.
+    fn tokenizer(&self, text: &TextSpec, below: Option<u64>) -> Result<Tokenize, DataError> {
+        let word = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        let length = usize::try_from(text.length).unwrap_or(usize::MAX);
+        let (pad, vocabulary) = (word(text.pad), below.map_or(u32::MAX, word));
+        let (kind, size) = match &text.tokenizer {
+            TokenizerSpec::File(path) => {
+                return Tokenize::open(&(self.locate)(path), length, pad, vocabulary);
+            }
+            TokenizerSpec::Trained { kind, size } => (*kind, *size),
+        };
+        let kept = self.loading.run.map(|run| {
+            let file = format!("{}.json", self.spec.name);
+            run.join(TOKENIZERS).join(file)
+        });
+        if let Some(file) = kept.as_ref().filter(|file| file.is_file()) {
+            return Tokenize::open(file, length, pad, vocabulary);
+        }
+        let file = kept.clone().unwrap_or_else(|| {
+            PathBuf::from(format!("the trained tokenizer of `{}`", self.spec.name))
+        });
+        let vocabulary_of = Vocabulary {
+            kind,
+            special: SPECIAL,
+            pieces: usize::try_from(size).unwrap_or(usize::MAX),
+            ends: None,
+        };
+        let wrong = |cause: tokenizers::Error| DataError::Tokenizer {
+            file: file.clone(),
+            cause: cause.to_string(),
+        };
+        let caption = Caption::new(text.captions.clone(), text.eval_caption.clone());
+        let mut words = Words::new();
+        let mut count = |records: &Records| {
+            let texts = records.records.iter();
+            let mut texts = texts.flat_map(|it| caption.texts(&it.fields));
+            texts.try_for_each(|text| vocabulary_of.count(&text, &mut words))
+        };
+        match self.split {
+            Split::Training | Split::Trained => count(self.records),
+            Split::HeldOut(_) => {
+                let sources = sources(&self.spec.source, self.locate)?;
+                count(&Records::read(&sources, self.loading.bad)?)
+            }
+        }
+        .map_err(wrong)?;
+        let tokenizer = vocabulary_of.train(&words).map_err(wrong)?;
+        if let Some(file) = &kept {
+            let json = tokenizer.to_string(true).map_err(wrong)?;
+            let folder = file.parent().unwrap_or(Path::new("."));
+            let written = std::fs::create_dir_all(folder).map_err(|error| error.to_string());
+            let written = written.and_then(|()| {
+                write_atomically(file, json.as_bytes()).map_err(|error| error.to_string())
+            });
+            written.map_err(|cause| DataError::Tokenizer {
+                file: file.clone(),
+                cause,
+            })?;
+        }
+        Tokenize::new(tokenizer, &file, length, pad, vocabulary)
+    }
 }
 
 #[cfg(test)]

@@ -104,6 +104,7 @@ mod tests {
             step,
             indices: vec![],
             tensors: BTreeMap::new(),
+            places: None,
         }
     }
 

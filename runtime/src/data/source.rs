@@ -1,6 +1,7 @@
 //! Files into records.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -35,6 +36,8 @@ pub struct Record {
     pub file: PathBuf,
     /// The encoded picture, if it has one.
     pub image: Option<Blob>,
+    /// Further pictures beside it, by what follows the key in their names: `map.png`.
+    pub beside: BTreeMap<String, Blob>,
     /// Everything else: captions, names, labels.
     pub fields: Map<String, Value>,
 }
@@ -241,9 +244,10 @@ impl Reader<'_> {
                 None => name.into_owned(),
             };
             self.label = label;
-            if is_picture(split_name(&name).1) {
+            let extension = split_name(&name).1;
+            if extension.rsplit('.').next().is_some_and(is_picture) {
                 self.member(&name, Vec::new(), Some(Blob::File(file)))?;
-            } else if matches!(split_name(&name).1, "txt" | "json") {
+            } else if matches!(extension, "txt" | "json") {
                 let bytes = std::fs::read(&file).map_err(|it| self.unreadable(it))?;
                 self.member(&name, bytes, None)?;
             }
@@ -325,6 +329,12 @@ impl Reader<'_> {
                     record.image = Some(blob.unwrap_or(Blob::Memory(bytes)));
                 }
             }
+            _ if extension.rsplit('.').next().is_some_and(is_picture) => {
+                if let Some((record, _)) = &mut self.sample {
+                    let blob = blob.unwrap_or(Blob::Memory(bytes));
+                    record.beside.insert(extension.to_owned(), blob);
+                }
+            }
             _ => {}
         }
         Ok(())
@@ -371,6 +381,7 @@ impl Reader<'_> {
             key: key.to_owned(),
             file,
             image: None,
+            beside: BTreeMap::new(),
             fields: self
                 .label
                 .iter()

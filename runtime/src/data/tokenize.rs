@@ -32,11 +32,28 @@ impl Tokenize {
     /// [`DataError::Tokenizer`] if the file cannot be used, [`DataError::TokenOutOfRange`] if one
     /// of its ids, or `pad`, is not below `vocabulary`.
     pub fn open(file: &Path, length: usize, pad: u32, vocabulary: u32) -> Result<Self, DataError> {
+        let tokenizer = Tokenizer::from_file(file).map_err(|it| DataError::Tokenizer {
+            file: file.to_owned(),
+            cause: it.to_string(),
+        })?;
+        Self::new(tokenizer, file, length, pad, vocabulary)
+    }
+
+    /// The same with a tokenizer that is called as a file in messages.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn new(
+        mut tokenizer: Tokenizer,
+        file: &Path,
+        length: usize,
+        pad: u32,
+        vocabulary: u32,
+    ) -> Result<Self, DataError> {
         let wrong = |cause: String| DataError::Tokenizer {
             file: file.to_owned(),
             cause,
         };
-        let mut tokenizer = Tokenizer::from_file(file).map_err(|it| wrong(it.to_string()))?;
         let largest = tokenizer
             .get_vocab(true)
             .into_values()

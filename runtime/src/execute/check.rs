@@ -3,11 +3,11 @@
 use super::type_text;
 use crate::error::{Error, Result};
 use gatewright_compiler::plan::{
-    Buffer, BufferId, Command, Dispatch, Limits, Plan, Profile, VERSION,
+    Buffer, BufferId, Command, Dispatch, Limits, Plan, Profile, Role, VERSION,
 };
 
 const SMALLER: &str = "use a smaller batch (with more `accumulate`) or smaller sizes";
-const PARAMETERS: &str = "parameters are as large in any batch: use a device with larger buffers, or a \
+const PARAMETERS: &str = "parameters are as large in any batch: use a device with larger buffers and more memory, or a \
                           model with fewer or narrower layers and experts";
 const STATE: &str = "use an optimiser with less state (`adafactor` keeps sums of rows and columns, `sgd` \
                      without momentum nothing), train fewer parameters (`freeze`), or use a device with \
@@ -76,6 +76,42 @@ fn check_buffer(plan: &Plan, buffer: &Buffer, limits: &Limits) -> Result<()> {
     }
 }
 
+/// All arenas live as long as the plan. A software driver that takes more than there is would end the
+/// program, or another one, without a word.
+pub(super) fn check_total(plan: &Plan, free: Option<u64>) -> Result<()> {
+    let needed = plan.arena_bytes();
+    let Some(limit) = free.filter(|free| needed > *free) else {
+        return Ok(());
+    };
+    // What a smaller batch leaves as it is.
+    let held = plan
+        .arenas
+        .iter()
+        .filter(|arena| remedy(&arena.name) != SMALLER);
+    let held: u64 = held.map(|arena| arena.bytes).sum();
+    let tensors = plan.buffers.iter();
+    let tensors = tensors.filter(|buffer| match held > limit {
+        true => buffer.role == Role::Parameter,
+        false => matches!(buffer.role, Role::Parameter | Role::Input | Role::Output(_)),
+    });
+    let tensor = tensors.max_by_key(|buffer| buffer.bytes);
+    let tensor = tensor.map_or(String::new(), |buffer| {
+        format!(
+            ", whose largest tensor is {} of {} bytes",
+            describe(buffer),
+            buffer.bytes
+        )
+    });
+    Err(Error::LimitExceeded {
+        what: format!("{}{tensor}", plan.name),
+        needed,
+        unit: "bytes",
+        limit,
+        limit_name: "free memory",
+        remedy: if held > limit { PARAMETERS } else { SMALLER },
+    })
+}
+
 fn check_arenas(plan: &Plan, limits: &Limits) -> Result<()> {
     for (index, arena) in (0u32..).zip(&plan.arenas) {
         if arena.bytes <= limits.max_buffer_bytes {
@@ -114,6 +150,29 @@ fn check_command(plan: &Plan, command: &Command, limits: &Limits) -> Result<()> 
             let (from, to) = (&from.name, &to.name);
             Err(Error::plan(format!(
                 "a copy from `{from}` to `{to}` changes the length"
+            )))
+        }
+        Command::CopyRange {
+            from,
+            from_offset,
+            to,
+            to_offset,
+            bytes,
+        } => {
+            let (from, to) = (buffer(plan, *from)?, buffer(plan, *to)?);
+            let inside = |buffer: &Buffer, offset: &u64| {
+                offset.is_multiple_of(4)
+                    && bytes.is_multiple_of(4)
+                    && offset
+                        .checked_add(*bytes)
+                        .is_some_and(|end| end <= buffer.bytes)
+            };
+            if inside(from, from_offset) && inside(to, to_offset) && from.arena != to.arena {
+                return Ok(());
+            }
+            let (from, to) = (&from.name, &to.name);
+            Err(Error::plan(format!(
+                "a copy from `{from}` to `{to}` leaves one of them, or both lie in one arena"
             )))
         }
     }

@@ -25,7 +25,15 @@ pub(super) struct Prepared {
 pub(super) enum Stage {
     Pass(Vec<Run>),
     Clear(BufferId),
-    Copy { from: BufferId, to: BufferId },
+    Copy {
+        from: BufferId,
+        to: BufferId,
+    },
+    CopyRange {
+        from: (BufferId, u64),
+        to: (BufferId, u64),
+        bytes: u64,
+    },
 }
 
 /// One run of a kernel, by index.
@@ -119,6 +127,17 @@ impl Builder<'_> {
                 Command::Copy { from, to } => stages.push(Stage::Copy {
                     from: *from,
                     to: *to,
+                }),
+                Command::CopyRange {
+                    from,
+                    from_offset,
+                    to,
+                    to_offset,
+                    bytes,
+                } => stages.push(Stage::CopyRange {
+                    from: (*from, *from_offset),
+                    to: (*to, *to_offset),
+                    bytes: *bytes,
                 }),
             }
         }

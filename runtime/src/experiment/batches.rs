@@ -118,6 +118,15 @@ impl Loader {
         })
     }
 
+    /// What of the records does not fit into what a model reads.
+    pub(super) fn cut(&self) -> Vec<String> {
+        let notes = self.sources.iter().flat_map(|source| {
+            let notes = source.batches.cut().into_iter();
+            notes.map(|note| format!("data `{}`: {note}", source.name))
+        });
+        notes.collect()
+    }
+
     /// Names every record, for a hash.
     pub(super) fn inventory(&self) -> String {
         let mut text = String::new();
@@ -178,6 +187,8 @@ impl Source {
             seed,
             bad: options.bad,
             instead: options.data.get(&data.name).map(PathBuf::as_path),
+            findings: None,
+            run: Some(&options.folder),
         };
         let locate = |path: &_| project.locate(path);
         let batches = data::open(data, Split::Training, &loading, &locate);

@@ -3,13 +3,14 @@
 use crate::failure::Failure;
 use crate::project::Project;
 use crate::train::Update;
-use gatewright_compiler::compile::{self, CompiledStage};
+use gatewright_compiler::compile::{self, CompileError, CompiledStage, StageGraph};
+use gatewright_compiler::couple::Coupling;
 use gatewright_compiler::graph::{Graph, OutputKind};
 use gatewright_compiler::lower::{Lowered, Mode, ParameterInfo, Recorded, Request, Target};
 use gatewright_compiler::optimizer::Optimizer;
-use gatewright_compiler::plan::{Limits, Plan};
+use gatewright_compiler::plan::{Limits, Plan, Split};
 use gatewright_compiler::size::Bindings;
-use gatewright_compiler::stage::{self, ParameterFacts, StageSpec};
+use gatewright_compiler::stage::{self, Negatives, ParameterFacts, StageSpec};
 use gatewright_grammar::diagnostic::Code;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -55,6 +56,7 @@ pub fn plan(
 ) -> Result<StagePlan, Failure> {
     let objectives: Vec<String> = stage.objectives().into_iter().map(str::to_owned).collect();
     let mut traced = Vec::with_capacity(objectives.len());
+    let mut wholes = Vec::with_capacity(objectives.len());
     for objective in &objectives {
         let request = Request {
             routing: match stage.watch {
@@ -64,7 +66,9 @@ pub fn plan(
             bindings: bindings(project, stage),
             ..Request::new(Target::Objective(objective.clone()), Mode::Train)
         };
-        traced.push(project.lower(&request)?);
+        let lowered = project.lower(&request)?;
+        wholes.push(whole(project, stage, &request, &lowered)?);
+        traced.push(lowered);
     }
     let parameters = union(project, stage, &traced)?;
     let facts = facts(&parameters);
@@ -73,7 +77,7 @@ pub fn plan(
         return Err(project.mistakes(diagnostics).into());
     };
     project.warn(diagnostics);
-    let compiled = compiled(stage, &traced, limits, &optimizer)?;
+    let compiled = compiled(project, stage, &traced, &wholes, limits, &optimizer)?;
     let mut reached: BTreeSet<String> = BTreeSet::new();
     for (objective, graph) in objectives.iter().zip(&compiled.graphs) {
         let own = reached_by(graph);
@@ -104,9 +108,69 @@ pub fn plan(
     })
 }
 
+/// An objective traced over the whole batch of a stage that computes it in parts, where its losses see
+/// all of the batch.
+///
+/// # Errors
+/// Mistakes that only the whole batch has, and parts that are no parts of it.
+pub fn whole(
+    project: &mut Project,
+    stage: &StageSpec,
+    request: &Request,
+    part: &Lowered,
+) -> Result<Option<Lowered>, Failure> {
+    let (accumulate, rows) = (stage.accumulate, stage.batch.unwrap_or(0));
+    let dim = stage::batch_dim(&project.model);
+    let (Some(dim), true) = (dim, accumulate > 1 && rows > 0) else {
+        return Ok(None);
+    };
+    if stage.negatives == Some(Negatives::Part) {
+        return Ok(None);
+    }
+    let whole = match request.bindings.contains_key(&dim) {
+        true => {
+            let rows = usize::try_from(rows).unwrap_or(usize::MAX);
+            let mut request = request.clone();
+            request.bindings.insert(dim, rows);
+            project.lower(&request)?
+        }
+        false => project.with_set(&dim, &rows.to_string())?.lower(request)?,
+    };
+    let parts = usize::try_from(accumulate).unwrap_or(usize::MAX);
+    let coupling = Coupling::new(&part.graph, &whole.graph, parts);
+    let coupling = coupling.map_err(|error| in_parts(project, stage, &error.to_string()))?;
+    let wanted = stage.negatives == Some(Negatives::Batch) || coupling.compares_rows();
+    Ok(wanted.then_some(whole))
+}
+
+/// A batch that cannot be computed in parts.
+fn in_parts(project: &Project, stage: &StageSpec, why: &str) -> Failure {
+    let headline = format!(
+        "the losses of stage `{}` cannot see the whole of a batch that is computed in {} parts: {why}",
+        stage.name, stage.accumulate
+    );
+    let help =
+        "say `negatives = part` to let them see one part at a time, or leave `accumulate` out";
+    super::refuse(project, stage, headline, help)
+}
+
+/// A budget of bytes, beside the bytes that the stage takes at least and those it takes with nothing
+/// computed again.
+fn beyond(project: &Project, stage: &StageSpec, [budget, least, without]: [u64; 3]) -> Failure {
+    let headline = format!(
+        "stage `{}` does not fit its budget of {budget} bytes: it takes at least {least}, with the forward pass \
+         computed again on the way back, and {without} without",
+        stage.name
+    );
+    let help = "lower `batch`, raise `accumulate`, or allow more with `budget = memory(…)`";
+    super::refuse(project, stage, headline, help)
+}
+
 fn compiled(
+    project: &Project,
     stage: &StageSpec,
     traced: &[Lowered],
+    wholes: &[Option<Lowered>],
     limits: &Limits,
     optimizer: &Optimizer,
 ) -> Result<CompiledStage, Failure> {
@@ -119,9 +183,20 @@ fn compiled(
         gradients: Some(optimizer.trained.clone()),
         optimizer: Some(optimizer),
     };
-    let graphs: Vec<&Graph> = traced.iter().map(|lowered| &lowered.graph).collect();
-    let accumulate = u32::try_from(stage.accumulate).unwrap_or(u32::MAX);
-    Ok(compile::compile_stage(&graphs, &options, accumulate)?)
+    let graphs = traced.iter().zip(wholes).map(|(part, whole)| StageGraph {
+        graph: &part.graph,
+        whole: whole.as_ref().map(|whole| &whole.graph),
+    });
+    let graphs: Vec<StageGraph> = graphs.collect();
+    compile::compile_stage(&graphs, &options, &stage.schedule()).map_err(|error| match error {
+        CompileError::Couple(error) => in_parts(project, stage, &error.to_string()),
+        CompileError::Budget {
+            budget,
+            least,
+            without,
+        } => beyond(project, stage, [budget, least, without]),
+        error => error.into(),
+    })
 }
 
 /// The parameters of all objectives; one path must mean one declaration.
@@ -151,7 +226,7 @@ fn reached_by(graph: &Graph) -> BTreeSet<String> {
     let outputs = graph.outputs().iter();
     outputs
         .filter_map(|output| match &output.kind {
-            OutputKind::Gradient(path) => Some(path.clone()),
+            OutputKind::Gradient(path) => Some(Split::whole(path).to_owned()),
             _ => None,
         })
         .collect()

@@ -75,6 +75,17 @@ impl Text {
     /// # Errors
     /// A template that fails, or a tokenizer that does.
     pub fn prompt(&self, messages: &[Message], pictured: bool) -> Result<Vec<Option<u32>>> {
+        let words = self.rendered(messages, pictured, true)?;
+        // Special tokens that a tokenizer puts around a text: a template states its own.
+        self.marked(&words, self.template.is_none())
+    }
+
+    /// A conversation in the words of the template, with or without the words that ask for an answer; the
+    /// marker stands where [`Self::prompt`] says.
+    ///
+    /// # Errors
+    /// A template that fails.
+    pub fn rendered(&self, messages: &[Message], pictured: bool, asking: bool) -> Result<String> {
         let mut messages = messages.to_vec();
         let marked = |text: &str| text.contains(&self.marker);
         let has_marker = messages.iter().any(|message| marked(&message.content))
@@ -82,21 +93,26 @@ impl Text {
         if let (true, false, Some(first)) = (pictured, has_marker, messages.first_mut()) {
             first.content = format!("{}\n{}", self.marker, first.content);
         }
-        let words = match &self.template {
-            Some(template) => rendered(template, &messages)?,
+        match &self.template {
+            Some(template) => rendered(template, &messages, asking),
             None => {
                 let turns: Vec<&str> = messages.iter().map(|it| it.content.as_str()).collect();
-                turns.join("\n")
+                Ok(turns.join("\n"))
             }
-        };
+        }
+    }
+
+    /// Words as ids, with nothing for each marker.
+    ///
+    /// # Errors
+    /// A tokenizer that fails.
+    pub fn marked(&self, words: &str, special: bool) -> Result<Vec<Option<u32>>> {
         let mut ids = Vec::new();
         for (index, piece) in words.split(self.marker.as_str()).enumerate() {
             if index > 0 {
                 ids.push(None);
             }
-            // Special tokens that a tokenizer puts around a text: a template states its own.
-            let special = self.template.is_none() && index == 0;
-            let encoding = self.tokenizer.encode_fast(piece, special);
+            let encoding = self.tokenizer.encode_fast(piece, special && index == 0);
             let encoding = encoding.map_err(|cause| Error::generation(cause.to_string()))?;
             ids.extend(encoding.get_ids().iter().copied().map(Some));
         }
@@ -113,6 +129,19 @@ impl Text {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// The text of a token.
+    #[must_use]
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.tokenizer.id_to_token(id)
+    }
+
+    /// The largest id that there is.
+    #[must_use]
+    pub fn largest(&self) -> u32 {
+        let ids = self.tokenizer.get_vocab(true).into_values();
+        ids.max().unwrap_or(0)
+    }
+
     /// The words of an answer, special tokens left out.
     ///
     /// # Errors
@@ -123,13 +152,13 @@ impl Text {
     }
 }
 
-fn rendered(template: &str, messages: &[Message]) -> Result<String> {
+fn rendered(template: &str, messages: &[Message], asking: bool) -> Result<String> {
     let turns: Vec<minijinja::Value> = messages
         .iter()
         .map(|message| context! { role => message.role.as_str(), content => message.content.as_str() })
         .collect();
     let environment = Environment::new();
-    let values = context! { messages => turns, add_generation_prompt => true };
+    let values = context! { messages => turns, add_generation_prompt => asking };
     let rendered = environment.render_str(template, values);
     rendered.map_err(|cause| Error::generation(format!("the chat template: {cause}")))
 }

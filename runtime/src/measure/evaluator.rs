@@ -1,5 +1,6 @@
 //! The evaluations of a stage, prepared once and run with any parameters.
 
+use super::answers::Answers;
 use super::embed::Encoder;
 use super::guess::Guess;
 use super::probe::Probe;
@@ -17,7 +18,10 @@ use crate::project::Project;
 use crate::tensor::{HostData, HostTensor};
 use base64::Engine;
 use gatewright_compiler::lower::Target;
-use gatewright_compiler::stage::{Classes, EvalSpec, Experiment, Measure, StageSpec, Template};
+use gatewright_compiler::stage::{
+    Classes, EvalSpec, Experiment, FindingsUse, Measure, StageSpec, Template,
+};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -30,6 +34,8 @@ pub struct Overrides {
     pub bad: BadRecords,
     /// Examples of each evaluation.
     pub examples: usize,
+    /// The run folder that keeps tokenizers trained on the data.
+    pub run: Option<PathBuf>,
 }
 
 /// Evaluations with their data and encoders.
@@ -37,6 +43,7 @@ pub struct Overrides {
 pub struct Evaluator {
     jobs: Vec<Job>,
     guesses: Vec<Guess>,
+    answers: Vec<Answers>,
     probes: Vec<Probe>,
     encoders: Vec<Encoder>,
     sets: Vec<Set>,
@@ -102,6 +109,7 @@ impl Evaluator {
             evaluator: Self {
                 jobs: Vec::new(),
                 guesses: Vec::new(),
+                answers: Vec::new(),
                 probes: Vec::new(),
                 frozen: None,
                 encoders: Vec::new(),
@@ -124,7 +132,10 @@ impl Evaluator {
     /// Whether there is nothing to evaluate.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.jobs.is_empty() && self.guesses.is_empty() && self.probes.is_empty()
+        self.jobs.is_empty()
+            && self.guesses.is_empty()
+            && self.answers.is_empty()
+            && self.probes.is_empty()
     }
 
     /// Measures everything.
@@ -197,6 +208,13 @@ impl Evaluator {
             let found = guess.run((&set.name, &set.batches), encoder, &mut complete)?;
             evaluations.push(found);
         }
+        for answers in &self.answers {
+            let (encoder, set) = (&mut self.encoders[answers.encoder], &self.sets[answers.set]);
+            let read = encoder.inputs().map(str::to_owned).collect();
+            let mut complete = completing(&mut self.frozen, set, read);
+            let found = answers.run((&set.name, &set.batches), encoder, &mut complete)?;
+            evaluations.push(found);
+        }
         for probe in &self.probes {
             let sets = probe.sets.map(|set| &self.sets[set]);
             let none = Vec::new();
@@ -233,7 +251,7 @@ impl Builder<'_> {
             Some(data) => data.clone(),
             None => self.stage_data(&eval.name)?,
         };
-        let set = self.set(&data, eval.split.as_deref())?;
+        let set = self.set(&data, eval.split.as_deref(), &eval.findings)?;
         let mut compared = Vec::new();
         for measure in &eval.metrics {
             match measure {
@@ -252,6 +270,22 @@ impl Builder<'_> {
                         at: at.clone(),
                     };
                     self.evaluator.guesses.push(guess);
+                }
+                Measure::Answers {
+                    guesses,
+                    labels,
+                    counted,
+                    by,
+                } => {
+                    let values = [guesses, labels, counted].map(String::clone);
+                    let answers = Answers {
+                        name: eval.name.clone(),
+                        set,
+                        encoder: self.encoder(Target::Values(values.into()))?,
+                        by: by.clone(),
+                        examples: self.overrides.examples,
+                    };
+                    self.evaluator.answers.push(answers);
                 }
                 Measure::Probe { label } => self.probe(eval, &data, set, label)?,
                 measure => compared.push(measure.clone()),
@@ -304,7 +338,7 @@ impl Builder<'_> {
         let Some(entry) = eval.entries.first() else {
             return Err(refuse(&eval.name, "a probe needs an entry").into());
         };
-        let trained = self.set(data, None)?;
+        let trained = self.set(data, None, &eval.findings)?;
         let encoder = self.encoder(Target::Entry(entry.clone()))?;
         let inputs: Vec<&str> = self.evaluator.encoders[encoder].inputs().collect();
         let word = inputs.join("+");
@@ -350,7 +384,7 @@ impl Builder<'_> {
             .collect();
         for metric in &experiment.metrics {
             for part in &parts {
-                let set = self.set(&data, Some(part))?;
+                let set = self.set(&data, Some(part), &FindingsUse::All)?;
                 let [first, second] = metric.of.clone();
                 let sides = [
                     self.encoder(Target::Values(vec![first]))?,
@@ -390,9 +424,15 @@ impl Builder<'_> {
     }
 
     /// The index of a part of the data, opened once.
-    fn set(&mut self, data: &str, split: Option<&str>) -> Result<usize, Failure> {
+    fn set(
+        &mut self,
+        data: &str,
+        split: Option<&str>,
+        findings: &FindingsUse,
+    ) -> Result<usize, Failure> {
         let name = split.map_or(data.to_owned(), |split| format!("{data}.{split}"));
-        if let Some(index) = self.known.get(&format!("data {name}")) {
+        let key = format!("data {name} {findings:?}");
+        if let Some(index) = self.known.get(&key) {
             return Ok(*index);
         }
         let Some(spec) = self.experiment.data(data) else {
@@ -410,6 +450,8 @@ impl Builder<'_> {
             seed: 0,
             bad: self.overrides.bad,
             instead: self.overrides.data.get(data).map(PathBuf::as_path),
+            findings: Some(findings),
+            run: self.overrides.run.as_deref(),
         };
         let split = split.map_or(Split::Trained, Split::HeldOut);
         let locate = |path: &_| self.project.locate(path);
@@ -420,7 +462,7 @@ impl Builder<'_> {
             batches,
             computed: frozen::computed(spec),
         });
-        self.known.insert(format!("data {name}"), index);
+        self.known.insert(key, index);
         Ok(index)
     }
 
@@ -488,7 +530,14 @@ fn labels(job: &Job, batches: &Batches) -> Result<Labels> {
         places = names.iter().cloned().zip(0..).collect();
     }
     for (index, record) in batches.records().iter().enumerate() {
-        let caption = batches.caption(record);
+        let caption = match &job.classes {
+            Some(Classes::Field(field)) => match record.fields.get(field) {
+                Some(Value::String(class)) => class.clone(),
+                // A record without a class is not asked about.
+                _ => continue,
+            },
+            _ => batches.caption(record),
+        };
         let place = match places.get(&caption) {
             Some(place) => *place,
             // A record of another class is not asked about.

@@ -125,6 +125,7 @@ impl Tally {
                 direction: format!("{name} ({} rows)", self.ranks.len()),
                 value: self.ranks.iter().filter(within).count() as f64 / total,
                 chance: best.sum::<usize>() as f64 / total,
+                majority: None,
             }
         };
         at.iter().map(score).collect()

@@ -10,8 +10,10 @@ use crate::error::{Error, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Accelerated gradient steps; the fit has converged long before.
-const STEPS: usize = 400;
+/// Accelerated gradient steps, at most.
+const STEPS: usize = 1_500;
+/// The fit has converged when no weight is pulled harder than this.
+const STILL: f32 = 2e-4;
 
 /// One probe.
 #[derive(Debug)]
@@ -84,6 +86,7 @@ impl Probe {
             direction: self.word.clone(),
             value,
             chance: counts.into_iter().max().unwrap_or(0) as f64 / total,
+            majority: None,
         };
         Ok(Evaluation {
             name: self.name.clone(),
@@ -152,16 +155,18 @@ impl Weights {
     }
 }
 
-/// Nesterov's accelerated gradient with the step that the largest possible curvature allows.
+/// Nesterov's accelerated gradient with the step that the largest curvature allows. What has been gained
+/// is not left again: where the loss turns uphill, the momentum starts anew (arXiv 1204.3982).
 fn fit(rows: &[Vec<f32>], labels: &[usize], classes: usize) -> Weights {
     let width = rows.first().map_or(0, Vec::len);
     let count = rows.len().max(1) as f32;
     let penalty = 1.0 / count;
-    // The features have a variance of one, and the curvature of a softmax is at most one half.
-    let step = 1.0 / (0.5 * (width as f32 + 1.0) + penalty);
+    // The curvature of a softmax is at most one half.
+    let step = 1.0 / (0.5 * (strongest(rows) + 1.0) + penalty);
+    let mut since = 0;
     let mut weights = Weights(vec![vec![0.0; width + 1]; classes]);
     let mut ahead = Weights(weights.0.clone());
-    for round in 0..STEPS {
+    for _ in 0..STEPS {
         let mut gradient = vec![vec![0.0_f32; width + 1]; classes];
         for (row, label) in rows.iter().zip(labels) {
             let mut scores = ahead.scores(row);
@@ -177,16 +182,45 @@ fn fit(rows: &[Vec<f32>], labels: &[usize], classes: usize) -> Weights {
                 sums[bias] += error;
             }
         }
-        let momentum = round as f32 / (round as f32 + 3.0);
+        let (mut most, mut uphill) = (0.0_f32, 0.0);
+        let momentum = since as f32 / (since as f32 + 3.0);
         for ((own, ahead), gradient) in weights.0.iter_mut().zip(&mut ahead.0).zip(&gradient) {
             for ((own, ahead), sum) in own.iter_mut().zip(ahead).zip(gradient) {
-                let new = *ahead - step * (sum / count + penalty * *ahead);
+                let pull = sum / count + penalty * *ahead;
+                let new = *ahead - step * pull;
+                most = most.max(pull.abs());
+                uphill += pull * (new - *own);
                 *ahead = new + momentum * (new - *own);
                 *own = new;
             }
         }
+        if most < STILL {
+            break;
+        }
+        since = if uphill > 0.0 { 0 } else { since + 1 };
     }
     weights
+}
+
+/// The largest eigenvalue of the mean outer product of the rows, a little above what the power method finds.
+fn strongest(rows: &[Vec<f32>]) -> f32 {
+    let width = rows.first().map_or(0, Vec::len);
+    let mut direction = vec![1.0 / (width.max(1) as f32).sqrt(); width];
+    let mut length = 0.0;
+    for _ in 0..30 {
+        let mut next = vec![0.0_f32; width];
+        for row in rows {
+            let along: f32 = row.iter().zip(&direction).map(|(a, b)| a * b).sum();
+            let sums = next.iter_mut().zip(row);
+            sums.for_each(|(sum, value)| *sum += along * value / rows.len() as f32);
+        }
+        length = next.iter().map(|x| x * x).sum::<f32>().sqrt();
+        if length == 0.0 {
+            break;
+        }
+        direction = next.iter().map(|x| x / length).collect();
+    }
+    1.1 * length
 }
 
 #[cfg(test)]
@@ -216,6 +250,19 @@ mod tests {
             .filter(|(row, label)| weights.best(row) == **label)
             .count();
         assert!(right >= 116, "{right} of 120");
+    }
+
+    #[test]
+    fn the_strongest_direction_sets_the_step() {
+        let rows: Vec<Vec<f32>> = (0..40)
+            .map(|at| {
+                let (a, b) = (at as f32 * 0.7, at as f32 * 1.9);
+                vec![3.0 * a.sin(), 3.0 * a.sin() + 0.1 * b.cos()]
+            })
+            .collect();
+        let found = strongest(&rows);
+        assert!((8.0..11.0).contains(&found), "{found}");
+        assert_eq!(strongest(&[vec![0.0; 3]]), 0.0);
     }
 
     #[test]

@@ -34,10 +34,11 @@ pub fn measure(measure: &Measure, data: &Captioned) -> Vec<Score> {
         direction: direction.clone(),
         value,
         chance,
+        majority: None,
     };
     match measure {
         // These compare nothing.
-        Measure::Guess { .. } | Measure::Probe { .. } => Vec::new(),
+        Measure::Guess { .. } | Measure::Probe { .. } | Measure::Answers { .. } => Vec::new(),
         Measure::Recall { at } => {
             let backward = backward_ranks(data);
             let bearers = bearers(data);
@@ -69,11 +70,25 @@ pub fn measure(measure: &Measure, data: &Captioned) -> Vec<Score> {
                     format!("accuracy@{k}")
                 };
                 let chance = (*k as f64 / choices.max(1) as f64).min(1.0);
-                score(name, &there, within(&forward, *k), chance)
+                Score {
+                    majority: Some(most_frequent(data, *k)),
+                    ..score(name, &there, within(&forward, *k), chance)
+                }
             });
             each.collect()
         }
     }
+}
+
+/// The share of the records that bear one of the `k` most frequent captions.
+fn most_frequent(data: &Captioned, k: u64) -> f64 {
+    let mut counts = vec![0usize; data.captions.len()];
+    for label in data.label {
+        counts[*label] += 1;
+    }
+    counts.sort_unstable_by_key(|count| std::cmp::Reverse(*count));
+    let named: usize = counts.iter().take(k as usize).sum();
+    named as f64 / data.label.len().max(1) as f64
 }
 
 /// The captions that fit some records best; `wanted` records, evenly spread.

@@ -87,7 +87,7 @@ fn evaluations(findings: &Findings, last: &EvaluationRecord) -> Markup {
         h2 { "What it can do" }
         @for evaluation in &last.evaluations {
             h3 { (evaluation.name) ": " (evaluation.records) " records of " (evaluation.data) ", "
-                (evaluation.choices) " names to choose from" }
+                (evaluation.choices) " to choose from" }
             (scores(evaluation, first, last.step))
             @if !evaluation.examples.is_empty() {
                 div.cards { @for example in &evaluation.examples { (card(example)) } }
@@ -105,10 +105,12 @@ fn scores(evaluation: &Evaluation, first: Option<&EvaluationRecord>, step: u64) 
         let same = |it: &&Score| it.measure == score.measure && it.direction == score.direction;
         own.scores.iter().find(same).map(|it| it.value)
     };
+    let classes = evaluation.scores.iter().any(|it| it.majority.is_some());
     html! {
         table {
             tr {
                 th {} th { "chance" }
+                @if classes { th { "most frequent" } }
                 @if let Some(first) = first { th { "step " (first.step) } }
                 th { "step " (step) }
             }
@@ -116,6 +118,7 @@ fn scores(evaluation: &Evaluation, first: Option<&EvaluationRecord>, step: u64) 
                 tr {
                     td { (score.measure) " " (score.direction.replace("->", "→")) }
                     td { (percent(score.chance)) }
+                    @if classes { td { (score.majority.map_or(String::new(), percent)) } }
                     @if first.is_some() { td { (before(score).map_or(String::new(), percent)) } }
                     td.best { (percent(score.value)) }
                 }

@@ -6,7 +6,7 @@ use plotters::prelude::*;
 use plotters::style::FontStyle;
 
 /// Colours that stay apart for colour-blind readers (Okabe and Ito, 2008), without yellow.
-pub(super) const COLOURS: [(u8, u8, u8); 7] = [
+const COLOURS: [(u8, u8, u8); 7] = [
     (0, 114, 178),
     (213, 94, 0),
     (0, 158, 115),
@@ -16,10 +16,11 @@ pub(super) const COLOURS: [(u8, u8, u8); 7] = [
     (90, 90, 90),
 ];
 
-/// The colour of the `index`-th of several things.
+/// The colour of the `index`-th of several things. Past the last colour they repeat, darker each time.
 pub(super) fn colour(index: usize) -> RGBColor {
     let (red, green, blue) = COLOURS[index % COLOURS.len()];
-    RGBColor(red, green, blue)
+    let darker = u8::try_from(1 + index / COLOURS.len()).unwrap_or(u8::MAX);
+    RGBColor(red / darker, green / darker, blue / darker)
 }
 
 /// Where the names of the lines have room.
@@ -182,12 +183,15 @@ pub(super) fn scatter(title: &str, x: &str, y: &str, clouds: &[Cloud]) -> Option
         let margin = (0.15 * (high - low)).max(0.02 * high.abs()).max(1e-3);
         low - margin..high + margin
     };
+    let mut across = range(extent(all().map(|it| it.0)));
+    // Points may lie in every corner: their names get room of their own on the right.
+    across.end += 0.6 * (across.end - across.start);
     let frame = Frame {
         title,
         height: 340,
         below: 38,
-        legend: SeriesLabelPosition::LowerRight,
-        across: range(extent(all().map(|it| it.0))),
+        legend: SeriesLabelPosition::MiddleRight,
+        across,
         up: range(extent(all().map(|it| it.1))),
     };
     frame.draw(|chart| {

@@ -1,7 +1,7 @@
 //! Which expert serves what.
 
 use super::page::percent;
-use super::plot::{COLOURS, bars};
+use super::plot::{bars, colour};
 use crate::measure::{RouterUse, StreamUse, Token};
 use maud::{Markup, PreEscaped, html};
 
@@ -114,15 +114,8 @@ fn words(record: &Token) -> Markup {
 
 fn paint(expert: u32) -> String {
     let index = expert as usize;
-    let (red, green, blue) = COLOURS[index % COLOURS.len()];
-    // Past the last colour they repeat, darker each time.
-    let shade = |channel: u8| usize::from(channel) / (1 + index / COLOURS.len());
-    format!(
-        "background: rgb({}, {}, {})",
-        shade(red),
-        shade(green),
-        shade(blue)
-    )
+    let plotters::style::RGBColor(red, green, blue) = colour(index);
+    format!("background: rgb({red}, {green}, {blue})")
 }
 
 /// The share of each stream among an expert's tokens, by stream; nothing for one stream alone.

@@ -1,6 +1,7 @@
 //! The folder of a run: what was run, what was measured, and the checkpoints.
 
 use super::StepRecord;
+use super::events::Events;
 use crate::checkpoint::{Checkpoint, Checkpoints, write_atomically};
 use crate::error::{Error, Result};
 use crate::measure::{Evaluation, RouterUse};
@@ -60,6 +61,7 @@ pub struct RunFolder {
     path: PathBuf,
     checkpoints: Checkpoints,
     metrics: File,
+    events: Events,
 }
 
 impl RunFolder {
@@ -81,6 +83,7 @@ impl RunFolder {
         write_atomically(&path.join(EVALUATIONS), b"")?;
         Ok(Self {
             metrics: append(&path.join(METRICS))?,
+            events: Events::create(path, 0)?,
             path: path.to_path_buf(),
             checkpoints,
         })
@@ -112,6 +115,7 @@ impl RunFolder {
         truncate(&path.join(EVALUATIONS), last.map_or(0, |last| last + 1))?;
         let folder = Self {
             metrics: append(&path.join(METRICS))?,
+            events: Events::create(path, last.unwrap_or(0))?,
             path: path.to_path_buf(),
             checkpoints,
         };
@@ -153,19 +157,21 @@ impl RunFolder {
         let path = self.path.join(METRICS);
         let line = json_line(&path, record)?;
         let written = self.metrics.write_all(line.as_bytes());
-        written.map_err(Error::file("write", &path))
+        written.map_err(Error::file("write", &path))?;
+        self.events.step(record)
     }
 
     /// Adds what was measured after so many updates.
     ///
     /// # Errors
     /// [`Error::File`].
-    pub fn log_evaluations(&self, record: &EvaluationRecord) -> Result<()> {
+    pub fn log_evaluations(&mut self, record: &EvaluationRecord) -> Result<()> {
         let path = self.path.join(EVALUATIONS);
         let line = json_line(&path, record)?;
         let mut file = append(&path)?;
         let written = file.write_all(line.as_bytes());
-        written.map_err(Error::file("write", &path))
+        written.map_err(Error::file("write", &path))?;
+        self.events.evaluations(record)
     }
 
     /// Replaces what is known about the routers.

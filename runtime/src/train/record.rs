@@ -4,7 +4,7 @@ use crate::execute::Executor;
 use crate::tensor::{HostData, HostTensor};
 use gatewright_compiler::graph::OutputKind;
 use gatewright_compiler::lower::RouterMetric;
-use gatewright_compiler::plan::{BufferId, Objective, Role};
+use gatewright_compiler::plan::{BufferId, Role};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -103,8 +103,8 @@ pub(super) enum Kind {
     Router,
 }
 
-/// What is measured in a batch of an objective: the objective first, then losses, then metrics.
-pub(super) fn measured(executor: &Executor, objective: &Objective) -> Vec<Measured> {
+/// What is measured of an objective's outputs: the objective first, then losses, then metrics.
+pub(super) fn measured(executor: &Executor, outputs: &BTreeMap<String, BufferId>) -> Vec<Measured> {
     let kind = |name: &str, id: BufferId| {
         let buffer = executor.plan().buffer(id)?;
         let Role::Output(kind) = &buffer.role else {
@@ -119,8 +119,7 @@ pub(super) fn measured(executor: &Executor, objective: &Objective) -> Vec<Measur
             _ => None,
         }
     };
-    let outputs = objective.outputs.iter();
-    let found = outputs.filter_map(|(name, id)| {
+    let found = outputs.iter().filter_map(|(name, id)| {
         Some(Measured {
             name: name.clone(),
             id: *id,

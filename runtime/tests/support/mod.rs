@@ -201,6 +201,7 @@ pub(crate) fn plan() -> Plan {
             program("update", update),
             program("copies", copies),
         ],
+        recompute: None,
         training: Some(Training {
             objectives: vec![Objective {
                 name: "loss".to_owned(),
@@ -209,6 +210,7 @@ pub(crate) fn plan() -> Plan {
                 inputs: vec![X, TARGET],
                 outputs: BTreeMap::from([("y".to_owned(), Y), ("loss".to_owned(), LOSS)]),
                 norm: None,
+                passes: None,
             }],
             classes: vec![vec![0]],
             accumulate: 1,

@@ -573,6 +573,58 @@ fn devices_agree() {
     }
 }
 
+/// Where choices are forced, gradients flow as they do where a router makes them: every family of kernels
+/// agrees with the reference.
+#[test]
+fn gradients_of_forced_routes_agree_on_devices() {
+    let devices = backends();
+    // Renormalised among what is kept, a lone choice would weigh 1 whatever its score.
+    let policy = &policies()[1];
+    let shape = [3, 7];
+    for route in [Route::Balanced, Route::Random, Route::Expert(1)] {
+        let mut project = project(&text(policy, shape));
+        let request = Request {
+            routing: gatewright_compiler::lower::Recorded::Everything,
+            route: Some(route),
+            ..Request::new(Target::Objective("o".to_owned()), Mode::Train)
+        };
+        let traced = project.lower(&request).expect("a sound flow");
+        let inputs = inputs(shape);
+        let parameters = to_host(&parameters(&traced, &inputs), &traced.graph);
+        let inputs = to_host(&inputs, &traced.graph);
+        let once = Once {
+            request,
+            inputs: &inputs,
+            parameters: &parameters,
+            gradients: true,
+            steps: None,
+            seed: 0,
+        };
+        let mut run = |backend: &Backend| {
+            let results = once::run(&mut project, &once, backend);
+            let results = results.unwrap_or_else(|error| panic!("{error}"));
+            (from_host(&results.outputs), from_host(&results.gradients))
+        };
+        let (expected, slopes) = run(&Backend::Reference);
+        let gate = slopes.iter().find(|(path, _)| path.contains("gate"));
+        let (path, slope) = gate.expect("a router with weights");
+        let learns = slope.data.iter().any(|it| it.abs() > 1e-6);
+        assert!(learns, "{path} learns nothing under {route}");
+        for device in &devices {
+            let (found, own) = run(device);
+            for (expected, found) in [(&expected, &found), (&slopes, &own)] {
+                for (name, expected) in expected {
+                    let off = difference(&found[name], expected);
+                    assert!(
+                        off < 2e-5,
+                        "{route}: {name} differs by {off:e} on {device:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
 /// The choices of a router under a forced route, and its combine weights.
 fn forced(route: Route, choices: usize, given: Option<Tensor>) -> Result<[Tensor; 3], String> {
     let policy = Policy {

@@ -1,5 +1,6 @@
 //! `gives { input = product }`: what each input gets, checked against its type.
 
+use super::conversation::ConversationSpec;
 use super::image::{self, ImageSpec, Rendition};
 use super::text::TextSpec;
 use crate::check;
@@ -40,6 +41,24 @@ pub enum Product {
     MaskedTokens,
     /// Whether the text belongs to the picture: `bool[B]`.
     Matched,
+    /// Of a conversation, its tokens: `token[B, length]`.
+    Tokens,
+    /// The row at each place, `token[B, places]`: t for token t, `length` + r for row r of the picture.
+    Places,
+    /// Places that hold something: `bool[B, places]`.
+    Seen,
+    /// The token at each place, `token[B, places]`; 0 where there is none.
+    Labels,
+    /// Places of answers, with what ends them: `bool[B, places]`.
+    Answers,
+    /// Places of prompts: `bool[B, places]`.
+    PromptPlaces,
+    /// Places of the picture's rows: `bool[B, places]`.
+    ImagePlaces,
+    /// What was found in the picture, in words: `token[B, findings]`.
+    Findings,
+    /// What was found in the picture, as a coloured map: `f32[B, size, size, 3]`.
+    FindingsMap,
     /// The first result of an entry whose parameters rest, computed once for each sample and kept.
     Entry(String),
 }
@@ -56,15 +75,28 @@ impl Product {
             Self::MaskedText => "masked_text",
             Self::MaskedTokens => "masked_tokens",
             Self::Matched => "matched",
+            Self::Tokens => "tokens",
+            Self::Places => "places",
+            Self::Seen => "seen",
+            Self::Labels => "labels",
+            Self::Answers => "answers",
+            Self::PromptPlaces => "prompt_places",
+            Self::ImagePlaces => "image_places",
+            Self::Findings => "findings",
+            Self::FindingsMap => "findings_map",
             Self::Entry(_) => "entry",
         }
     }
 }
 
-/// What the pictures and texts of a data set offer.
-struct Offer<'a> {
-    image: Option<&'a ImageSpec>,
-    text: Option<&'a TextSpec>,
+/// Types that hold tokens.
+const TOKENS: &[TypeKind] = &[TypeKind::Token, TypeKind::U32];
+
+/// What the pictures, texts and conversations of a data set offer.
+pub(super) struct Offer<'a> {
+    pub(super) image: Option<&'a ImageSpec>,
+    pub(super) text: Option<&'a TextSpec>,
+    pub(super) conversation: Option<&'a ConversationSpec>,
 }
 
 impl Offer<'_> {
@@ -80,6 +112,14 @@ impl Offer<'_> {
             if text.mask.is_some() {
                 all.extend([Product::MaskedText, Product::MaskedTokens]);
             }
+        }
+        if let Some(conversation) = self.conversation {
+            all.extend([Product::Tokens, Product::Places, Product::Seen]);
+            all.extend([Product::Labels, Product::Answers]);
+            all.extend([Product::PromptPlaces, Product::ImagePlaces]);
+            all.extend((conversation.findings > 0).then_some(Product::Findings));
+            let mapped = conversation.chat.findings.is_some() && self.image.is_some();
+            all.extend(mapped.then_some(Product::FindingsMap));
         }
         all
     }
@@ -121,11 +161,21 @@ impl Offer<'_> {
         let grid = self.image.and_then(|image| image.mask);
         let patches = grid.map_or(0, |mask| mask.grid * mask.grid);
         let length = self.text.map_or(0, |text| text.length);
+        let talk = |of: fn(&ConversationSpec) -> u64| self.conversation.map_or(0, of);
+        let places = || vec![talk(ConversationSpec::places)];
         Some(match product {
-            Product::Image(Rendition { size, .. }) => (&[TypeKind::F32], vec![*size, *size, 3]),
-            Product::Text | Product::MaskedText => {
-                (&[TypeKind::Token, TypeKind::U32], vec![length])
+            Product::Tokens => (TOKENS, vec![talk(|it| it.length)]),
+            Product::Findings => (TOKENS, vec![talk(|it| it.findings)]),
+            Product::Places | Product::Labels => (TOKENS, places()),
+            Product::Seen | Product::Answers | Product::PromptPlaces | Product::ImagePlaces => {
+                (&[TypeKind::Bool], places())
             }
+            Product::FindingsMap => {
+                let size = self.image.map_or(0, |image| image.rendition.size);
+                (&[TypeKind::F32], vec![size, size, 3])
+            }
+            Product::Image(Rendition { size, .. }) => (&[TypeKind::F32], vec![*size, *size, 3]),
+            Product::Text | Product::MaskedText => (TOKENS, vec![length]),
             Product::TextMask | Product::MaskedTokens => (&[TypeKind::Bool], vec![length]),
             Product::MaskedPatches => (&[TypeKind::Bool], vec![patches]),
             Product::Matched => (&[TypeKind::Bool], Vec::new()),
@@ -135,13 +185,7 @@ impl Offer<'_> {
 }
 
 /// `[image, text]`, `gives { picture = image }`, or every input that has a product's name.
-pub(super) fn read(
-    reader: &mut Reader,
-    keys: &Keys,
-    image: Option<&ImageSpec>,
-    text: Option<&TextSpec>,
-) -> Option<Vec<Given>> {
-    let offer = Offer { image, text };
+pub(super) fn read(reader: &mut Reader, keys: &Keys, offer: &Offer) -> Option<Vec<Given>> {
     let inputs = reader.model.inputs();
     let mut pairs: Vec<(String, Product, Span)> = Vec::new();
     match keys.get("gives") {
@@ -175,7 +219,7 @@ pub(super) fn read(
         }
     }
     let given = |(input, product, span): (String, Product, Span)| {
-        let below = fits(reader, &input, &product, span, &offer);
+        let below = fits(reader, &input, &product, span, offer);
         Given {
             input,
             product,

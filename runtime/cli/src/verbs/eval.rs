@@ -22,14 +22,15 @@ use std::process::ExitCode;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  \
                         gatewright eval models/limoe/limoe.gate --preset demo --run runs/first\n  \
-                        gatewright eval models/limoe/limoe.gate --preset demo --run runs/first --data pairs=my_emoji.tar --examples 20")]
+                        gatewright eval models/limoe/limoe.gate --preset demo --run runs/first --data pairs=my_emoji.tar --examples 20\n  \
+                        gatewright eval models/flava/flava.gate --preset demo --map hf --weights model.safetensors")]
 pub(crate) struct Args {
     #[command(flatten)]
     spec: Spec,
     /// The run folder; its last checkpoint is measured
     #[arg(long, value_name = "DIR", required_unless_present = "weights")]
     run: Option<PathBuf>,
-    /// Measure these parameters (safetensors, by path) instead of a run's
+    /// Measure these parameters (safetensors, or the index of several) instead of a run's
     #[arg(long, value_name = "FILE", conflicts_with = "run")]
     weights: Option<PathBuf>,
     /// The `weights` item that maps foreign names of that file
@@ -61,7 +62,8 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     project::force(&mut project, &args.forced)?;
     let experiment = project::experiment(&mut project, out)?;
     let stage = project::stage(&experiment, args.stage.as_deref())?;
-    let (step, parameters) = parameters(args, &mut project)?;
+    let source = (args.run.as_deref(), args.weights.as_deref());
+    let (step, parameters) = parameters(&mut project, source, args.map.as_deref())?;
     let device = Device::open(&Choice::parse(&args.device.device))?;
     let data = args.data.iter();
     let overrides = Overrides {
@@ -74,6 +76,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
             BadRecords::Skip
         },
         examples: args.examples,
+        run: args.run.clone(),
     };
     let shown = project.warnings.len();
     let evaluator = Evaluator::new(&mut project, &experiment, stage, &device, &overrides);
@@ -101,13 +104,20 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The parameters to measure, and after how many updates.
-fn parameters(args: &Args, project: &mut Project) -> Result<(u64, Tensors), Failure> {
-    let Some(path) = &args.weights else {
-        return last_parameters(args.run.as_deref());
+/// The parameters of a run or of a file, and after how many updates; a file may have the names of a map.
+///
+/// # Errors
+/// Files that cannot be read, and tensors that do not fit the map.
+pub(crate) fn parameters(
+    project: &mut Project,
+    (run, file): (Option<&Path>, Option<&Path>),
+    map: Option<&str>,
+) -> Result<(u64, Tensors), Failure> {
+    let Some(path) = file else {
+        return last_parameters(run);
     };
     let tensors = read_tensors(path)?;
-    let Some(name) = &args.map else {
+    let Some(name) = map else {
         return Ok((0, tensors));
     };
     let map = super::weights::map(project, name)?;

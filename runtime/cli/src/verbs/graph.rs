@@ -72,7 +72,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     for wanted in target::wanted(&project, &args.target)? {
         let lowered = project::lower(&mut project, &wanted.request, out)?;
         let graph = match args.gradients {
-            true => differentiated(&project, &wanted, &lowered)?,
+            true => differentiated(&mut project, &wanted, &lowered)?,
             false => lowered.graph,
         };
         graphs.push((wanted.name, graph));
@@ -100,7 +100,11 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
 }
 
 /// Forward and backward pass of a stage's objective, composites whole.
-fn differentiated(project: &Project, wanted: &Wanted, lowered: &Lowered) -> Result<Graph, Failure> {
+fn differentiated(
+    project: &mut Project,
+    wanted: &Wanted,
+    lowered: &Lowered,
+) -> Result<Graph, Failure> {
     let gradients = match &wanted.stage {
         Some(stage) => Some(target::optimizer(project, stage, lowered)?.trained),
         None => None,

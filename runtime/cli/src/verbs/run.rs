@@ -93,7 +93,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
         None => None,
     };
     let optimizer = match &stage {
-        Some((_, stage)) => Some(target::optimizer(&project, stage, &lowered)?),
+        Some((_, stage)) => Some(target::optimizer(&mut project, stage, &lowered)?),
         None => None,
     };
     let update = stage.as_ref().map(|(_, stage)| Update::of(stage));

@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::project;
 use gatewright_compiler::stage::{Pairing, WeightsSpec};
-use gatewright_runtime::checkpoint::{Checkpoints, export, read_tensors, write_tensors};
+use gatewright_runtime::checkpoint::{export, read_tensors, write_foreign};
 use gatewright_runtime::project::Project;
 use gatewright_runtime::train::RunFolder;
 use gatewright_runtime::weights;
@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     let mut project = project::open(&args.spec, out)?;
     let map = map(&mut project, &args.map)?;
     if let (Some(folder), Some(file)) = (&args.run, &args.export) {
-        return exported(&map, folder, file, out);
+        return exported(&mut project, &map, folder, file, out);
     }
     let file = args.weights.as_deref().unwrap_or(Path::new(""));
     let tensors = read_tensors(file)?;
@@ -87,25 +87,29 @@ pub(super) fn map(project: &mut Project, name: &str) -> Result<WeightsSpec, Fail
     })
 }
 
+/// Writes what a run ended with, as a whole model: readers of the format want every tensor.
 fn exported(
+    project: &mut Project,
     map: &WeightsSpec,
     folder: &Path,
     file: &Path,
     out: &mut Output,
 ) -> Result<ExitCode, Failure> {
-    // A folder without a run is named as such.
-    RunFolder::manifest(folder)?;
-    let checkpoints = Checkpoints::open(&folder.join("checkpoints"), 1)?;
-    let Some(step) = checkpoints.latest()? else {
-        let message = format!("{} holds no checkpoint yet", folder.display());
-        return Err(Failure::Message(message));
-    };
-    let tensors = export(map, &checkpoints.load(step)?.everything())?;
+    let seed = RunFolder::manifest(folder)?.seed;
+    let (_, mut parameters) = super::eval::last_parameters(Some(folder))?;
+    let drawn = weights::complete(project, &mut parameters, seed)?;
+    let tensors = export(map, &parameters)?;
     let named = tensors
         .iter()
         .map(|(name, it)| (name.clone(), it))
         .collect();
-    write_tensors(file, &named, None)?;
+    write_foreign(file, &named)?;
+    if let Some(first) = drawn.first() {
+        let count = drawn.len();
+        out.progress(&format!(
+            "{count} parameters have their first values, for no stage trained them: `{first}` and so on"
+        ));
+    }
     writeln!(out, "{} tensors in {}", tensors.len(), file.display())?;
     Ok(ExitCode::SUCCESS)
 }
