@@ -303,7 +303,9 @@ const CLASSES: &str = "
     let u = h -> unit
     let v = h -> linear(D) as other -> unit
     loss pairs = symmetric_cross_entropy(u, v, scale: learned_log(2.0))
-    loss words = cross_entropy(h -> linear(V, bias: none) as head, id)
+    let logits = h -> linear(V, bias: none) as head
+    let picked = gather_last(logits, rearrange(id: [B] -> [B 1]))
+    loss words = mean(log_sum_exp(logits, over: V) - rearrange(picked: [B K] -> [(B K)]))
     objective o = pairs + words
     stage pretrain { objective = o   steps = 20   batch = 12   optimizer = sgd(lr: 0.1) }
 ";
