@@ -115,11 +115,22 @@ pub struct Compiled {
     pub plan: Plan,
 }
 
+/// A graph that a plan has programs for, composites decomposed, with what each launch computes.
+#[derive(Clone, Debug)]
+pub struct Pass {
+    /// `embed` and `whole` of what meets over a whole batch; `gradients`.
+    pub name: &'static str,
+    /// What is computed.
+    pub graph: Graph,
+    /// Its kernel groups.
+    pub groups: Vec<Group>,
+}
+
 /// The compiled objectives of a stage with what they were made through.
 #[derive(Clone, Debug)]
 pub struct CompiledStage {
-    /// Forward and backward of each objective, composites decomposed.
-    pub graphs: Vec<Graph>,
+    /// The passes of each objective in their order: the last one makes the gradients.
+    pub objectives: Vec<Vec<Pass>>,
     /// One artefact for all of them.
     pub plan: Plan,
 }
@@ -229,8 +240,19 @@ fn compile_segments(
     let splits = graphs.iter().flat_map(|it| splits(it.graph, options));
     let splits = splits.collect();
     let (plan, _) = plan::assemble(&plan_request(options, &parts, accumulate, splits))?;
+    let passes = fused.into_iter().zip(meetings).map(|(own, meeting)| {
+        let pass = |name, (graph, groups, _): Fused| Pass {
+            name,
+            graph,
+            groups,
+        };
+        let before =
+            meeting.map(|(_, [embed, whole])| [pass("embed", embed), pass("whole", whole)]);
+        let own = pass("gradients", own);
+        before.into_iter().flatten().chain([own]).collect()
+    });
     Ok(CompiledStage {
-        graphs: fused.into_iter().map(|(graph, ..)| graph).collect(),
+        objectives: passes.collect(),
         plan,
     })
 }

@@ -2,15 +2,15 @@
 
 use crate::device::Device;
 use crate::execute::{self, Executor, Slot};
+use crate::experiment::Subject;
 use crate::failure::Failure;
-use crate::once;
+use crate::once::Tensors;
 use crate::profile::Recording;
-use crate::train::{Place, Update};
+use crate::train::{TrainOptions, Trainer};
 use crate::verify::{drawn_inputs, initial_parameters};
-use gatewright_compiler::lower::Lowered;
-use gatewright_compiler::optimizer::Optimizer;
-use gatewright_compiler::plan::Plan;
+use gatewright_compiler::plan::{Command, Plan};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// What to time.
@@ -18,12 +18,12 @@ use std::time::Instant;
 pub struct Bench<'a> {
     /// `entry embed_image`, `stage pretrain`.
     pub name: String,
-    /// The traced graph.
-    pub lowered: &'a Lowered,
-    /// The optimiser of a training step with its scalars; none for a forward pass.
-    pub training: Option<(&'a Optimizer, &'a Update)>,
+    /// A forward pass or a training step.
+    pub subject: &'a Subject,
     /// Timed runs after the first, which compiles; at least one.
     pub runs: u64,
+    /// Runs after these that are measured kernel by kernel.
+    pub profiled: u64,
     /// Seed of data, parameters and random nodes.
     pub seed: u32,
 }
@@ -64,40 +64,29 @@ impl Measured {
     }
 }
 
-/// Times the runs; then once more kernel by kernel for each step that the recording covers, from 0.
+/// Times the runs, and then some more kernel by kernel.
 ///
 /// # Errors
 /// What compiler and device report.
-pub fn measure(device: &Device, bench: &Bench, recording: &Recording) -> Result<Measured, Failure> {
+pub fn measure(device: &Device, bench: &Bench) -> Result<(Measured, Recording), Failure> {
     let begun = Instant::now();
-    let plan = plan(device, bench)?;
+    let compiled = bench.subject.compile(&bench.name, device.limits())?;
     let compile_seconds = begun.elapsed().as_secs_f64();
     let begun = Instant::now();
-    let mut executor = Executor::new(device, plan, &execute::Options::default())?;
+    let executor = Executor::new(device, compiled.plan, &execute::Options::default())?;
     let prepare_seconds = begun.elapsed().as_secs_f64();
-    fill(&executor, bench)?;
-    let programs: &[&str] = match bench.training {
-        Some(_) => &["gradients", "update"],
-        None => &["forward"],
-    };
-    let first_run_seconds = timed(&mut executor, bench, programs, 0)?;
-    let created = objects(&executor);
-    let mut seconds = Vec::new();
-    for step in 1..=bench.runs.max(1) {
-        seconds.push(timed(&mut executor, bench, programs, step)?);
-    }
-    let created_later = objects(&executor) - created;
-    let mut step = 0;
-    while recording.covers(step) {
-        prepare(&executor, bench, step)?;
-        let begun = Instant::now();
-        if let Some(profile) = executor.profile(programs)? {
-            recording.add(begun, profile);
-        }
-        step += 1;
-    }
-    let plan = executor.plan();
-    Ok(Measured {
+    let mut runner = Runner::new(executor, bench)?;
+    let first_run_seconds = runner.timed()?;
+    let created = runner.objects();
+    let runs = bench.runs.max(1);
+    let seconds = (0..runs).map(|_| runner.timed());
+    let seconds = seconds.collect::<Result<_, _>>()?;
+    let created_later = runner.objects() - created;
+    let first = 1 + runs;
+    let recording = Recording::new(first..first + bench.profiled);
+    runner.profile(&recording, bench.profiled)?;
+    let plan = runner.executor().plan();
+    let measured = Measured {
         name: bench.name.clone(),
         device: device.name().to_owned(),
         launches: launches(plan),
@@ -108,7 +97,8 @@ pub fn measure(device: &Device, bench: &Bench, recording: &Recording) -> Result<
         first_run_seconds,
         seconds,
         created_later,
-    })
+    };
+    Ok((measured, recording))
 }
 
 /// What measuring routers adds to a step.
@@ -131,24 +121,22 @@ pub struct Watching {
 /// # Errors
 /// What compiler and device report.
 pub fn watching(device: &Device, benches: [&Bench; 2]) -> Result<Watching, Failure> {
-    let mut executors = Vec::with_capacity(2);
-    for bench in benches {
-        let plan = plan(device, bench)?;
-        let executor = Executor::new(device, plan, &execute::Options::default())?;
-        fill(&executor, bench)?;
-        executors.push(executor);
-    }
-    let programs = ["gradients", "update"];
+    let runner = |bench: &Bench| -> Result<Runner, Failure> {
+        let compiled = bench.subject.compile(&bench.name, device.limits())?;
+        let executor = Executor::new(device, compiled.plan, &execute::Options::default())?;
+        Runner::new(executor, bench)
+    };
+    let mut runners = [runner(benches[0])?, runner(benches[1])?];
     let mut pairs = Vec::new();
-    for step in 0..=benches[0].runs.max(1) {
+    for run in 0..=benches[0].runs.max(1) {
         let mut pair = [0.0; 2];
         // Each goes first half of the time.
         for turn in 0..2 {
-            let which = (turn + step as usize) % 2;
-            pair[which] = timed(&mut executors[which], benches[which], &programs, step)?;
+            let which = (turn + run as usize) % 2;
+            pair[which] = runners[which].timed()?;
         }
         // The first runs compile.
-        if step > 0 {
+        if run > 0 {
             pairs.push(pair);
         }
     }
@@ -160,64 +148,112 @@ pub fn watching(device: &Device, benches: [&Bench; 2]) -> Result<Watching, Failu
     Ok(Watching {
         name: benches[0].name.clone(),
         device: device.name().to_owned(),
-        launches: [0, 1].map(|it| launches(executors[it].plan())),
+        launches: [0, 1].map(|it| launches(runners[it].executor().plan())),
         seconds: [0, 1].map(|it| median(&|pair| pair[it])),
         added: median(&|pair| pair[1] / pair[0] - 1.0),
     })
 }
 
-fn plan(device: &Device, bench: &Bench) -> Result<Plan, Failure> {
-    let optimizer = bench.training.map(|(optimizer, _)| optimizer);
-    let trained = optimizer.map(|it| it.trained.clone());
-    let (none, limits) = (Default::default(), device.limits());
-    let compiled = once::compiled(&bench.name, bench.lowered, limits, none, trained, optimizer)?;
-    Ok(compiled.plan)
-}
-
-/// First values for parameters and random ones for inputs.
-fn fill(executor: &Executor, bench: &Bench) -> Result<(), Failure> {
-    let parameters = initial_parameters(bench.lowered, bench.seed);
-    executor.fill(Slot::Parameter, &parameters)?;
-    let inputs = drawn_inputs(&bench.lowered.graph, bench.seed);
-    executor.fill(Slot::Input, &inputs)?;
-    Ok(())
-}
-
 fn launches(plan: &Plan) -> usize {
-    plan.programs.iter().map(|it| it.commands.len()).sum()
-}
-
-fn objects(executor: &Executor) -> u64 {
-    let counters = executor.counters();
-    counters.buffers + counters.pipelines + counters.bind_groups
-}
-
-/// Seconds of one run.
-fn timed(
-    executor: &mut Executor,
-    bench: &Bench,
-    programs: &[&str],
-    step: u64,
-) -> Result<f64, Failure> {
-    prepare(executor, bench, step)?;
-    let begun = Instant::now();
-    executor.run(programs)?;
-    executor.device().finish()?;
-    Ok(begun.elapsed().as_secs_f64())
-}
-
-/// Writes the scalars of a step.
-fn prepare(executor: &Executor, bench: &Bench, step: u64) -> Result<(), Failure> {
-    let Some((_, update)) = bench.training else {
-        return Ok(());
+    let times = |program: &str| {
+        let training = plan.training.as_ref();
+        training.map_or(1, |it| it.runs_in_a_step(program)) as usize
     };
-    let classes = executor.plan().training.as_ref();
-    let classes = classes.map_or(1, |it| it.classes.len());
-    let place = Place {
-        step,
-        part: 0,
-        parts: 1,
-    };
-    let words = update.words_at(bench.seed, place, &vec![step; classes]);
-    Ok(executor.step_words(&words)?)
+    let launches = plan.programs.iter().map(|program| {
+        let commands = program.commands.iter();
+        let dispatches = commands.filter(|it| matches!(it, Command::Dispatch(_)));
+        times(&program.name) * dispatches.count()
+    });
+    launches.sum()
+}
+
+/// What runs again and again.
+#[derive(Debug)]
+enum Runner {
+    /// A forward pass.
+    Forward(Box<Executor>),
+    /// Training steps, all with the same batch.
+    Steps {
+        trainer: Box<Trainer>,
+        batch: Tensors,
+    },
+}
+
+impl Runner {
+    /// With first values for parameters and random ones for inputs.
+    fn new(executor: Executor, bench: &Bench) -> Result<Self, Failure> {
+        let lowered = bench.subject.lowered();
+        executor.fill(Slot::Parameter, &initial_parameters(lowered, bench.seed))?;
+        let inputs = drawn_inputs(&lowered.graph, bench.seed);
+        let step = match bench.subject {
+            Subject::Entry(_) => {
+                executor.fill(Slot::Input, &inputs)?;
+                return Ok(Self::Forward(Box::new(executor)));
+            }
+            Subject::Step(step) => step,
+        };
+        let options = TrainOptions {
+            steps: u64::MAX,
+            seed: bench.seed,
+            update: step.update.clone(),
+            log_every: u64::MAX,
+            save_every: u64::MAX,
+            examples_per_step: 1,
+            spec_hash: String::new(),
+            versions: BTreeMap::new(),
+        };
+        Ok(Self::Steps {
+            trainer: Box::new(Trainer::new(executor, options)?),
+            batch: inputs,
+        })
+    }
+
+    fn executor(&self) -> &Executor {
+        match self {
+            Self::Forward(executor) => executor,
+            Self::Steps { trainer, .. } => trainer.executor(),
+        }
+    }
+
+    fn objects(&self) -> u64 {
+        let counters = self.executor().counters();
+        counters.buffers + counters.pipelines + counters.bind_groups
+    }
+
+    fn run(&mut self) -> Result<(), Failure> {
+        match self {
+            Self::Forward(executor) => executor.run(&["forward"])?,
+            Self::Steps { trainer, batch } => {
+                trainer.advance(&mut |_| Ok(batch.clone()), false)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Seconds of one run.
+    fn timed(&mut self) -> Result<f64, Failure> {
+        let begun = Instant::now();
+        self.run()?;
+        self.executor().device().finish()?;
+        Ok(begun.elapsed().as_secs_f64())
+    }
+
+    /// Measures some runs kernel by kernel.
+    fn profile(&mut self, recording: &Recording, runs: u64) -> Result<(), Failure> {
+        for _ in 0..runs {
+            match self {
+                Self::Forward(executor) => {
+                    let begun = Instant::now();
+                    if let Some(profile) = executor.profile(&["forward"])? {
+                        recording.add(begun, profile);
+                    }
+                }
+                Self::Steps { trainer, .. } => {
+                    trainer.record(recording.clone());
+                    self.run()?;
+                }
+            }
+        }
+        Ok(())
+    }
 }

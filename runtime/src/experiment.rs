@@ -9,10 +9,12 @@
 mod alarms;
 mod batches;
 mod draws;
+mod objective;
 mod plan;
 mod start;
 
-pub use plan::{StagePlan, UNSUPPORTED, bindings, plan, whole};
+pub use objective::{Objective, Step, Subject, bindings, optimizer};
+pub use plan::{StagePlan, UNSUPPORTED, plan};
 
 use crate::checkpoint::Checkpoint;
 use crate::data::BadRecords;

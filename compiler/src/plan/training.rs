@@ -76,6 +76,19 @@ impl Training {
         }
     }
 
+    /// How often a step towards one of its objectives runs a program of this name.
+    #[must_use]
+    pub fn runs_in_a_step(&self, program: &str) -> u32 {
+        let of_every_batch = |it: &Objective| {
+            let embed = it.passes.as_ref().map(|it| it.embed.as_str());
+            program == it.gradients || embed == Some(program)
+        };
+        match program == ACCUMULATE || self.objectives.iter().any(of_every_batch) {
+            true => self.accumulate,
+            false => 1,
+        }
+    }
+
     /// Length of the step buffer.
     #[must_use]
     pub fn step_words(&self) -> usize {

@@ -2,11 +2,13 @@
 
 use crate::arguments::Target;
 use crate::failure::Failure;
-use gatewright_compiler::lower::{self, Lowered, Mode, Request};
-use gatewright_compiler::optimizer::Optimizer;
+use crate::output::Output;
+use crate::project;
+use gatewright_compiler::lower::{self, Mode, Recorded, Request};
 use gatewright_compiler::plan::Limits;
-use gatewright_compiler::stage::{ParameterFacts, StageSpec, experiment};
+use gatewright_compiler::stage::{StageSpec, experiment};
 use gatewright_runtime::device::{Choice, Device};
+use gatewright_runtime::experiment::{Step, Subject};
 use gatewright_runtime::generate::{self, Traced};
 use gatewright_runtime::project::Project;
 
@@ -19,8 +21,30 @@ pub(crate) struct Wanted {
     pub(crate) part: Option<String>,
     /// What to trace.
     pub(crate) request: Request,
-    /// The stage, when it is one.
-    pub(crate) stage: Option<StageSpec>,
+    /// The stage and its objective, when it is one.
+    pub(crate) stage: Option<(StageSpec, String)>,
+}
+
+impl Wanted {
+    /// Traces it, a step over the rows that its stage computes at once; shows new warnings.
+    ///
+    /// # Errors
+    /// Mistakes in the spec.
+    pub(crate) fn trace(
+        &self,
+        project: &mut Project,
+        routing: Recorded,
+        out: &mut Output,
+    ) -> Result<Subject, Failure> {
+        let Some((stage, objective)) = &self.stage else {
+            let lowered = project::lower(project, &self.request, out)?;
+            return Ok(Subject::Entry(Box::new(lowered)));
+        };
+        let before = project.warnings.len();
+        let step = Step::trace(project, stage, objective, routing)?;
+        out.diagnostics(&project.sources, &project.warnings[before..]);
+        Ok(Subject::Step(Box::new(step)))
+    }
 }
 
 /// Everything that an entry or a stage asks for: more than one graph only where the data of a stage
@@ -50,17 +74,17 @@ pub(crate) fn wanted(project: &Project, target: &Target) -> Result<Vec<Wanted>, 
         .map_err(|diagnostic| project.mistakes(vec![*diagnostic]))?;
     let objectives = stage.objectives();
     let several = objectives.len() > 1;
-    let one = |objective: &&str| Wanted {
-        name: match several {
-            true => format!("stage {name}, objective {objective}"),
-            false => format!("stage {name}"),
-        },
-        part: several.then(|| (*objective).to_owned()),
-        request: Request::new(
-            lower::Target::Objective((*objective).to_owned()),
-            Mode::Train,
-        ),
-        stage: Some(stage.clone()),
+    let one = |objective: &&str| {
+        let objective = (*objective).to_owned();
+        Wanted {
+            name: match several {
+                true => format!("stage {name}, objective {objective}"),
+                false => format!("stage {name}"),
+            },
+            part: several.then(|| objective.clone()),
+            request: Request::new(lower::Target::Objective(objective.clone()), Mode::Train),
+            stage: Some((stage.clone(), objective)),
+        }
     };
     Ok(objectives.iter().map(one).collect())
 }
@@ -75,38 +99,6 @@ pub(crate) fn generation(project: &mut Project, name: &str) -> Result<Traced, Fa
         .generation(Some(name))
         .map_err(|diagnostic| project.mistakes(vec![*diagnostic]))?;
     Ok(generate::trace(project, section)?)
-}
-
-/// The optimiser of a stage for the parameters of a traced objective. Its patterns are about the
-/// parameters of all objectives of the stage.
-///
-/// # Errors
-/// Patterns that match nothing.
-pub(crate) fn optimizer(
-    project: &mut Project,
-    stage: &StageSpec,
-    lowered: &Lowered,
-) -> Result<Optimizer, Failure> {
-    let mut parameters = lowered.parameters.clone();
-    let objectives = stage.objectives();
-    if objectives.len() > 1 {
-        for objective in objectives {
-            let target = lower::Target::Objective(objective.to_owned());
-            let other = project.lower(&Request::new(target, Mode::Train))?;
-            parameters.extend(other.parameters);
-        }
-    }
-    let facts = parameters.iter().map(|(path, info)| ParameterFacts {
-        path,
-        span: info.span,
-        decays: info.decays,
-    });
-    let (optimizer, diagnostics) = stage.optimizer(&facts.collect::<Vec<_>>());
-    let mut optimizer = optimizer.ok_or_else(|| project.mistakes(diagnostics))?;
-    for own in [&mut optimizer.trained, &mut optimizer.decayed] {
-        own.retain(|path| lowered.parameters.contains_key(path));
-    }
-    Ok(optimizer)
 }
 
 /// The limits of `portable`, `desktop`, `cpu-vulkan` or an adapter of this machine.

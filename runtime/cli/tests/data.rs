@@ -129,9 +129,9 @@ fn strict_stops_at_the_first_bad_record() {
     );
 }
 
-/// Folders and lists of pairs train; what cannot be used is counted, or stops the run.
+/// Folders, lists and shards of pairs train; what cannot be used is counted, or stops the run.
 #[test]
-fn folders_and_lists_train() {
+fn folders_lists_and_shards_train() {
     if gatewright_runtime::device::Device::adapters().is_empty() {
         return;
     }
@@ -159,7 +159,19 @@ fn folders_and_lists_train() {
         .replace("dim B", "dim B, T = 6");
     let pairs = data.replace("folder(\"pictures\")", "jsonl(\"pairs.jsonl\")");
     let pairs = pairs.replace("{caption}, {label}", "{caption}");
-    for (name, data) in [("folder", data), ("pairs", &pairs)] {
+    let mut shard = tar::Builder::new(std::fs::File::create(case.at("pets.tar")).unwrap());
+    // The members of a record follow each other.
+    for name in ["dogs/half", "cats/tom", "dogs/odd", "dogs/mute", "dogs/rex"] {
+        for member in [format!("{name}.png"), format!("{name}.txt")] {
+            let file = case.at("pictures").join(&member);
+            if file.exists() {
+                shard.append_path_with_name(file, member).unwrap();
+            }
+        }
+    }
+    shard.finish().unwrap();
+    let shards = pairs.replace("jsonl(\"pairs.jsonl\")", "shards(\"pets.tar\")");
+    for (name, data) in [("folder", data), ("pairs", &pairs), ("shards", &shards)] {
         let spec = format!("{name}.gate");
         case.put(&spec, (model.clone() + data).as_bytes());
         let train = |more: &[&str]| {

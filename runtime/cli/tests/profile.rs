@@ -70,8 +70,23 @@ fn a_step_is_timed_by_kernel_and_line() {
     if !has_device() {
         return;
     }
+    timed_by_kernel(&[]);
+}
+
+#[test]
+fn a_step_of_several_parts_is_timed_with_all_of_them() {
+    if !has_device() {
+        return;
+    }
+    let parts = ["--set=pretrain.batch=32", "--set=pretrain.accumulate=2"];
+    let (one, two) = (timed_by_kernel(&[]), timed_by_kernel(&parts));
+    assert!(two > 1.5 * one, "{two} launches in two parts, {one} in one");
+}
+
+/// Launches of a step, which its tables agree about.
+fn timed_by_kernel(settings: &[&str]) -> f64 {
     let mut command = gatewright();
-    command.arg("bench").arg(spec()).args(SMALL);
+    command.arg("bench").arg(spec()).args(SMALL).args(settings);
     let document = json(command.args(["--stage=pretrain", "--runs=2", "--json"]));
     let bench = &document["benches"][0];
     assert_eq!(bench["measured"]["seconds"].as_array().unwrap().len(), 2);
@@ -90,6 +105,7 @@ fn a_step_is_timed_by_kernel_and_line() {
             "{row}"
         );
     }
+    all
 }
 
 #[test]

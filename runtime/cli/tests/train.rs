@@ -11,7 +11,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use support::{has_device, records, succeed, text};
+use support::{has_device, in_a_browser, records, succeed, text};
 use tempfile::TempDir;
 
 /// A LIMoE that is small enough for a test, on the real pictures.
@@ -143,48 +143,6 @@ fn a_run_learns_and_can_be_looked_at() {
     );
 }
 
-/// Opens a page in Chromium, if it is here: every picture is there, and nothing sticks out.
-fn in_a_browser(page: &Path) {
-    let mut browsers = ["chromium", "chromium-browser", "google-chrome"].into_iter();
-    let here = |name: &&str| Command::new(name).arg("--version").output().is_ok();
-    let Some(browser) = browsers.find(here) else {
-        return;
-    };
-    let probe = "<script>addEventListener('load', () => {
-        const whole = [...document.images].every(it => it.complete && it.naturalWidth > 0);
-        const drawn = [...document.querySelectorAll('svg')].every(it => it.getBBox().width > 100);
-        const inside = document.documentElement.scrollWidth <= innerWidth;
-        document.title = `pictures ${whole}, plots ${drawn}, inside ${inside}`;
-    })</script>";
-    let probed = page.with_file_name("probed.html");
-    let plain = std::fs::read_to_string(page).unwrap();
-    std::fs::write(
-        &probed,
-        plain.replace("</body>", &format!("{probe}</body>")),
-    )
-    .unwrap();
-    let mut command = Command::new(browser);
-    command.args([
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--window-size=1400,900",
-    ]);
-    command.args(["--virtual-time-budget=10000", "--dump-dom"]);
-    let output = command
-        .arg(format!("file://{}", probed.display()))
-        .output()
-        .unwrap();
-    let dom = text(&output.stdout);
-    assert!(
-        dom.contains("<title>pictures true, plots true, inside true</title>"),
-        "{}",
-        dom.lines()
-            .find(|line| line.contains("<title>"))
-            .unwrap_or(&dom)
-    );
-}
-
 /// Rows of every record, for NumPy and as safetensors.
 fn embeddings(run: &Path) {
     let embed = |name: &str| {
@@ -211,6 +169,44 @@ fn embeddings(run: &Path) {
     let keys = std::fs::read(run.join("images.npy.keys.json")).unwrap();
     let keys: Vec<String> = serde_json::from_slice(&keys).unwrap();
     assert_eq!(keys.len(), 254);
+}
+
+/// Two seeds of a sparse variant beside one run of a dense one.
+#[test]
+fn variants_are_compared() {
+    if !has_device() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    for (file, variant, seed) in [
+        ("limoe", "sparse", "1"),
+        ("limoe", "sparse", "2"),
+        ("one_tower", "dense", "1"),
+    ] {
+        let mut command = support::gatewright();
+        let spec = models().join(file).with_extension("gate");
+        let settings = SMALL
+            .iter()
+            .filter(|it| **it != "--set=E=4" || file == "limoe");
+        command.arg("train").arg(spec).args(settings);
+        command.args(["--steps=2", "--seed", seed, "--run"]);
+        succeed(command.arg(folder.path().join(variant).join(seed)));
+    }
+    let output = succeed(support::gatewright().arg("compare").arg(folder.path()));
+    let table = text(&output.stdout);
+    let row = |name: &str| {
+        table
+            .lines()
+            .find(|line| line.starts_with(&format!("| {name}")))
+    };
+    let (sparse, dense) = (row("sparse").unwrap(), row("dense").unwrap());
+    assert!(sparse.contains('±') && !dense.contains('±'), "{table}");
+    in_a_browser(&folder.path().join("comparison.html"));
+    let json = std::fs::read(folder.path().join("comparison.json")).unwrap();
+    let json: Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(json["variants"][1]["seeds"], serde_json::json!([1, 2]));
+    let said = fail(support::gatewright().arg("compare").arg(models()), 1);
+    assert!(said.contains("no run"), "{said}");
 }
 
 #[test]
@@ -343,7 +339,6 @@ fn a_stage_starts_from_foreign_names() {
     );
 }
 
-/// Pictures to the experts 0 and 1 by their place, text to expert 3.
 /// Computing activations again saves memory and changes nothing else; too little memory is refused.
 #[test]
 fn a_budget_of_memory_is_met_or_refused() {
@@ -391,6 +386,7 @@ fn a_budget_of_memory_is_met_or_refused() {
     );
 }
 
+/// Pictures to the experts 0 and 1 by their place, text to expert 3.
 fn routes(path: &Path) {
     let tensor = |tokens: usize, expert: fn(usize) -> u32| {
         HostTensor::u32([tokens, 1], (0..tokens).map(expert).collect::<Vec<_>>()).unwrap()

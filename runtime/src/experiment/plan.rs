@@ -1,16 +1,15 @@
 //! From a stage of a spec to what a trainer needs: plan, optimiser, step scalars, first values.
 
+use super::objective::{Objective, options};
 use crate::failure::Failure;
 use crate::project::Project;
 use crate::train::Update;
 use gatewright_compiler::compile::{self, CompileError, CompiledStage, StageGraph};
-use gatewright_compiler::couple::Coupling;
 use gatewright_compiler::graph::{Graph, OutputKind};
-use gatewright_compiler::lower::{Lowered, Mode, ParameterInfo, Recorded, Request, Target};
+use gatewright_compiler::lower::{Lowered, ParameterInfo, Recorded};
 use gatewright_compiler::optimizer::Optimizer;
 use gatewright_compiler::plan::{Limits, Plan, Split};
-use gatewright_compiler::size::Bindings;
-use gatewright_compiler::stage::{self, Negatives, ParameterFacts, StageSpec};
+use gatewright_compiler::stage::{self, ParameterFacts, StageSpec};
 use gatewright_grammar::diagnostic::Code;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,21 +29,6 @@ pub struct StagePlan {
     pub update: Update,
 }
 
-/// Values of symbolic dims that a stage tells: the rows of a batch.
-#[must_use]
-pub fn bindings(project: &Project, stage: &StageSpec) -> BTreeMap<String, usize> {
-    let model = &project.model;
-    let dim = stage::batch_dim(model);
-    let free = dim.filter(|name| {
-        let known = model.dim(name).and_then(|dim| dim.size.as_const());
-        known.is_none()
-    });
-    let batch = stage
-        .micro_batch()
-        .and_then(|rows| usize::try_from(rows).ok());
-    free.zip(batch).into_iter().collect()
-}
-
 /// Traces, differentiates, fuses and plans the objectives of a stage.
 ///
 /// # Errors
@@ -55,20 +39,13 @@ pub fn plan(
     limits: &Limits,
 ) -> Result<StagePlan, Failure> {
     let objectives: Vec<String> = stage.objectives().into_iter().map(str::to_owned).collect();
+    let routing = match stage.watch {
+        true => Recorded::Metrics,
+        false => Recorded::Nothing,
+    };
     let mut traced = Vec::with_capacity(objectives.len());
-    let mut wholes = Vec::with_capacity(objectives.len());
-    for objective in &objectives {
-        let request = Request {
-            routing: match stage.watch {
-                true => Recorded::Metrics,
-                false => Recorded::Nothing,
-            },
-            bindings: bindings(project, stage),
-            ..Request::new(Target::Objective(objective.clone()), Mode::Train)
-        };
-        let lowered = project.lower(&request)?;
-        wholes.push(whole(project, stage, &request, &lowered)?);
-        traced.push(lowered);
+    for name in &objectives {
+        traced.push(Objective::trace(project, stage, name, routing)?);
     }
     let parameters = union(project, stage, &traced)?;
     let facts = facts(&parameters);
@@ -77,10 +54,12 @@ pub fn plan(
         return Err(project.mistakes(diagnostics).into());
     };
     project.warn(diagnostics);
-    let compiled = compiled(project, stage, &traced, &wholes, limits, &optimizer)?;
+    let compiled = compiled(project, stage, &traced, limits, &optimizer)?;
     let mut reached: BTreeSet<String> = BTreeSet::new();
-    for (objective, graph) in objectives.iter().zip(&compiled.graphs) {
-        let own = reached_by(graph);
+    for (objective, passes) in objectives.iter().zip(&compiled.objectives) {
+        let own = passes
+            .last()
+            .map_or_else(BTreeSet::new, |it| reached_by(&it.graph));
         if own.is_empty() {
             let headline = format!(
                 "objective `{objective}` of stage `{}` reaches no parameter that trains",
@@ -102,49 +81,14 @@ pub fn plan(
     drop(facts);
     Ok(StagePlan {
         plan: compiled.plan,
-        lowered: traced,
+        lowered: traced.into_iter().map(|it| it.lowered).collect(),
         optimizer,
         update,
     })
 }
 
-/// An objective traced over the whole batch of a stage that computes it in parts, where its losses see
-/// all of the batch.
-///
-/// # Errors
-/// Mistakes that only the whole batch has, and parts that are no parts of it.
-pub fn whole(
-    project: &mut Project,
-    stage: &StageSpec,
-    request: &Request,
-    part: &Lowered,
-) -> Result<Option<Lowered>, Failure> {
-    let (accumulate, rows) = (stage.accumulate, stage.batch.unwrap_or(0));
-    let dim = stage::batch_dim(&project.model);
-    let (Some(dim), true) = (dim, accumulate > 1 && rows > 0) else {
-        return Ok(None);
-    };
-    if stage.negatives == Some(Negatives::Part) {
-        return Ok(None);
-    }
-    let whole = match request.bindings.contains_key(&dim) {
-        true => {
-            let rows = usize::try_from(rows).unwrap_or(usize::MAX);
-            let mut request = request.clone();
-            request.bindings.insert(dim, rows);
-            project.lower(&request)?
-        }
-        false => project.with_set(&dim, &rows.to_string())?.lower(request)?,
-    };
-    let parts = usize::try_from(accumulate).unwrap_or(usize::MAX);
-    let coupling = Coupling::new(&part.graph, &whole.graph, parts);
-    let coupling = coupling.map_err(|error| in_parts(project, stage, &error.to_string()))?;
-    let wanted = stage.negatives == Some(Negatives::Batch) || coupling.compares_rows();
-    Ok(wanted.then_some(whole))
-}
-
 /// A batch that cannot be computed in parts.
-fn in_parts(project: &Project, stage: &StageSpec, why: &str) -> Failure {
+pub(super) fn in_parts(project: &Project, stage: &StageSpec, why: &str) -> Failure {
     let headline = format!(
         "the losses of stage `{}` cannot see the whole of a batch that is computed in {} parts: {why}",
         stage.name, stage.accumulate
@@ -169,25 +113,12 @@ fn beyond(project: &Project, stage: &StageSpec, [budget, least, without]: [u64; 
 fn compiled(
     project: &Project,
     stage: &StageSpec,
-    traced: &[Lowered],
-    wholes: &[Option<Lowered>],
+    traced: &[Objective],
     limits: &Limits,
     optimizer: &Optimizer,
 ) -> Result<CompiledStage, Failure> {
-    let options = compile::Options {
-        name: format!("stage {}", stage.name),
-        limits,
-        // Sizes were substituted while tracing; what is left is bound by nobody.
-        bindings: Bindings::new(),
-        replay: BTreeSet::new(),
-        gradients: Some(optimizer.trained.clone()),
-        optimizer: Some(optimizer),
-    };
-    let graphs = traced.iter().zip(wholes).map(|(part, whole)| StageGraph {
-        graph: &part.graph,
-        whole: whole.as_ref().map(|whole| &whole.graph),
-    });
-    let graphs: Vec<StageGraph> = graphs.collect();
+    let options = options(format!("stage {}", stage.name), limits, optimizer);
+    let graphs: Vec<StageGraph> = traced.iter().map(Objective::graphs).collect();
     compile::compile_stage(&graphs, &options, &stage.schedule()).map_err(|error| match error {
         CompileError::Couple(error) => in_parts(project, stage, &error.to_string()),
         CompileError::Budget {
@@ -203,11 +134,11 @@ fn compiled(
 fn union(
     project: &Project,
     stage: &StageSpec,
-    traced: &[Lowered],
+    traced: &[Objective],
 ) -> Result<BTreeMap<String, ParameterInfo>, Failure> {
     let mut all: BTreeMap<String, ParameterInfo> = BTreeMap::new();
-    for lowered in traced {
-        for (path, info) in &lowered.parameters {
+    for objective in traced {
+        for (path, info) in &objective.lowered.parameters {
             let known = all.entry(path.clone()).or_insert_with(|| info.clone());
             if known.span != info.span {
                 let headline = format!(

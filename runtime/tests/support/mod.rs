@@ -201,6 +201,7 @@ pub(crate) fn plan() -> Plan {
             program("update", update),
             program("copies", copies),
         ],
+        splits: BTreeMap::new(),
         recompute: None,
         training: Some(Training {
             objectives: vec![Objective {

@@ -22,6 +22,9 @@ pub(crate) struct Emoji {
     pub(crate) short: Vec<String>,
     /// CLDR search keywords.
     pub(crate) keywords: Vec<String>,
+    /// The CLDR short name in further languages, as far as it is known; none were asked for where it is empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) translations: Vec<String>,
     /// The file name inside the emoji-datasource packages.
     #[serde(skip)]
     pub(crate) file: String,
@@ -80,27 +83,42 @@ struct Annotations {
     annotations: BTreeMap<String, Annotation>,
 }
 
-/// All emoji of a selection, sorted by key.
-pub(crate) fn read(packages: &Packages, selection: Selection) -> Result<Vec<Emoji>, Error> {
-    let names = annotations(packages)?;
+/// All emoji of a selection, sorted by key, with their names in further languages.
+pub(crate) fn read(
+    packages: &Packages,
+    selection: Selection,
+    languages: &[String],
+) -> Result<Vec<Emoji>, Error> {
+    let names = annotations(packages, "en")?;
+    let further = languages.iter().map(|it| annotations(packages, it));
+    let further = further.collect::<Result<Vec<_>, Error>>()?;
     let rows: Vec<Row> = read_json(&packages.path("emoji-datasource-google", "emoji.json"))?;
     let mut emoji: Vec<Emoji> = rows
         .into_iter()
         .filter(|row| selection.takes(row))
-        .map(|row| join(row, &names))
+        .map(|row| join(row, &names, &further))
         .collect();
     emoji.sort_by(|a, b| a.emoji.cmp(&b.emoji));
     Ok(emoji)
 }
 
-fn join(row: Row, names: &BTreeMap<String, Annotation>) -> Emoji {
+/// What CLDR says about emoji in one language, by key.
+type Language = BTreeMap<String, Annotation>;
+
+fn join(row: Row, names: &Language, further: &[Language]) -> Emoji {
     let key = key(&row.unified);
     let annotation = names.get(&key);
-    let name = annotation.and_then(|it| it.tts.first().cloned());
+    let spoken = |language: &Language| language.get(&key)?.tts.first().cloned();
+    let name = spoken(names).unwrap_or_else(|| row.name.to_lowercase());
+    let mut translations: Vec<String> = further.iter().filter_map(spoken).collect();
+    if translations.is_empty() && !further.is_empty() {
+        translations.push(name.clone());
+    }
     Emoji {
+        translations,
         group: row.category,
         subgroup: row.subcategory,
-        name: name.unwrap_or_else(|| row.name.to_lowercase()),
+        name,
         short: row.short_names,
         keywords: annotation.map(|it| it.default.clone()).unwrap_or_default(),
         file: row.image,
@@ -110,14 +128,14 @@ fn join(row: Row, names: &BTreeMap<String, Annotation>) -> Emoji {
     }
 }
 
-/// English names and keywords by emoji key.
-fn annotations(packages: &Packages) -> Result<BTreeMap<String, Annotation>, Error> {
+/// Names and keywords in a language, by emoji key.
+fn annotations(packages: &Packages, language: &str) -> Result<Language, Error> {
     let mut names = BTreeMap::new();
     for (package, top) in [
         ("cldr-annotations-derived-full", "annotationsDerived"),
         ("cldr-annotations-full", "annotations"),
     ] {
-        let path = packages.path(package, &format!("{top}/en/annotations.json"));
+        let path = packages.path(package, &format!("{top}/{language}/annotations.json"));
         let mut file: BTreeMap<String, Annotations> = read_json(&path)?;
         let section = file.remove(top).ok_or_else(|| {
             Error::content(&path)(format!("the top-level field `{top}` is missing"))

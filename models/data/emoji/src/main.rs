@@ -69,6 +69,9 @@ struct Make {
     /// Width and height of the pictures.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(8..=72))]
     size: u32,
+    /// Languages besides English whose names records also have, as CLDR calls them: `de,fr,pt-PT`.
+    #[arg(long, value_delimiter = ',', value_name = "LANGUAGE")]
+    languages: Vec<String>,
 }
 
 fn main() -> ExitCode {
@@ -90,7 +93,7 @@ fn main() -> ExitCode {
 fn run(make: &Make, selection: Selection) -> Result<String, Error> {
     let packages = Packages::open(&make.npm, Purpose::Emoji, make.offline)?;
     std::fs::create_dir_all(&make.out).map_err(Error::io(&make.out))?;
-    let emoji = catalogue::read(&packages, selection)?;
+    let emoji = catalogue::read(&packages, selection, &make.languages)?;
     let mut summary = write_shards(make, &packages, &emoji)?;
     let seen: Vec<&Emoji> = emoji.iter().filter(|it| !is_held_out(&it.emoji)).collect();
     let pieces = vocabulary::write(&make.out, &seen)?;

@@ -6,11 +6,11 @@ use crate::output::Output;
 use crate::profile;
 use crate::project;
 use crate::target;
-use gatewright_compiler::lower::{Recorded, Request};
+use gatewright_compiler::lower::Recorded;
 use gatewright_runtime::bench::{Bench, Measured, Watching, measure, watching};
 use gatewright_runtime::device::{Choice, Device};
-use gatewright_runtime::profile::{Rates, Recording, families, lines};
-use gatewright_runtime::train::Update;
+use gatewright_runtime::experiment::Subject;
+use gatewright_runtime::profile::{Rates, families, lines};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -59,48 +59,35 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     let mut documents = Vec::new();
     let mut rates = None;
     for wanted in target::wanted(&project, &args.target)? {
-        let lowered = project::lower(&mut project, &wanted.request, out)?;
-        let watched = match args.routers {
-            true => {
-                let request = Request {
-                    routing: Recorded::Metrics,
-                    ..wanted.request.clone()
-                };
-                Some(project::lower(&mut project, &request, out)?)
-            }
-            false => None,
+        let routings = match args.routers {
+            true => vec![Recorded::Nothing, Recorded::Metrics],
+            false => vec![Recorded::Nothing],
         };
-        let training = match &wanted.stage {
-            Some(stage) => Some((
-                target::optimizer(&mut project, stage, &lowered)?,
-                Update::of(stage),
-            )),
-            None => None,
-        };
-        let bench = Bench {
-            name: wanted.name,
-            lowered: &lowered,
-            training: training.as_ref().map(|(rule, update)| (rule, update)),
+        let traced = routings.into_iter();
+        let traced = traced.map(|routing| wanted.trace(&mut project, routing, out));
+        let traced = traced.collect::<Result<Vec<Subject>, Failure>>()?;
+        let bench = |subject| Bench {
+            name: wanted.name.clone(),
+            subject,
             runs: args.runs,
+            profiled: PROFILED,
             seed: args.seed.seed,
         };
-        let recording = Recording::new(0..PROFILED);
         let failed = |failure| project::failure(&project, failure);
-        if let Some(lowered) = &watched {
-            let name = bench.name.clone();
-            let other = Bench {
-                lowered,
-                name,
-                ..bench
-            };
-            let found = watching(&device, [&bench, &other]).map_err(failed)?;
-            match args.form.json {
-                true => documents.push(serde_json::json!({ "watching": found })),
-                false => write!(out, "{}", watching_text(&found))?,
+        let benches: Vec<Bench> = traced.iter().map(bench).collect();
+        let bench = match benches.as_slice() {
+            [bench] => bench,
+            [without, with, ..] => {
+                let found = watching(&device, [without, with]).map_err(failed)?;
+                match args.form.json {
+                    true => documents.push(serde_json::json!({ "watching": found })),
+                    false => write!(out, "{}", watching_text(&found))?,
+                }
+                continue;
             }
-            continue;
-        }
-        let measured = measure(&device, &bench, &recording).map_err(failed)?;
+            [] => continue,
+        };
+        let (measured, recording) = measure(&device, bench).map_err(failed)?;
         if rates.is_none() {
             rates = Rates::measure(&device).map_err(failed)?;
         }

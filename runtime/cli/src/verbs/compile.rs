@@ -5,10 +5,11 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::project;
 use crate::target::{self, Wanted};
+use gatewright_compiler::compile::Pass;
+use gatewright_compiler::lower::Recorded;
 use gatewright_compiler::plan::Limits;
 use gatewright_grammar::source::FileId;
 use gatewright_runtime::generate;
-use gatewright_runtime::once;
 use gatewright_runtime::project::Project;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -96,16 +97,11 @@ fn one(
     folder: &Path,
     out: &mut Output,
 ) -> Result<(), Failure> {
-    let lowered = project::lower(project, &wanted.request, out)?;
-    let optimizer = match &wanted.stage {
-        Some(stage) => Some(target::optimizer(project, stage, &lowered)?),
-        None => None,
-    };
-    let gradients = optimizer.as_ref().map(|it| it.trained.clone());
+    let subject = wanted.trace(project, Recorded::Nothing, out)?;
     let name = &wanted.name;
-    let none = std::collections::BTreeSet::new();
-    let compiled = once::compiled(name, &lowered, limits, none, gradients, optimizer.as_ref())
-        .map_err(|error| Failure::Message(error.to_string()))?;
+    let compiled = subject.compile(name, limits);
+    let compiled = compiled.map_err(|error| Failure::Message(error.to_string()))?;
+    let passes: Vec<&Pass> = compiled.objectives.iter().flatten().collect();
     let wants = |form: &str| args.emit.iter().any(|it| it == form);
     let mut files = vec![];
     if wants("ast") {
@@ -116,10 +112,13 @@ fn one(
         files.push(("model.txt".to_owned(), project.model.to_text()));
     }
     if wants("graph") {
-        files.push(("graph.txt".to_owned(), lowered.graph.to_text()));
+        files.push(("graph.txt".to_owned(), subject.lowered().graph.to_text()));
     }
     if wants("grad") {
-        files.push(("grad.txt".to_owned(), compiled.graph.to_text()));
+        files.push((
+            "grad.txt".to_owned(),
+            of_passes(&passes, &|it| it.graph.to_text()),
+        ));
     }
     if wants("plan") {
         let json = serde_json::to_string_pretty(&compiled.plan);
@@ -137,12 +136,11 @@ fn one(
         }
     }
     if wants("kernel") {
-        let texts: Vec<String> = compiled
-            .groups
-            .iter()
-            .map(|group| group.to_text(&compiled.graph))
-            .collect();
-        files.push(("kernel.txt".to_owned(), texts.concat()));
+        let groups = |pass: &Pass| {
+            let texts = pass.groups.iter().map(|it| it.to_text(&pass.graph));
+            texts.collect::<String>()
+        };
+        files.push(("kernel.txt".to_owned(), of_passes(&passes, &groups)));
     }
     for (name, text) in &files {
         write(&folder.join(name), text)?;
@@ -156,6 +154,18 @@ fn one(
         folder.display()
     ));
     Ok(())
+}
+
+/// A text of every pass, under its name where there are several.
+fn of_passes(passes: &[&Pass], text: &dyn Fn(&Pass) -> String) -> String {
+    match passes {
+        [one] => text(one),
+        several => {
+            let named = several.iter();
+            let named = named.map(|pass| format!("# {}\n{}", pass.name, text(pass)));
+            named.collect()
+        }
+    }
 }
 
 const FORMS: &[&str] = &["ast", "model", "graph", "grad", "kernel", "wgsl", "plan"];

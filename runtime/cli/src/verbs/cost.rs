@@ -7,8 +7,9 @@ use crate::project;
 use crate::target;
 use gatewright_compiler::cost::{self, Amounts, Cost, DeviceCost, Fit, Line};
 use gatewright_compiler::graph::Graph;
+use gatewright_compiler::lower::Recorded;
 use gatewright_compiler::plan::Limits;
-use gatewright_runtime::experiment::{bindings, whole};
+use gatewright_runtime::experiment::{Step, Subject};
 use gatewright_runtime::project::Project;
 use serde::Serialize;
 use std::io::Write;
@@ -54,31 +55,17 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
         None => Vec::new(),
     };
     for wanted in target::wanted(&project, &args.target)? {
-        let mut request = wanted.request;
-        let parts = wanted.stage.as_ref().filter(|stage| stage.accumulate > 1);
-        if let Some(stage) = parts {
-            request.bindings.extend(bindings(&project, stage));
-        }
-        let lowered = project::lower(&mut project, &request, out)?;
-        let whole = match parts {
-            Some(stage) => whole(&mut project, stage, &request, &lowered)?,
-            None => None,
+        let subject = wanted.trace(&mut project, Recorded::Nothing, out)?;
+        let (optimizer, parts) = match &subject {
+            Subject::Entry(_) => (None, cost::Parts::default()),
+            Subject::Step(step) => (Some(&step.optimizer), parts(step)),
         };
-        let optimizer = match &wanted.stage {
-            Some(stage) => Some(target::optimizer(&mut project, stage, &lowered)?),
-            None => None,
-        };
-        let count = parts.map_or(1, |stage| stage.accumulate);
         let request = cost::Request {
             name: wanted.name,
             sources: &project.sources,
-            lowered: &lowered,
-            optimizer: optimizer.as_ref(),
-            parts: cost::Parts {
-                count: u32::try_from(count).unwrap_or(u32::MAX),
-                whole: whole.as_ref(),
-                budget: wanted.stage.as_ref().and_then(|stage| stage.budget),
-            },
+            lowered: subject.lowered(),
+            optimizer,
+            parts,
             limits: limits.as_ref(),
         };
         let measured = cost::measure(&request);
@@ -98,6 +85,15 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How the batch of a step is computed.
+fn parts(step: &Step) -> cost::Parts<'_> {
+    cost::Parts {
+        count: step.schedule.accumulate,
+        whole: step.objective.whole.as_ref(),
+        budget: step.schedule.budget,
+    }
 }
 
 /// What reading a prompt costs, and what each token of an answer does.

@@ -12,6 +12,7 @@ use gatewright_compiler::lower::Lowered;
 use gatewright_compiler::plan::Limits;
 use gatewright_compiler::size::Bindings;
 use gatewright_grammar::source::Sources;
+use gatewright_runtime::experiment;
 use gatewright_runtime::project::Project;
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -106,7 +107,7 @@ fn differentiated(
     lowered: &Lowered,
 ) -> Result<Graph, Failure> {
     let gradients = match &wanted.stage {
-        Some(stage) => Some(target::optimizer(project, stage, lowered)?.trained),
+        Some((stage, _)) => Some(experiment::optimizer(project, stage, lowered)?.trained),
         None => None,
     };
     let options = Options {

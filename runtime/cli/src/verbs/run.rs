@@ -4,11 +4,11 @@ use crate::arguments::{DeviceChoice, Forced, Mode, Seed, Spec};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::project;
-use crate::target;
 use gatewright_compiler::lower::{self, Request, Target};
 use gatewright_compiler::stage::StageSpec;
 use gatewright_runtime::checkpoint::{export, read_tensors, write_tensors};
 use gatewright_runtime::device::{Choice, Device};
+use gatewright_runtime::experiment;
 use gatewright_runtime::once::{self, Backend, Once, Steps};
 use gatewright_runtime::project::Project;
 use gatewright_runtime::train::Update;
@@ -93,7 +93,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
         None => None,
     };
     let optimizer = match &stage {
-        Some((_, stage)) => Some(target::optimizer(&mut project, stage, &lowered)?),
+        Some((_, stage)) => Some(experiment::optimizer(&mut project, stage, &lowered)?),
         None => None,
     };
     let update = stage.as_ref().map(|(_, stage)| Update::of(stage));
