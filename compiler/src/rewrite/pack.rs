@@ -1,8 +1,8 @@
 //! Matrices that products alone read become words of codes and scales, unpacked inside the product.
 //!
 //! A parameter is packed when it is f32, has a matrix in its last two axes, and all that reads it is the right
-//! side of a plain product, or the weight of a grouped one. Tables that are looked up, biases, norms and kernels
-//! that are read in other ways stay as they are.
+//! side of a plain product, or the weight of a grouped one. Tables that are looked up, biases, norms, the scores
+//! of routers and kernels that are read in other ways stay as they are.
 
 use super::{rebuild, split};
 use crate::fuse::bind_shape;
@@ -28,8 +28,9 @@ pub fn packable(graphs: &[&Graph], storage: Storage) -> BTreeMap<String, Packed>
     let mut found = BTreeMap::new();
     let mut otherwise: BTreeSet<String> = BTreeSet::new();
     for graph in graphs {
+        let scores = scores(graph);
         for (path, id) in graph.parameters() {
-            match matrix(graph, id) {
+            match matrix(graph, id, &scores) {
                 Some(shape) => {
                     found.insert(path, Packed { shape, storage });
                 }
@@ -43,8 +44,24 @@ pub fn packable(graphs: &[&Graph], storage: Storage) -> BTreeMap<String, Packed>
     found
 }
 
-/// The shape of a parameter that is a matrix to all that read it.
-fn matrix(graph: &Graph, id: ValueId) -> Option<Vec<usize>> {
+/// Products whose results choose experts: a wrong choice costs more than the few bytes of their matrices.
+fn scores(graph: &Graph) -> BTreeSet<ValueId> {
+    let chosen = graph
+        .ids()
+        .filter(|id| matches!(graph.node(*id).op, Op::TopK(_)));
+    let mut pending: Vec<ValueId> = chosen.flat_map(|id| graph.operands(id)).collect();
+    let mut seen: BTreeSet<ValueId> = BTreeSet::new();
+    while let Some(id) = pending.pop() {
+        let product = matches!(graph.node(id).op, Op::Matmul(_) | Op::GroupedMatmul(_));
+        if seen.insert(id) && !product {
+            pending.extend(graph.operands(id));
+        }
+    }
+    seen
+}
+
+/// The shape of a parameter that is a matrix to all that read it, and to none of the `scores`.
+fn matrix(graph: &Graph, id: ValueId, scores: &BTreeSet<ValueId>) -> Option<Vec<usize>> {
     let ty = graph.ty(id);
     let shape = bind_shape(ty, &Bindings::new())?;
     let large = shape.iter().rev().take(2).all(|size| *size > 1);
@@ -54,11 +71,12 @@ fn matrix(graph: &Graph, id: ValueId) -> Option<Vec<usize>> {
     let product = |user: &ValueId| {
         let operands = graph.operands(*user);
         let once = operands.iter().filter(|it| **it == id).count() == 1;
-        once && match &graph.node(*user).op {
-            Op::Matmul(_) => rank == 2 && operands[1] == id,
-            Op::GroupedMatmul(_) => rank == 3 && operands[1] == id && operands.len() == 3,
-            _ => false,
-        }
+        once && !scores.contains(user)
+            && match &graph.node(*user).op {
+                Op::Matmul(_) => rank == 2 && operands[1] == id,
+                Op::GroupedMatmul(_) => rank == 3 && operands[1] == id && operands.len() == 3,
+                _ => false,
+            }
     };
     let fits = ty.dtype == DType::F32 && rank >= 2 && large && !named && !users.is_empty();
     (fits && users.iter().all(product)).then_some(shape)
