@@ -9,7 +9,7 @@ use gatewright_compiler::stage::{Initialise, experiment};
 use gatewright_compiler::tensor::Tensor;
 use gatewright_runtime::once::Backend;
 use gatewright_tests::decoders::{count, same};
-use gatewright_tests::moe_llava::{BACKBONES, check_logits, check_objective, recorded};
+use gatewright_tests::moe_llava::{self, BACKBONES, recorded};
 use gatewright_tests::reference::{Tensors, load};
 use gatewright_tests::spec::{bound, lowered, model_text};
 
@@ -17,16 +17,9 @@ use gatewright_tests::spec::{bound, lowered, model_text};
 const TOLERANCE: f64 = 1e-5;
 
 #[test]
-fn features_logits_and_routing() {
+fn parity() {
     for backbone in BACKBONES {
-        check_logits(backbone, &Backend::Reference, TOLERANCE);
-    }
-}
-
-#[test]
-fn losses_and_gradients() {
-    for backbone in BACKBONES {
-        check_objective(backbone, &Backend::Reference, TOLERANCE);
+        moe_llava::parity(backbone, &Backend::Reference, TOLERANCE);
     }
 }
 
