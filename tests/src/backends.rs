@@ -22,3 +22,12 @@ pub fn backends() -> Vec<Backend> {
         .map(Backend::Device)
         .collect()
 }
+
+/// `reference`, or the family of kernels of a device.
+#[must_use]
+pub fn name(backend: &Backend) -> String {
+    match backend {
+        Backend::Reference => "reference".to_owned(),
+        Backend::Device(device) => format!("{:?}", device.limits().profile),
+    }
+}

@@ -6,11 +6,16 @@ use gatewright_compiler::ops::Op;
 use gatewright_compiler::stage::{WeightsSpec, experiment};
 use gatewright_compiler::tensor::Tensor;
 use gatewright_runtime::checkpoint::{export, import, read_tensors};
-use gatewright_runtime::once::{self, Backend, Once};
+use gatewright_runtime::experiment::optimizer;
+use gatewright_runtime::once::{self, Backend, Once, Results, Steps};
 use gatewright_runtime::project::{Overrides, Project};
 use gatewright_runtime::tensor::HostTensor;
+use gatewright_runtime::train::Update;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+
+/// The part of the largest element of a gradient below which an element is rounding.
+const NEGLIGIBLE: f64 = 1e-4;
 
 /// A bound spec with the recorded weights.
 pub struct Recorded {
@@ -138,6 +143,57 @@ impl Recorded {
     /// # Panics
     /// When a run fails.
     pub fn run(&mut self, what: &Target, mode: Mode, inputs: &Tensors, backend: &Backend) -> Found {
+        let results = self.results(what, mode, inputs, backend, None);
+        Found {
+            outputs: from_host(&results.outputs),
+            gradients: self.exported(&results.gradients),
+        }
+    }
+
+    /// What a stage trains, after one update towards one of its objectives, by the names of the recorded
+    /// weights.
+    ///
+    /// # Panics
+    /// When the run fails.
+    pub fn update(
+        &mut self,
+        (stage, what): (&str, &Target),
+        inputs: &Tensors,
+        backend: &Backend,
+    ) -> Tensors {
+        let lowered = self.lower(what, Mode::Train);
+        let (experiment, _) = experiment(&self.project.model);
+        let experiment = experiment.expect("a sound spec");
+        let stage = experiment.stage(Some(stage)).expect("the stage");
+        let optimizer = optimizer(&mut self.project, stage, &lowered);
+        let optimizer = optimizer.unwrap_or_else(|mistakes| {
+            let text = crate::spec::render(&mistakes.sources, &mistakes.diagnostics);
+            panic!("{text}")
+        });
+        let steps = Steps {
+            count: 1,
+            optimizer: &optimizer,
+            update: &Update::of(stage),
+        };
+        let mut found = self.results(what, Mode::Train, inputs, backend, Some(steps));
+        let trained = |path: &String| optimizer.trained.contains(path);
+        found.parameters.retain(|path, _| trained(path));
+        self.exported(&found.parameters)
+    }
+
+    fn exported(&self, tensors: &BTreeMap<String, HostTensor>) -> Tensors {
+        let tensors = export(&self.names, tensors);
+        from_host(&tensors.unwrap_or_else(|error| panic!("{error}")))
+    }
+
+    fn results(
+        &mut self,
+        what: &Target,
+        mode: Mode,
+        inputs: &Tensors,
+        backend: &Backend,
+        steps: Option<Steps>,
+    ) -> Results {
         let lowered = self.lower(what, mode);
         let graph = &lowered.graph;
         let drawn = graph
@@ -154,16 +210,98 @@ impl Recorded {
             inputs: &inputs,
             parameters: &parameters,
             gradients: matches!(what, Target::Objective(_)),
-            steps: None,
+            steps,
             seed: 0,
         };
         let results = once::run(&mut self.project, &once, backend);
-        let results = results.unwrap_or_else(|error| panic!("{error}"));
-        let gradients = export(&self.names, &results.gradients);
-        Found {
-            outputs: from_host(&results.outputs),
-            gradients: from_host(&gradients.unwrap_or_else(|error| panic!("{error}"))),
+        results.unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+/// The worst difference from a reference of each kind of value, relative to the largest magnitude of its
+/// tensor.
+#[derive(Clone, Debug, Default)]
+pub struct Worst(BTreeMap<&'static str, f64>);
+
+impl Worst {
+    /// Takes down how far two tensors differ.
+    ///
+    /// # Panics
+    /// When they differ by more than a part of the largest magnitude expected.
+    pub fn same(
+        &mut self,
+        kind: &'static str,
+        name: &str,
+        (found, expected): (&Tensor, &Tensor),
+        tolerance: f64,
+    ) {
+        same(name, found, expected, tolerance);
+        self.note(kind, difference(found, expected));
+    }
+
+    fn note(&mut self, kind: &'static str, off: f64) {
+        let worst = self.0.entry(kind).or_default();
+        *worst = worst.max(off);
+    }
+
+    /// Compares gradients by name. What the reference has no gradient of is zero.
+    ///
+    /// # Panics
+    /// When one differs.
+    pub fn same_gradients(
+        &mut self,
+        found: &Tensors,
+        (expected, prefix): (&Tensors, &str),
+        tolerance: f64,
+    ) {
+        for (name, gradient) in found {
+            match expected.get(&format!("{prefix}{name}")) {
+                Some(recorded) => {
+                    let kept = sampled(gradient, recorded);
+                    self.same("gradients", name, (&kept, recorded), tolerance);
+                }
+                None => {
+                    let zero = gradient.data.iter().all(|x| *x == 0.0);
+                    assert!(zero, "{prefix}{name} is not zero");
+                }
+            }
         }
+        all_found(found, expected, prefix);
+    }
+
+    /// Compares what was trained by name, after one update by AdamW. That moves every element by about the
+    /// learning rate, whatever its gradient: where this is rounding, nothing is told.
+    ///
+    /// # Panics
+    /// When one differs, or something else was trained.
+    pub fn same_updated(&mut self, found: &Tensors, expected: &Tensors, tolerance: f64) {
+        let (mut compared, mut all) = (0, 0);
+        for (name, updated) in found {
+            let recorded = expected.get(&format!("adamw.{name}"));
+            let recorded = recorded.unwrap_or_else(|| panic!("{name} does not train"));
+            let gradient = &expected[&format!("grad.{name}")];
+            let kept = sampled(updated, recorded);
+            let told = |tensor: &Tensor| {
+                let all = tensor.data.iter().zip(&gradient.data);
+                let told = all.filter(|(_, it)| it.abs() >= NEGLIGIBLE * gradient.largest());
+                let data: Vec<f64> = told.map(|(x, _)| *x).collect();
+                Tensor::new(vec![data.len()], data).expect("a line")
+            };
+            let pair = (&told(&kept), &told(recorded));
+            self.same("parameters", name, pair, tolerance);
+            compared += pair.0.data.len();
+            all += kept.data.len();
+        }
+        assert!(10 * compared > 9 * all, "{compared} of {all} are compared");
+        all_found(found, expected, "adamw.");
+    }
+
+    /// A line of a table.
+    #[must_use]
+    pub fn line(&self, case: &str) -> String {
+        let kinds = self.0.iter();
+        let cells = kinds.map(|(kind, off)| format!("{kind} {off:.1e}"));
+        format!("| {case} | {} |", cells.collect::<Vec<_>>().join(" | "))
     }
 }
 
@@ -176,29 +314,17 @@ pub fn same(name: &str, found: &Tensor, expected: &Tensor, tolerance: f64) {
     assert!(off <= tolerance, "{name} differs by {off:e}");
 }
 
-/// Compares gradients by name; of large ones the reference keeps every fifth element. What the reference
-/// has no gradient of is zero.
-///
-/// # Panics
-/// When one differs.
-pub fn same_gradients(found: &Tensors, expected: &Tensors, prefix: &str, tolerance: f64) {
-    for (name, gradient) in found {
-        let Some(recorded) = expected.get(&format!("{prefix}{name}")) else {
-            assert!(
-                gradient.data.iter().all(|x| *x == 0.0),
-                "d {name} is not zero"
-            );
-            continue;
-        };
-        let every = if recorded.data.len() < gradient.data.len() {
-            5
-        } else {
-            1
-        };
-        let kept: Vec<f64> = gradient.data.iter().step_by(every).copied().collect();
-        let kept = Tensor::new(vec![kept.len()], kept).expect("a line");
-        same(&format!("{prefix}{name}"), &kept, recorded, tolerance);
-    }
+/// Of a large tensor the reference keeps every fifth element.
+fn sampled(found: &Tensor, recorded: &Tensor) -> Tensor {
+    let every = match recorded.data.len() < found.data.len() {
+        true => 5,
+        false => 1,
+    };
+    let kept: Vec<f64> = found.data.iter().step_by(every).copied().collect();
+    Tensor::new(vec![kept.len()], kept).expect("a line")
+}
+
+fn all_found(found: &Tensors, expected: &Tensors, prefix: &str) {
     let missing = expected
         .keys()
         .filter_map(|name| name.strip_prefix(prefix))

@@ -1,6 +1,6 @@
 //! A generation's cached steps beside full recomputation and beside recorded answers.
 
-use crate::decoders::same;
+use crate::decoders::Worst;
 use crate::moe_llava::{inputs, recorded};
 use crate::reference::{Tensors, from_host, load, to_host};
 use crate::spec::{bound, model_text};
@@ -179,7 +179,13 @@ fn ends(last: &[usize], places: usize) -> Tensors {
 ///
 /// # Panics
 /// When something differs.
-pub fn check_steps(backbone: &str, sparse_from: &str, backend: &Backend, tolerance: f64) {
+pub fn check_steps(
+    backbone: &str,
+    sparse_from: &str,
+    backend: &Backend,
+    tolerance: f64,
+    worst: &mut Worst,
+) {
     let mut generation = Generation::moe_llava(backbone, &[("sparse_from", sparse_from)], backend);
     let read = generation.programs.step.parameters();
     assert!(read.keys().all(|path| !path.starts_with("tower.")));
@@ -195,7 +201,8 @@ pub fn check_steps(backbone: &str, sparse_from: &str, backend: &Backend, toleran
             all.data[(b * places + last[b]) * WORDS + word]
         });
         let name = format!("{backbone} {sparse_from} step {step}");
-        same(&name, &generation.next(inputs), &expected, tolerance);
+        let pair = (&generation.next(inputs), &expected);
+        worst.same("cached steps", &name, pair, tolerance);
     }
 }
 
@@ -203,7 +210,7 @@ pub fn check_steps(backbone: &str, sparse_from: &str, backend: &Backend, toleran
 ///
 /// # Panics
 /// When something differs.
-pub fn check_greedy(backbone: &str, backend: &Backend, tolerance: f64) {
+pub fn check_greedy(backbone: &str, backend: &Backend, tolerance: f64, worst: &mut Worst) {
     let expected = load(&format!("moe_llava/{backbone}_greedy.safetensors"));
     let (tokens, places, prompt, marker) = (20, 19 + ROWS, 8, 3);
     let mut generation = Generation::moe_llava(backbone, &[("B", "1"), ("T", "20")], backend);
@@ -229,12 +236,8 @@ pub fn check_greedy(backbone: &str, backend: &Backend, tolerance: f64) {
         let logits = generation.next(inputs);
         let row = &expected["greedy.logits"].data[step * WORDS..(step + 1) * WORDS];
         let row = Tensor::new(vec![1, 1, WORDS], row.to_vec()).expect("a row");
-        same(
-            &format!("{backbone} token {step}"),
-            &logits,
-            &row,
-            tolerance,
-        );
+        let name = format!("{backbone} token {step}");
+        worst.same("greedy answer", &name, (&logits, &row), tolerance);
         let best = (0..WORDS).max_by(|a, b| logits.data[*a].total_cmp(&logits.data[*b]));
         let best = best.expect("some words") as f64;
         assert_eq!(
@@ -250,7 +253,7 @@ pub fn check_greedy(backbone: &str, backend: &Backend, tolerance: f64) {
 ///
 /// # Panics
 /// When something differs.
-pub fn check_moai(backend: &Backend, tolerance: f64) {
+pub fn check_moai(backend: &Backend, tolerance: f64, worst: &mut Worst) {
     let (prompt, answer, rows) = (15, 6, 16);
     let changes = Changes {
         fixed: ["image", "map", "found", "place"].map(str::to_owned).into(),
@@ -323,11 +326,7 @@ pub fn check_moai(backend: &Backend, tolerance: f64) {
             logits.data[(b * logits.shape[1] + at) * WORDS + word]
         });
         let found = generation.next(inputs);
-        same(
-            &format!("answer token {step}"),
-            &found,
-            &expected,
-            tolerance,
-        );
+        let name = format!("answer token {step}");
+        worst.same("decode", &name, (&found, &expected), tolerance);
     }
 }

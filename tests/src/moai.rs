@@ -1,6 +1,7 @@
 //! MoAI's tiny preset beside its recorded reference: what the tests of every backend share.
 
-use crate::decoders::{Recorded, channels_last, same, same_gradients};
+use crate::backends::name;
+use crate::decoders::{Recorded, Worst, channels_last};
 use crate::reference::{Tensors, load};
 use gatewright_compiler::lower::{Mode, Target};
 use gatewright_compiler::tensor::Tensor;
@@ -105,11 +106,22 @@ fn draw(inputs: &mut Tensors, image: usize, language: usize) {
     }
 }
 
-/// Features, and logits of the gates and of all nine draws.
+/// Everything recorded; prints how far it is off.
 ///
 /// # Panics
 /// When something differs.
-pub fn check_logits(backend: &Backend, tolerance: f64) {
+#[allow(clippy::print_stdout, reason = "a table of parity is read by people")]
+pub fn parity(backend: &Backend, tolerance: f64) {
+    let mut worst = Worst::default();
+    check_logits(backend, tolerance, &mut worst);
+    check_padded(backend, tolerance, &mut worst);
+    check_objectives(backend, tolerance, &mut worst);
+    check_draws(backend, tolerance, &mut worst);
+    println!("{}", worst.line(&name(backend)));
+}
+
+/// Features, and logits of the gates and of all nine draws.
+fn check_logits(backend: &Backend, tolerance: f64, worst: &mut Worst) {
     let (mut inputs, expected) = training();
     let mut recorded = recorded(&[]);
     let entry = |name: &str| Target::Entry(name.to_owned());
@@ -121,17 +133,21 @@ pub fn check_logits(backend: &Backend, tolerance: f64) {
         ("auxiliary", "aux_embeds"),
         ("aux", "step2.compressed"),
         ("spliced", "step2.merged"),
-        ("logits", "step2.logits"),
     ] {
-        same(theirs, &found[own], &expected[theirs], tolerance);
+        let pair = (&found[own], &expected[theirs]);
+        worst.same("features", theirs, pair, tolerance);
     }
+    let theirs = "step2.logits";
+    let pair = (&found["logits"], &expected[theirs]);
+    worst.same("gated logits", theirs, pair, tolerance);
     for image in 0..3 {
         for language in 0..3 {
             draw(&mut inputs, image, language);
             let drawn = entry("drawn_probe");
             let found = recorded.run(&drawn, Mode::Train, &inputs, backend).outputs;
             let theirs = format!("step1.{image}{language}.logits");
-            same(&theirs, &found["drawn"], &expected[&theirs], tolerance);
+            let pair = (&found["drawn"], &expected[&theirs]);
+            worst.same("drawn logits", &theirs, pair, tolerance);
         }
     }
     // The mixer may also read the answer.
@@ -144,7 +160,8 @@ pub fn check_logits(backend: &Backend, tolerance: f64) {
     inputs.insert("spoken".to_owned(), spoken);
     let found = recorded.run(&gated, Mode::Train, &inputs, backend).outputs;
     let theirs = "step2.text_scope.logits";
-    same(theirs, &found["logits"], &expected[theirs], tolerance);
+    let pair = (&found["logits"], &expected[theirs]);
+    worst.same("gated logits", theirs, pair, tolerance);
 }
 
 /// Two recorded prompts of different lengths, padded on the left: inputs, and what is expected.
@@ -157,10 +174,7 @@ pub fn prompts() -> (Tensors, Tensors) {
 }
 
 /// Features and logits of these prompts.
-///
-/// # Panics
-/// When something differs.
-pub fn check_padded(backend: &Backend, tolerance: f64) {
+fn check_padded(backend: &Backend, tolerance: f64, worst: &mut Worst) {
     let mut tiny = recorded(&[("B", "2"), ("T", "15")]);
     let (inputs, recorded) = prompts();
     let what = Target::Entry("probe".to_owned());
@@ -170,7 +184,8 @@ pub fn check_padded(backend: &Backend, tolerance: f64) {
         ("aux", "compressed"),
         ("spliced", "merged"),
     ] {
-        same(theirs, &found[own], &recorded[theirs], tolerance);
+        let pair = (&found[own], &recorded[theirs]);
+        worst.same("features", theirs, pair, tolerance);
     }
     // What stands at padding is nobody's concern.
     let seen = &recorded["valid"].data;
@@ -183,20 +198,13 @@ pub fn check_padded(backend: &Backend, tolerance: f64) {
         let data: Vec<f64> = rows.flat_map(|(row, _)| row.to_vec()).collect();
         Tensor::new(vec![data.len()], data).expect("a line")
     };
-    let expected = rows(&recorded["prefill_logits"]);
-    same(
-        "prefill_logits",
-        &rows(&found["logits"]),
-        &expected,
-        tolerance,
-    );
+    let theirs = "prefill_logits";
+    let pair = (&rows(&found["logits"]), &rows(&recorded[theirs]));
+    worst.same("padded logits", theirs, pair, tolerance);
 }
 
 /// Losses and gradients of both steps.
-///
-/// # Panics
-/// When something differs.
-pub fn check_objectives(backend: &Backend, tolerance: f64) {
+fn check_objectives(backend: &Backend, tolerance: f64, worst: &mut Worst) {
     let (mut inputs, expected) = training();
     draw(&mut inputs, 0, 1);
     for (objective, prefix) in [("gates", "grad.step2."), ("experts", "grad.step1.01.")] {
@@ -205,10 +213,26 @@ pub fn check_objectives(backend: &Backend, tolerance: f64) {
         let mut found = recorded.run(&what, Mode::Train, &inputs, backend);
         if objective == "gates" {
             let total = &found.outputs["objective.gates"];
-            same("step2.loss", total, &expected["step2.loss"], tolerance);
+            let pair = (total, &expected["step2.loss"]);
+            worst.same("losses", "step2.loss", pair, tolerance);
         }
         let trained = |name: &str| name.contains("moai") || name.starts_with("vision_proj");
         found.gradients.retain(|name, _| trained(name));
-        same_gradients(&found.gradients, &expected, prefix, 2.0 * tolerance);
+        let theirs = (&expected, prefix);
+        worst.same_gradients(&found.gradients, theirs, 2.0 * tolerance);
+    }
+}
+
+/// Losses of all nine draws of step 1.
+fn check_draws(backend: &Backend, tolerance: f64, worst: &mut Worst) {
+    let (mut inputs, expected) = training();
+    let mut recorded = recorded(&[]);
+    let what = Target::Objective("experts".to_owned());
+    for (image, language) in (0..9).map(|both| (both / 3, both % 3)) {
+        draw(&mut inputs, image, language);
+        let found = recorded.run(&what, Mode::Train, &inputs, backend).outputs;
+        let theirs = format!("step1.{image}{language}.loss");
+        let pair = (&found["objective.experts"], &expected[&theirs]);
+        worst.same("losses", &theirs, pair, tolerance);
     }
 }

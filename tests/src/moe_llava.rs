@@ -1,6 +1,7 @@
 //! MoE-LLaVA's tiny presets beside their recorded references: what the tests of every backend share.
 
-use crate::decoders::{Recorded, channels_last, same, same_gradients};
+use crate::backends::name;
+use crate::decoders::{Recorded, Worst, channels_last};
 use crate::reference::{Tensors, load};
 use gatewright_compiler::lower::{Mode, Target};
 use gatewright_compiler::tensor::Tensor;
@@ -24,7 +25,9 @@ const IGNORED: f64 = -100.0;
 pub fn recorded(backbone: &str, second: &str) -> Recorded {
     let preset = format!("tiny_{backbone}");
     let weights = format!("moe_llava/{backbone}_weights.safetensors");
-    let sets = [("gate.second", second)];
+    // The rate of the recorded update.
+    let optimizer = "adamw(lr: 0.01, betas: (0.9, 0.999))";
+    let sets = [("gate.second", second), ("specialise.optimizer", optimizer)];
     let file = "moe_llava/moe_llava.gate";
     Recorded::open(file, PROBE, (&preset, &sets), (backbone, &weights))
 }
@@ -78,63 +81,57 @@ pub fn inputs(backbone: &str) -> Tensors {
     inputs
 }
 
-/// Features, logits and routing decisions of every case.
+/// Everything recorded of a backbone; prints how far it is off.
 ///
 /// # Panics
 /// When something differs.
-pub fn check_logits(backbone: &str, backend: &Backend, tolerance: f64) {
+#[allow(clippy::print_stdout, reason = "a table of parity is read by people")]
+pub fn parity(backbone: &str, backend: &Backend, tolerance: f64) {
+    let mut worst = Worst::default();
+    check_logits(backbone, backend, tolerance, &mut worst);
+    check_objective(backbone, backend, tolerance, &mut worst);
+    println!("{}", worst.line(&format!("{backbone}, {}", name(backend))));
+}
+
+/// Features, logits and routing decisions of every case.
+fn check_logits(backbone: &str, backend: &Backend, tolerance: f64, worst: &mut Worst) {
     let expected = expected(backbone);
-    for (name, mode, second) in CASES {
+    for (case, mode, second) in CASES {
         let mut recorded = recorded(backbone, second);
         let what = Target::Entry("probe".to_owned());
         let found = recorded
             .run(&what, mode, &inputs(backbone), backend)
             .outputs;
-        for (own, theirs, tolerance) in [
-            ("features", "vision_features", tolerance),
-            ("rows", "projected", tolerance),
-            ("spliced", "inputs_embeds", tolerance),
-            (
-                &*format!("{GATE}.logits"),
-                &*format!("{name}.router_logits"),
-                tolerance,
-            ),
-            (
-                &*format!("{GATE}.probs"),
-                &*format!("{name}.router_probs"),
-                tolerance,
-            ),
-            (
-                &*format!("{GATE}.expert"),
-                &*format!("{name}.expert_index"),
-                0.0,
-            ),
-            (
-                &*format!("{GATE}.slot"),
-                &*format!("{name}.queue_position"),
-                0.0,
-            ),
-            (&*format!("{GATE}.kept"), &*format!("{name}.kept"), 0.0),
-            (
-                &*format!("{GATE}.weight"),
-                &*format!("{name}.combine_weight"),
-                tolerance,
-            ),
-            ("logits", &*format!("{name}.logits"), tolerance),
+        for (own, theirs) in [
+            ("features", "vision_features"),
+            ("rows", "projected"),
+            ("spliced", "inputs_embeds"),
         ] {
-            let name = format!("{backbone} {theirs}");
-            same(&name, &found[own], &expected[theirs], tolerance);
+            let pair = (&found[own], &expected[theirs]);
+            worst.same("features", theirs, pair, tolerance);
         }
+        for (own, theirs, tolerance) in [
+            ("logits", "router_logits", tolerance),
+            ("probs", "router_probs", tolerance),
+            ("expert", "expert_index", 0.0),
+            ("slot", "queue_position", 0.0),
+            ("kept", "kept", 0.0),
+            ("weight", "combine_weight", tolerance),
+        ] {
+            let theirs = format!("{case}.{theirs}");
+            let pair = (&found[&format!("{GATE}.{own}")], &expected[&theirs]);
+            worst.same("routing", &theirs, pair, tolerance);
+        }
+        let theirs = format!("{case}.logits");
+        let pair = (&found["logits"], &expected[&theirs]);
+        worst.same("logits", &theirs, pair, tolerance);
     }
 }
 
-/// Losses of every case, and gradients of training.
-///
-/// # Panics
-/// When something differs.
-pub fn check_objective(backbone: &str, backend: &Backend, tolerance: f64) {
+/// Losses of every case, gradients of training, and what the third stage trains after an update.
+fn check_objective(backbone: &str, backend: &Backend, tolerance: f64, worst: &mut Worst) {
     let expected = expected(backbone);
-    for (name, mode, second) in CASES {
+    for (case, mode, second) in CASES {
         let mut recorded = recorded(backbone, second);
         let what = Target::Objective("sparse".to_owned());
         let found = recorded.run(&what, mode, &inputs(backbone), backend);
@@ -143,14 +140,17 @@ pub fn check_objective(backbone: &str, backend: &Backend, tolerance: f64) {
             ("loss.balance", "aux_sum"),
             ("objective.sparse", "total"),
         ] {
-            let theirs = format!("{name}.{theirs}");
+            let theirs = format!("{case}.{theirs}");
             if let Some(recorded) = expected.get(&theirs) {
-                let name = format!("{backbone} {theirs}");
-                same(&name, &found.outputs[own], recorded, tolerance);
+                let pair = (&found.outputs[own], recorded);
+                worst.same("losses", &theirs, pair, tolerance);
             }
         }
-        if name == "train" {
-            same_gradients(&found.gradients, &expected, "grad.", 2.0 * tolerance);
+        if case == "train" {
+            let theirs = (&expected, "grad.");
+            worst.same_gradients(&found.gradients, theirs, 2.0 * tolerance);
+            let updated = recorded.update(("specialise", &what), &inputs(backbone), backend);
+            worst.same_updated(&updated, &expected, tolerance);
         }
     }
 }

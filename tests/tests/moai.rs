@@ -3,25 +3,15 @@
 use gatewright_compiler::lower::{Mode, Target};
 use gatewright_runtime::once::Backend;
 use gatewright_tests::decoders::count;
-use gatewright_tests::moai::{check_logits, check_objectives, check_padded, recorded};
+use gatewright_tests::moai::{self, recorded};
 use gatewright_tests::spec::{bound, lowered, model_text};
 
 /// Everything is computed in f64; the reference computes in f32.
 const TOLERANCE: f64 = 1e-5;
 
 #[test]
-fn features_gates_and_every_draw() {
-    check_logits(&Backend::Reference, TOLERANCE);
-}
-
-#[test]
-fn a_batch_padded_on_the_left() {
-    check_padded(&Backend::Reference, TOLERANCE);
-}
-
-#[test]
-fn losses_and_gradients() {
-    check_objectives(&Backend::Reference, TOLERANCE);
+fn parity() {
+    moai::parity(&Backend::Reference, TOLERANCE);
 }
 
 #[test]

@@ -1,32 +1,27 @@
 //! MoE-LLaVA against recorded references of three backbones on the f64 evaluator; the sizes of the
 //! released models; a layer by itself; and experts that begin as copies.
 
+use gatewright_compiler::cost;
 use gatewright_compiler::evaluate::evaluate;
-use gatewright_compiler::lower::{Lowered, Mode, Target};
+use gatewright_compiler::lower::{Lowered, Mode, Recorded, Target};
 use gatewright_compiler::random::{Stream, stream};
 use gatewright_compiler::size::Bindings;
 use gatewright_compiler::stage::{Initialise, experiment};
 use gatewright_compiler::tensor::Tensor;
+use gatewright_runtime::experiment::Step;
 use gatewright_runtime::once::Backend;
 use gatewright_tests::decoders::{count, same};
-use gatewright_tests::moe_llava::{BACKBONES, check_logits, check_objective, recorded};
+use gatewright_tests::moe_llava::{self, BACKBONES, recorded};
 use gatewright_tests::reference::{Tensors, load};
-use gatewright_tests::spec::{bound, lowered, model_text};
+use gatewright_tests::spec::{bound, lowered, model_text, project};
 
 /// Everything is computed in f64; the reference computes in f32.
 const TOLERANCE: f64 = 1e-5;
 
 #[test]
-fn features_logits_and_routing() {
+fn parity() {
     for backbone in BACKBONES {
-        check_logits(backbone, &Backend::Reference, TOLERANCE);
-    }
-}
-
-#[test]
-fn losses_and_gradients() {
-    for backbone in BACKBONES {
-        check_objective(backbone, &Backend::Reference, TOLERANCE);
+        moe_llava::parity(backbone, &Backend::Reference, TOLERANCE);
     }
 }
 
@@ -65,6 +60,40 @@ fn released_sizes() {
             let tower = count(&lowered, &["tower."]) + layer + 2 * 1024;
             assert_eq!(tower, 303_507_456);
         }
+    }
+}
+
+/// What `gatewright cost --stage specialise` counts: the tower, the connector and the decoder with the two
+/// experts that serve a token, and what the third stage trains.
+#[test]
+fn active_and_trained_sizes() {
+    let text = model_text("moe_llava/moe_llava.gate");
+    for (preset, connector, active, trained) in [
+        (None, 6_295_552, "2.0598", "2.083"),
+        (Some("qwen"), 6_295_552, "2.2427", "2.035"),
+        (Some("phi"), 9_180_160, "3.6189", "4.205"),
+    ] {
+        let mut project = project(&text, preset, &[("B", "1")]);
+        let found = project
+            .experiment()
+            .unwrap_or_else(|_| panic!("a sound spec"));
+        let stage = found.stage(Some("specialise")).expect("the stage");
+        let step = Step::trace(&mut project, stage, "sparse", Recorded::Nothing);
+        let step = step.unwrap_or_else(|error| panic!("{error}"));
+        let lowered = &step.objective.lowered;
+        let cost = cost::measure(&cost::Request {
+            name: String::new(),
+            sources: &project.sources,
+            lowered,
+            optimizer: Some(&step.optimizer),
+            parts: cost::Parts::default(),
+            limits: None,
+        });
+        let total = cost.unwrap_or_else(|error| panic!("{error}")).total;
+        let decoder = total.active_parameters as usize - connector - count(lowered, &["tower."]);
+        assert_eq!(format!("{:.4}", decoder as f64 / 1e9), active, "{preset:?}");
+        let own = format!("{:.3}", total.trained_parameters as f64 / 1e9);
+        assert_eq!(own, trained, "{preset:?}");
     }
 }
 

@@ -361,3 +361,32 @@ fn a_ratio_of_sums_is_that_of_the_whole_batch_when_asked_for() {
         "the mean of the parts is another number: {a}, {b}"
     );
 }
+
+/// A row that stands before those of every example: over a single example it is not spread.
+const SPREAD: &str = "
+    dim B, D = 8
+    input x: f32[B, 3, D]
+    let y = x -> class_row -> linear(D) as own -> tanh
+    objective o = mean(square(y - 1.0))
+    stage pretrain { objective = o   steps = 20   batch = 12   optimizer = sgd(lr: 1.0) }
+";
+
+#[test]
+fn parts_may_be_single_rows() {
+    let Some(device) = device() else { return };
+    let batch = |step, first, count| {
+        BTreeMap::from([("x".to_owned(), rows(step, 3, first, count, &[3, 8], 0))])
+    };
+    let run = |parts| {
+        let planned = planned(SPREAD, None, &[], parts, device.limits());
+        let planned = planned.unwrap_or_else(|error| panic!("{error}"));
+        run(&planned, parts, &device, batch)
+    };
+    agree(&run(1), &run(ROWS));
+    let negatives = [("pretrain.negatives", "batch")];
+    let said = planned(RATIO, None, &negatives, ROWS, device.limits()).unwrap_err();
+    assert!(
+        said.contains("is a single row") && said.contains("negatives = part"),
+        "{said}"
+    );
+}

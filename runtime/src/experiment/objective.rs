@@ -219,18 +219,29 @@ fn whole(
     if stage.negatives == Some(Negatives::Part) {
         return Ok(None);
     }
-    let whole = match request.bindings.contains_key(&dim) {
+    let sized = |project: &mut Project, rows: u64| match request.bindings.contains_key(&dim) {
         true => {
             let rows = usize::try_from(rows).unwrap_or(usize::MAX);
             let mut request = request.clone();
-            request.bindings.insert(dim, rows);
-            project.lower(&request)?
+            request.bindings.insert(dim.clone(), rows);
+            project.lower(&request)
         }
-        false => project.with_set(&dim, &rows.to_string())?.lower(request)?,
+        false => project.with_set(&dim, &rows.to_string())?.lower(request),
+    };
+    // Over a single row nothing is spread over the batch, which leaves nodes out: two rows tell what meets.
+    let single = rows == accumulate;
+    let (pair, whole) = match single {
+        true => (Some(sized(project, 2)?), sized(project, 2 * rows)?),
+        false => (None, sized(project, rows)?),
     };
     let parts = usize::try_from(accumulate).unwrap_or(usize::MAX);
-    let coupling = Coupling::new(&part.graph, &whole.graph, parts);
+    let own = pair.as_ref().unwrap_or(part);
+    let coupling = Coupling::new(&own.graph, &whole.graph, parts);
     let coupling = coupling.map_err(|error| plan::in_parts(project, stage, &error.to_string()))?;
     let wanted = stage.negatives == Some(Negatives::Batch) || coupling.compares_rows();
+    if wanted && single {
+        let why = "a part of it is a single row, and two passes need parts of at least two";
+        return Err(plan::in_parts(project, stage, why));
+    }
     Ok(wanted.then_some(whole))
 }
