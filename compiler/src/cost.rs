@@ -11,7 +11,7 @@
 mod device;
 mod lines;
 
-pub use device::{DeviceCost, Fit, Memory, Stored};
+pub use device::{DeviceCost, Fit, Launches, Memory, Stored};
 pub use lines::Line;
 
 use crate::compile::{self, CompileError, Options, Schedule, StageGraph};

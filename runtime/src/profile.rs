@@ -5,7 +5,7 @@ mod rates;
 mod table;
 mod trace;
 
-pub use rates::Rates;
+pub use rates::{Prediction, Rates};
 pub use table::{Row, families, lines};
 pub use trace::{Span, Trace, Track};
 

@@ -1,7 +1,7 @@
 //! What a plan tells: traffic, launches, memory, and whether it fits the device it was made for.
 
 use super::lines::Lines;
-use crate::plan::{Command, Plan, Profile, Recompute, Split};
+use crate::plan::{ACCUMULATE, Command, Plan, Profile, Recompute, Split};
 use crate::storage::Storage;
 use gatewright_grammar::source::Span;
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,9 @@ pub struct DeviceCost {
     pub kernels: usize,
     /// Launches, by program: `forward`, or `gradients` and `update`.
     pub programs: Vec<(String, u64)>,
+    /// What each program does in a step.
+    #[serde(skip)]
+    pub launches: Vec<Launches>,
     /// Device memory by purpose, in bytes.
     pub memory: Vec<Memory>,
     /// All of it, in bytes: the peak, since arenas live as long as the plan.
@@ -61,7 +64,6 @@ pub struct Fit {
     pub fits: bool,
 }
 
-/// The costs of a plan; bytes and launches go to their lines.
 /// Matrices in codes and scales.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stored {
@@ -86,11 +88,38 @@ fn stored(plan: &Plan) -> Stored {
     }
 }
 
+/// The launches of a program, and how often it runs in a step.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Launches {
+    /// Runs of the program.
+    pub times: u64,
+    /// Floating-point operations and bytes of each launch.
+    pub work: Vec<[u64; 2]>,
+}
+
+/// How often a program runs: once, or once for each part of a step's batch.
+fn times(plan: &Plan, program: &str) -> u64 {
+    let Some(training) = &plan.training else {
+        return 1;
+    };
+    let of_part = training.objectives.iter().any(|objective| {
+        let embed = objective.passes.as_ref().map(|it| it.embed.as_str());
+        objective.gradients == program || embed == Some(program)
+    });
+    match of_part || program == ACCUMULATE {
+        true => training.accumulate.into(),
+        false => 1,
+    }
+}
+
+/// The costs of a plan; bytes and launches go to their lines.
 pub(super) fn cost(plan: &Plan, lines: &mut Lines) -> DeviceCost {
     let mut programs = Vec::new();
+    let mut works = Vec::new();
     let mut binding = Fit::default();
     for program in &plan.programs {
         let mut launches = 0;
+        let mut work = Vec::new();
         for command in &program.commands {
             for id in command.buffers() {
                 if let Some(buffer) = plan.buffer(id)
@@ -103,6 +132,7 @@ pub(super) fn cost(plan: &Plan, lines: &mut Lines) -> DeviceCost {
                 continue;
             };
             launches += 1;
+            work.push([dispatch.flops, dispatch.bytes]);
             // A launch counts for the node that its shader is named after.
             let origin = dispatch.origins.last();
             let origin = origin.and_then(|index| plan.origins.get(*index as usize));
@@ -111,6 +141,8 @@ pub(super) fn cost(plan: &Plan, lines: &mut Lines) -> DeviceCost {
             amounts.bytes = amounts.bytes.saturating_add(dispatch.bytes);
         }
         programs.push((program.name.clone(), launches));
+        let times = times(plan, &program.name);
+        works.push(Launches { times, work });
     }
     let memory = plan.arenas.iter().map(|arena| Memory {
         name: arena.name.clone(),
@@ -127,6 +159,7 @@ pub(super) fn cost(plan: &Plan, lines: &mut Lines) -> DeviceCost {
         profile: plan.limits.profile,
         kernels: plan.kernels.len(),
         programs,
+        launches: works,
         memory_bytes: plan.arena_bytes(),
         flops: plan.flops(),
         recompute: plan.recompute,

@@ -8,9 +8,12 @@ use gatewright_compiler::lower::{self, Mode, Recorded, Request};
 use gatewright_compiler::plan::Limits;
 use gatewright_compiler::stage::{StageSpec, experiment};
 use gatewright_runtime::device::{Choice, Device};
+use gatewright_runtime::error::Error;
 use gatewright_runtime::experiment::{Step, Subject};
 use gatewright_runtime::generate::{self, Traced};
+use gatewright_runtime::profile::Rates;
 use gatewright_runtime::project::Project;
+use std::path::Path;
 
 /// One graph to trace: an entry, or one objective of a stage.
 #[derive(Debug)]
@@ -111,5 +114,37 @@ pub(crate) fn limits(device: &str) -> Result<Limits, Failure> {
         "cpu-vulkan" => Ok(Limits::cpu_vulkan()),
         "desktop" => Ok(Limits::desktop()),
         name => Ok(Device::open(&Choice::parse(name))?.limits().clone()),
+    }
+}
+
+/// What a device reaches: as a file says that `doctor` wrote, or as an adapter of this machine shows;
+/// nothing for limits that are only named.
+///
+/// # Errors
+/// No such adapter, what it reports, and a file without rates.
+pub(crate) fn rates(device: &str, file: Option<&Path>) -> Result<Option<Rates>, Failure> {
+    match (file, device) {
+        (Some(path), _) => read_rates(path).map(Some),
+        (None, "portable" | "cpu-vulkan" | "desktop") => Ok(None),
+        (None, name) => Ok(Rates::measure(&Device::open(&Choice::parse(name))?)?),
+    }
+}
+
+fn read_rates(path: &Path) -> Result<Rates, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::File {
+        action: "read",
+        path: path.to_path_buf(),
+        source,
+    })?;
+    let rates: Result<Rates, _> = serde_json::from_str(&text);
+    let none = |reason: String| {
+        let path = path.display();
+        let help = format!("`gatewright doctor --rates {path}` writes them");
+        Failure::Message(format!("`{path}` holds no rates: {reason}; {help}"))
+    };
+    let rates = rates.map_err(|error| none(error.to_string()))?;
+    match rates.flops_per_second > 0.0 && rates.bytes_per_second > 0.0 {
+        true => Ok(rates),
+        false => Err(none("they are not above zero".to_owned())),
     }
 }

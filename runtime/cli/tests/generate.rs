@@ -6,8 +6,11 @@
     reason = "a test fails by panicking and says when it is skipped"
 )]
 
-use gatewright_runtime::checkpoint::read_tensors;
+use gatewright_runtime::checkpoint::{read_tensors, write_tensors};
 use gatewright_runtime::device::{Choice, Device};
+use gatewright_runtime::tensor::HostData;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -33,6 +36,11 @@ struct Call {
 }
 
 fn call(more: &[&str]) -> Call {
+    let weights = at("tests/fixtures/moe_llava/stablelm_weights.safetensors");
+    call_with(&weights, more)
+}
+
+fn call_with(weights: &Path, more: &[&str]) -> Call {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gatewright"));
     command
         .arg("generate")
@@ -45,7 +53,6 @@ fn call(more: &[&str]) -> Call {
         "--map",
         "stablelm",
     ]);
-    let weights = at("tests/fixtures/moe_llava/stablelm_weights.safetensors");
     command
         .arg("--weights")
         .arg(weights)
@@ -153,6 +160,140 @@ fn two_prompts_draw_and_repeat() {
         lines[0].starts_with("1: ") && lines[1].starts_with("2: "),
         "{lines:?}"
     );
+}
+
+/// Matrices in 8 bits: on the device the answer of the reference, with fewer bytes for each token.
+#[test]
+fn stored_matrices_answer_alike_with_fewer_bytes() {
+    let picture = picture();
+    let speak = |device: &str, storage: &str| {
+        let set = format!("chat.storage={storage}");
+        let arguments = ["--tokens", PROMPT, "--inputs", &picture];
+        let more = ["--device", device, "--set", &set, "--json"];
+        let call = call(&[&arguments[..], &more[..]].concat());
+        assert_eq!(call.code, Some(0), "{}", call.error);
+        let document: serde_json::Value = serde_json::from_str(&call.out).unwrap();
+        let bytes = document["speed"]["bytes_per_step"].as_u64().unwrap();
+        (document["answers"][0]["tokens"].clone(), bytes)
+    };
+    for storage in ["int8", "int4(group: 16)"] {
+        let (expected, _) = speak("reference", storage);
+        if devices().contains(&"auto") {
+            let (found, bytes) = speak("auto", storage);
+            assert_eq!(found, expected, "{storage}");
+            assert!(bytes < speak("auto", "none").1, "{storage}");
+        }
+    }
+    let wrong = call(&[
+        "--tokens",
+        "image,1",
+        "--set",
+        "chat.storage=int4(group: 24)",
+    ]);
+    assert_eq!(wrong.code, Some(1));
+    assert!(wrong.error.contains("power of two"), "{}", wrong.error);
+}
+
+/// Two files of half precision under an index say what one file of the same numbers says.
+#[test]
+fn shards_of_halves_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = read_tensors(&at("tests/fixtures/moe_llava/stablelm_weights.safetensors"));
+    let mut whole = weights.unwrap();
+    let mut parts: [Vec<(String, Vec<usize>, Vec<u8>)>; 2] = Default::default();
+    let mut map = serde_json::Map::new();
+    for (index, (name, tensor)) in whole.iter_mut().enumerate() {
+        let HostData::F32(data) = &mut tensor.data else {
+            panic!("{name} holds no floats");
+        };
+        let mut halves = Vec::new();
+        for value in data {
+            let half = (value.to_bits() >> 16) as u16;
+            *value = f32::from_bits(u32::from(half) << 16);
+            halves.extend(half.to_le_bytes());
+        }
+        let file = format!("part-{}.safetensors", index % 2);
+        map.insert(name.clone(), file.into());
+        parts[index % 2].push((name.clone(), tensor.shape.clone(), halves));
+    }
+    for (index, part) in parts.iter().enumerate() {
+        let views = part.iter().map(|(name, shape, bytes)| {
+            let view = TensorView::new(Dtype::BF16, shape.clone(), bytes);
+            (name.clone(), view.unwrap())
+        });
+        let path = folder.path().join(format!("part-{index}.safetensors"));
+        safetensors::serialize_to_file(views, None, &path).unwrap();
+    }
+    let sharded = folder.path().join("model.safetensors.index.json");
+    let document = serde_json::json!({ "metadata": {}, "weight_map": map });
+    std::fs::write(&sharded, document.to_string()).unwrap();
+    let one = folder.path().join("whole.safetensors");
+    let named = whole.iter().map(|(name, it)| (name.clone(), it));
+    write_tensors(&one, &named.collect(), None).unwrap();
+    let picture = picture();
+    for device in devices() {
+        let answers = [&one, &sharded].map(|weights| {
+            let arguments = ["--tokens", PROMPT, "--inputs", &picture, "--device", device];
+            let call = call_with(weights, &arguments);
+            assert_eq!(call.code, Some(0), "{}", call.error);
+            call.out
+        });
+        assert_eq!(answers[0], answers[1]);
+        assert_eq!(answers[0].split_whitespace().count(), 8);
+    }
+}
+
+/// What a token should take, from rates in a file.
+#[test]
+fn costs_of_a_token_are_predicted() {
+    let folder = tempfile::tempdir().unwrap();
+    let rates = folder.path().join("rates.json");
+    let told =
+        r#"{"flops_per_second": 1e12, "bytes_per_second": 1e11, "seconds_per_launch": 1e-5}"#;
+    std::fs::write(&rates, told).unwrap();
+    let cost = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gatewright"));
+        command
+            .arg("cost")
+            .arg(at("models/moai/moai.gate"))
+            .args(["--generate", "chat", "--device", "desktop", "--rates"])
+            .arg(&rates)
+            .args(more);
+        let output = command.output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{error}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let document = |more: &[&str]| {
+        let text = cost(&[&["--json"], more].concat());
+        let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+        document
+    };
+    let number = |it: &serde_json::Value| it.as_f64().unwrap();
+    let plain = document(&[]);
+    let token = &plain["predicted"][1];
+    let bytes = number(&plain["costs"][1]["total"]["bytes"]);
+    let launches = number(&plain["costs"][1]["total"]["dispatches"]);
+    assert!((number(&token["memory_seconds"]) * 1e11 - bytes).abs() < 1e-6 * bytes);
+    assert!((number(&token["launch_seconds"]) * 1e5 - launches).abs() < 1e-6 * launches);
+    let parts = ["memory_seconds", "arithmetic_seconds", "launch_seconds"];
+    let sum: f64 = parts.iter().map(|part| number(&token[*part])).sum();
+    assert!(number(&token["seconds"]) <= sum);
+    assert!(number(&token["seconds"]) >= number(&token["memory_seconds"]));
+    let stored = document(&["--set", "chat.storage=int4(group: 64)"]);
+    let device = &stored["costs"][1]["device"]["stored"];
+    assert_eq!(
+        device["storage"],
+        serde_json::json!({ "bits": 4, "group": 64 })
+    );
+    assert!(number(&device["bytes"]) * 7.0 < number(&device["f32_bytes"]));
+    assert!(number(&stored["predicted"][1]["seconds"]) < 0.4 * number(&token["seconds"]));
+    let text = cost(&["--set", "chat.storage=int8"]);
+    assert!(
+        text.contains("stored in codes    int8: 161 matrices"),
+        "{text}"
+    );
+    assert!(text.contains("\npredicted "), "{text}");
 }
 
 #[test]

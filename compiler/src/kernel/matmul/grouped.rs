@@ -192,7 +192,9 @@ impl Grouped<'_> {
         let matrix = self
             .packed
             .map_or(matrix, |it| it.words() / it.shape[0].max(1));
-        let words = assignments * (self.k + self.n) + weight.experts * matrix;
+        // A few rows meet as many experts at most.
+        let experts = weight.experts.min(assignments.max(1));
+        let words = assignments * (self.k + self.n) + experts * matrix;
         launch(b, slots, grid, [flops, 4 * words])
     }
 

@@ -8,11 +8,13 @@ use crate::target;
 use gatewright_compiler::cost::{self, Amounts, Cost, DeviceCost, Fit, Line};
 use gatewright_compiler::graph::Graph;
 use gatewright_compiler::lower::Recorded;
-use gatewright_compiler::plan::Limits;
+use gatewright_compiler::plan::{Limits, Split};
 use gatewright_runtime::experiment::{Step, Subject};
+use gatewright_runtime::profile::{Prediction, Rates};
 use gatewright_runtime::project::Project;
 use serde::Serialize;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Arguments of `cost`.
@@ -20,7 +22,7 @@ use std::process::ExitCode;
 #[command(after_help = "Examples:\n  \
                         gatewright cost models/limoe/limoe.gate --stage pretrain --preset demo\n  \
                         gatewright cost models/limoe/limoe.gate --entry embed_image --set B=1 --json\n  \
-                        gatewright cost models/moai/moai.gate --generate chat --device desktop")]
+                        gatewright cost models/moai/moai.gate --generate chat --device desktop --rates rates.json")]
 pub(crate) struct Args {
     #[command(flatten)]
     spec: Spec,
@@ -32,6 +34,10 @@ pub(crate) struct Args {
     /// Count parameters and operations only; makes no plan
     #[arg(long, conflicts_with = "device")]
     no_plan: bool,
+    /// What a device reaches, as `gatewright doctor --rates FILE` writes it: predicts times. An adapter that
+    /// `--device` names is measured without it
+    #[arg(long, value_name = "FILE", conflicts_with = "no_plan")]
+    rates: Option<PathBuf>,
     #[command(flatten)]
     form: Form,
 }
@@ -41,6 +47,9 @@ pub(crate) struct Args {
 struct Report<'a> {
     version: u32,
     costs: &'a [Cost],
+    /// Of each cost with a plan, where rates are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    predicted: Option<Vec<Option<Prediction>>>,
 }
 
 /// Prints the counts, per line of the spec and in total.
@@ -48,6 +57,14 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     let limits = match args.no_plan {
         true => None,
         false => Some(target::limits(&args.device)?),
+    };
+    let rates = match args.no_plan {
+        true => None,
+        false => target::rates(&args.device, args.rates.as_deref())?,
+    };
+    let predicted = |cost: &Cost| {
+        let (rates, device) = rates.zip(cost.device.as_ref())?;
+        Some(rates.predict(&device.launches))
     };
     let mut project = project::open(&args.spec, out)?;
     let mut costs = match &args.target.generate {
@@ -77,12 +94,16 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
         let report = Report {
             version,
             costs: &costs,
+            predicted: rates.map(|_| costs.iter().map(predicted).collect()),
         };
         let json = serde_json::to_string(&report);
         writeln!(out, "{}", json.map_err(|e| Failure::Bug(e.to_string()))?)?;
     } else {
         for cost in &costs {
             out.write_all(text(cost).as_bytes())?;
+            if let Some((rates, prediction)) = rates.zip(predicted(cost)) {
+                out.write_all(prediction_text(&rates, &prediction).as_bytes())?;
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -169,12 +190,8 @@ fn text(cost: &Cost) -> String {
             };
             row(&format!("  {name}"), bytes(size) + &pieces);
         }
-        for (path, split) in &device.splits {
-            let (parts, axis, shape) = (split.sizes.len(), split.axis, &split.shape);
-            row(
-                "in parts",
-                format!("{path} {shape:?}: {parts} along axis {axis}"),
-            );
+        for text in splits(device) {
+            row("in parts", text);
         }
         if device.stored.matrices > 0 {
             row("stored in codes", stored(device));
@@ -190,6 +207,54 @@ fn text(cost: &Cost) -> String {
         row("no plan", reason.clone());
     }
     text
+}
+
+/// What a step, a prompt or a token should take.
+fn prediction_text(rates: &Rates, prediction: &Prediction) -> String {
+    let often = match prediction.seconds {
+        seconds if seconds > 0.0 && seconds < 1.0 => format!(" ({:.1} a second)", 1.0 / seconds),
+        _ => String::new(),
+    };
+    format!(
+        "{:<18} {}{often}; {} for arithmetic alone at {} FLOP/s, {} for memory alone at {}/s, {} for launching\n",
+        "predicted",
+        seconds(prediction.seconds),
+        seconds(prediction.arithmetic_seconds),
+        count(rates.flops_per_second as u64),
+        seconds(prediction.memory_seconds),
+        bytes(rates.bytes_per_second as u64),
+        seconds(prediction.launch_seconds),
+    )
+}
+
+/// `12.3 ms`.
+fn seconds(value: f64) -> String {
+    match value {
+        value if value >= 1.0 => format!("{value:.2} s"),
+        value if value >= 1e-3 => format!("{:.2} ms", value * 1e3),
+        value => format!("{:.1} us", value * 1e6),
+    }
+}
+
+/// `head.kernel [4096, 92544]: 12 along axis 1`, tensors of one shape together.
+fn splits(device: &DeviceCost) -> Vec<String> {
+    let mut alike: Vec<(&Split, Vec<&str>)> = Vec::new();
+    for (path, split) in &device.splits {
+        match alike.iter_mut().find(|(known, _)| *known == split) {
+            Some((_, paths)) => paths.push(path),
+            None => alike.push((split, vec![path])),
+        }
+    }
+    let text = |(split, paths): &(&Split, Vec<&str>)| {
+        let (parts, axis, shape) = (split.sizes.len(), split.axis, &split.shape);
+        let first = paths.first().copied().unwrap_or_default();
+        let others = match paths.len() {
+            0 | 1 => String::new(),
+            count => format!(" and {} others of", count - 1),
+        };
+        format!("{first}{others} {shape:?}: {parts} along axis {axis}")
+    };
+    alike.iter().map(text).collect()
 }
 
 /// `int4:64: 224 matrices, 3.86 GB for 27.5 GB of f32`.

@@ -4,18 +4,25 @@ use crate::arguments::{DeviceChoice, Form};
 use crate::failure::Failure;
 use crate::output::Output;
 use gatewright_runtime::device::{Choice, Device, DeviceReport};
+use gatewright_runtime::error::Error;
+use gatewright_runtime::profile::Rates;
 use gatewright_runtime::selftest::{self, SelfTest};
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Arguments of `doctor`.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  \
                         gatewright doctor\n  \
-                        gatewright doctor --device llvmpipe --json")]
+                        gatewright doctor --device llvmpipe --json\n  \
+                        gatewright doctor --rates rates.json")]
 pub(crate) struct Args {
     #[command(flatten)]
     device: DeviceChoice,
+    /// Write what the device reaches, from which `gatewright cost --rates` predicts times
+    #[arg(long, value_name = "FILE")]
+    rates: Option<PathBuf>,
     #[command(flatten)]
     form: Form,
 }
@@ -32,20 +39,42 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     let device = Device::open(&choice)?;
     let report = device.report()?;
     let test = selftest::run(&device).map_err(Failure::from)?;
+    let rates = Rates::measure(&device)?;
+    if let Some(path) = &args.rates {
+        let rates = rates.ok_or_else(|| {
+            Failure::Message("the device has no timestamps: nothing can be measured".to_owned())
+        })?;
+        let text = serde_json::to_string_pretty(&rates).map_err(|e| Failure::Bug(e.to_string()))?;
+        std::fs::write(path, text + "\n").map_err(|source| Error::File {
+            action: "write",
+            path: path.clone(),
+            source,
+        })?;
+    }
     if args.form.json {
-        let document = serde_json::json!({ "version": 1, "device": report, "self_test": test });
+        let document = serde_json::json!({ "version": 1, "device": report, "self_test": test, "rates": rates });
         writeln!(out, "{document}")?;
     } else {
         write!(
             out,
-            "{}{}",
+            "{}{}{}",
             text(&report, &Device::adapters()),
+            rates.map_or_else(String::new, |rates| reached(&rates)),
             tested(&test)
         )?;
     }
     Ok(ExitCode::from(u8::from(
         !report.probe.correct || !test.agrees,
     )))
+}
+
+fn reached(rates: &Rates) -> String {
+    format!(
+        "reached       {:.1} GFLOP/s in a matrix product, {:.1} GB/s in a pointwise kernel, {:.1} us for a launch\n",
+        rates.flops_per_second * 1e-9,
+        rates.bytes_per_second * 1e-9,
+        rates.seconds_per_launch * 1e6,
+    )
 }
 
 fn tested(test: &SelfTest) -> String {
