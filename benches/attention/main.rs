@@ -94,6 +94,7 @@ fn product(sizes: [usize; 4], of_weights: bool, transposed: bool) -> KernelSpec 
         k,
         a: a.into(),
         b,
+        packed: None,
         inputs: Vec::new(),
         program,
         outputs: vec![Store {

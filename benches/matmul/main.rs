@@ -96,6 +96,7 @@ fn spec([m, k, n]: [usize; 3], transposed: [bool; 2], epilogue: bool) -> KernelS
         k,
         a: matrix(m, k, transposed[0]).into(),
         b: matrix(k, n, transposed[1]),
+        packed: None,
         inputs,
         program,
         outputs: vec![Store {

@@ -12,6 +12,7 @@ use crate::optimizer::Optimizer;
 use crate::plan::{self, Limits, Plan, Split};
 use crate::rewrite::{self, Apart, Segments};
 use crate::size::{Bindings, Size};
+use crate::storage::Storage;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What to compile a graph for.
@@ -313,6 +314,32 @@ pub fn compile_programs(
         ..plan_request(options, &parts, 1, splits)
     };
     Ok(plan::assemble(&request)?.0)
+}
+
+/// [`compile_programs`] with the matrices that their products alone read in a storage of fewer bits. What
+/// is trained is never stored so: the graphs have no gradients.
+///
+/// # Errors
+/// As [`compile_programs`].
+pub fn compile_stored(
+    programs: &[(&str, &Graph)],
+    options: &Options,
+    storage: Option<Storage>,
+) -> Result<Plan, CompileError> {
+    let Some(storage) = storage else {
+        return compile_programs(programs, options);
+    };
+    let graphs: Vec<&Graph> = programs.iter().map(|(_, graph)| *graph).collect();
+    let stored = rewrite::pack(&graphs, storage, options.limits.max_binding_bytes);
+    let stored = stored.map_err(|error| CompileError::Pass {
+        pass: "pack",
+        error,
+    })?;
+    let programs = programs.iter().zip(&stored.graphs);
+    let programs: Vec<(&str, &Graph)> = programs.map(|((name, _), graph)| (*name, graph)).collect();
+    let mut plan = compile_programs(&programs, options)?;
+    plan.splits.extend(stored.splits);
+    Ok(plan)
 }
 
 fn row_tile(options: &Options) -> usize {

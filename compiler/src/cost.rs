@@ -11,7 +11,7 @@
 mod device;
 mod lines;
 
-pub use device::{DeviceCost, Fit, Memory};
+pub use device::{DeviceCost, Fit, Memory, Stored};
 pub use lines::Line;
 
 use crate::compile::{self, CompileError, Options, Schedule, StageGraph};
@@ -23,6 +23,7 @@ use crate::ops::{Class, Op};
 use crate::optimizer::Optimizer;
 use crate::plan::{Limits, Split};
 use crate::size::Bindings;
+use crate::storage::Storage;
 use gatewright_grammar::source::Sources;
 use lines::Lines;
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,8 @@ pub struct Request<'a> {
     pub optimizer: Option<&'a Optimizer>,
     /// The parts of the batch of a step.
     pub parts: Parts<'a>,
+    /// How matrices are stored that are not trained.
+    pub storage: Option<Storage>,
     /// The device to plan for; none for what the graph alone tells.
     pub limits: Option<&'a Limits>,
 }
@@ -138,6 +141,10 @@ pub fn measure(request: &Request) -> Result<Cost, CompileError> {
         Some(limits) => {
             let options = options(request, limits, &bindings, gradients(request));
             let plan = match request.optimizer {
+                None if request.storage.is_some() => {
+                    let programs = [("forward", graph)];
+                    compile::compile_stored(&programs, &options, request.storage)
+                }
                 None => compile::compile(graph, &options).map(|it| it.plan),
                 Some(_) => {
                     let whole = request.parts.whole.map(|it| &it.graph);

@@ -93,7 +93,9 @@ impl Context<'_> {
 
     /// Whether a value is computed where it is read.
     pub(crate) fn inlined(&self, id: ValueId) -> bool {
-        dispatch::is_inline(&self.graph.node(id).op) && !self.stored[id.0 as usize]
+        let op = &self.graph.node(id).op;
+        let inline = dispatch::is_inline(op) || matches!(op, Op::Unpack(_));
+        inline && !self.stored[id.0 as usize]
     }
 
     /// Whether a launch computes this node: it is no source, no view and not inlined.

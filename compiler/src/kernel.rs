@@ -188,6 +188,7 @@ pub fn lower(spec: &KernelSpec, limits: &Limits) -> Result<Lowered, String> {
             k,
             a,
             b,
+            packed,
             inputs,
             program,
             outputs,
@@ -199,6 +200,7 @@ pub fn lower(spec: &KernelSpec, limits: &Limits) -> Result<Lowered, String> {
             k: *k,
             a,
             b,
+            packed: packed.as_ref(),
             inputs,
             program,
             outputs,
@@ -292,6 +294,7 @@ pub fn lower(spec: &KernelSpec, limits: &Limits) -> Result<Lowered, String> {
             program,
             outputs,
             experts,
+            packed,
         } => matmul::grouped::Grouped {
             layout,
             n: *n,
@@ -302,6 +305,7 @@ pub fn lower(spec: &KernelSpec, limits: &Limits) -> Result<Lowered, String> {
             program,
             outputs,
             experts,
+            packed: packed.as_ref(),
         }
         .lower(limits),
         KernelSpec::GroupedOuter {

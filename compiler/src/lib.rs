@@ -22,5 +22,6 @@ pub mod random;
 pub mod rewrite;
 pub mod size;
 pub mod stage;
+pub mod storage;
 pub mod tensor;
 pub mod wgsl;

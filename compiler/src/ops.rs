@@ -298,6 +298,7 @@ register! {
     scatter_last::ScatterLast,
     rows_where::RowsWhere,
     write_row::WriteRow,
+    unpack::Unpack,
     top_k::TopK,
     dispatch::Dispatch,
     dispatch_slot::DispatchSlot,

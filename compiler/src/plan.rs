@@ -23,6 +23,7 @@ pub use training::{ACCUMULATE, Objective, Passes, Training};
 
 use crate::graph::{DType, Origin, OutputKind};
 use crate::rewrite::Segments;
+use crate::storage::Packed;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -294,6 +295,9 @@ pub struct Plan {
     /// The parameters that lie in parts, by path: each part is a buffer of role `Parameter`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub splits: BTreeMap<String, Split>,
+    /// The parameters, or parts of them, that lie in codes and scales, by the names of their buffers.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub packed: BTreeMap<String, Packed>,
     /// What is computed again so that the plan stays within a budget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recompute: Option<Recompute>,

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | a composite equals its decomposition | [`decompose`] |
 //! | `log_sum_exp(x w) - (x w)[target]` over many classes is a cross-entropy of x and w | [`cross_entropy`] |
+//! | a matrix is what its codes and scales stand for, nearly | [`pack`] |
 //! | a parameter is its parts along an axis, put together | [`split`] |
 //! | a value computed again from what it was computed from is the same value | [`recompute`] |
 //! | equal ops on equal operands are one value; random nodes are never merged, since a run may replace each by its path | [`simplify`] |
@@ -21,12 +22,14 @@
 
 mod cross_entropy;
 mod decompose;
+mod pack;
 mod recompute;
 mod simplify;
 mod split;
 
 pub use cross_entropy::cross_entropy;
 pub use decompose::decompose;
+pub use pack::{Stored, pack, packable, packed};
 pub use recompute::{Apart, Segments, recompute};
 pub use simplify::simplify;
 pub use split::{parameter, split, splits};

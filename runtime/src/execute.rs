@@ -193,8 +193,19 @@ impl Executor {
         };
         let tensors = buffers.iter().zip(bytes);
         Ok(tensors
-            .map(|(buffer, bytes)| decode(buffer, &bytes))
+            .map(|(buffer, bytes)| self.unpacked(buffer, decode(buffer, &bytes)))
             .collect())
+    }
+
+    /// The tensor that a buffer's words stand for.
+    fn unpacked(&self, buffer: &Buffer, tensor: HostTensor) -> HostTensor {
+        match (self.packed(buffer), &tensor.data) {
+            (Some(packed), HostData::U32(words)) => HostTensor {
+                shape: packed.shape.clone(),
+                data: HostData::F32(packed.unpack(words)),
+            },
+            _ => tensor,
+        }
     }
 
     /// Lends the staging buffer out while the rest of the executor is only read.

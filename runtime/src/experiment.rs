@@ -463,6 +463,7 @@ fn cost(
         lowered,
         optimizer: None,
         parts: cost::Parts::default(),
+        storage: None,
         limits: None,
     })?;
     let total = measured.total;

@@ -31,6 +31,7 @@ use crate::project::Project;
 use gatewright_compiler::graph::Graph;
 use gatewright_compiler::lower::{Decoding, Lowered, Mode, Request, Target, decoding};
 use gatewright_compiler::stage::{GenerateSpec, ImageSpec, batch_dim};
+use gatewright_compiler::storage::Storage;
 use std::path::Path;
 
 /// One prompt as ids, with nothing where its picture stands; and the picture.
@@ -55,6 +56,8 @@ pub struct Traced {
     pub programs: Decoding,
     /// How prompts lie in its inputs.
     pub layout: Layout,
+    /// How its matrices are stored.
+    pub storage: Option<Storage>,
 }
 
 impl Traced {
@@ -109,6 +112,7 @@ pub fn trace(project: &mut Project, spec: &GenerateSpec) -> Result<Traced, Failu
         whole,
         programs,
         layout,
+        storage: spec.storage,
     })
 }
 
@@ -146,7 +150,7 @@ impl Generator {
         backend: &Backend,
     ) -> Result<Self, Failure> {
         Ok(Self {
-            programs: Programs::new(&traced.programs, parameters, backend)?,
+            programs: Programs::new(&traced.programs, traced.storage, parameters, backend)?,
             layout: traced.layout.clone(),
             given,
         })

@@ -4,7 +4,9 @@ use crate::decoders::same;
 use crate::generate::weights;
 use crate::moe_llava::inputs;
 use crate::reference::{Tensors, to_host};
+use crate::storage::rounded;
 use gatewright_compiler::evaluate::evaluate;
+use gatewright_compiler::graph::Graph;
 use gatewright_compiler::size::Bindings;
 use gatewright_compiler::stage::GenerateSpec;
 use gatewright_compiler::tensor::Tensor;
@@ -58,6 +60,16 @@ impl Tiny {
         Self { project, spec }
     }
 
+    /// With matrices in a storage.
+    ///
+    /// # Panics
+    /// When there is no such storage.
+    #[must_use]
+    pub fn stored(mut self, storage: &str) -> Self {
+        self.spec.storage = Some(storage.parse().expect("a storage"));
+        self
+    }
+
     /// With other texts that end answers.
     #[must_use]
     pub fn stopping_at(mut self, stop: &str) -> Self {
@@ -85,6 +97,14 @@ impl Tiny {
         let traced = trace(&mut project, &self.spec).unwrap_or_else(|e| panic!("{e}"));
         let weights = weights("stablelm", traced.whole.parameters.keys());
         let parameters = to_host(&weights, &traced.whole.graph);
+        let weights = match traced.storage {
+            Some(storage) => {
+                let programs = traced.programs.programs();
+                let graphs: Vec<&Graph> = programs.iter().map(|(_, graph)| *graph).collect();
+                rounded(&graphs, weights, storage)
+            }
+            None => weights,
+        };
         let generator = Generator::new(&traced, &parameters, once::Tensors::new(), backend);
         Batch {
             generator: generator.unwrap_or_else(|e| panic!("{e}")),

@@ -14,3 +14,4 @@ pub mod moe_llava;
 pub mod processor;
 pub mod reference;
 pub mod spec;
+pub mod storage;

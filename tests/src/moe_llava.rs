@@ -37,7 +37,8 @@ fn expected(backbone: &str) -> Tensors {
 }
 
 /// The inputs of the spec: the rows of an image stand where its marker stood.
-pub(crate) fn inputs(backbone: &str) -> Tensors {
+#[must_use]
+pub fn inputs(backbone: &str) -> Tensors {
     let recorded = load(&format!("moe_llava/{backbone}_inputs.safetensors"));
     let (ids, labels) = (&recorded["input_ids"], &recorded["labels"]);
     let [batch, tokens] = ids.shape[..] else {

@@ -41,6 +41,7 @@ fn cost(
         lowered: &lowered,
         optimizer: optimizer.as_ref(),
         parts: Parts::default(),
+        storage: None,
         limits,
     };
     measure(&request).unwrap_or_else(|e| panic!("{e}"))
@@ -206,6 +207,7 @@ fn beside(file: &str, preset: Option<&str>, what: Target) -> Cost {
         lowered: &lowered,
         optimizer: None,
         parts: Parts::default(),
+        storage: None,
         limits: None,
     };
     measure(&request).unwrap_or_else(|e| panic!("{e}"))
@@ -321,6 +323,7 @@ fn the_peak_of_a_training_step_is_predicted() {
         lowered: &lowered,
         optimizer: Some(&optimizer),
         parts: Parts::default(),
+        storage: None,
         limits: Some(device.limits()),
     };
     let cost = measure(&request).unwrap_or_else(|e| panic!("{e}"));
@@ -371,6 +374,7 @@ fn a_batch_in_parts_costs_a_second_forward_pass_and_less_memory() {
             lowered,
             optimizer: Some(&optimizer),
             parts,
+            storage: None,
             limits: Some(&limits),
         };
         measure(&request).unwrap_or_else(|error| panic!("{error}"))

@@ -507,6 +507,68 @@ fn routed_layers_forward_and_backward() {
     }
 }
 
+/// Experts and a plain product in codes and scales, experts of one weight in several parts too; the router stays.
+#[test]
+fn matrices_in_codes_mean_what_they_stand_for() {
+    for (most, storage) in [(1 << 20, "int8"), (1 << 20, "int4:16"), (400, "int8:16")] {
+        let policy = routing(5, 2, Some(1.0), Priority::Batch);
+        let mut net = Net::default();
+        let x = net.input("x", &[2, 9, 18]);
+        let y = net.routed(x, [2, 9, 18, 20, policy.experts], &policy);
+        let y = net.add(
+            Reshape {
+                shape: [18, 18].map(Size::from).to_vec(),
+            },
+            &[y],
+        );
+        let w = net.param("last", &[18, 7]);
+        let product = Matmul {
+            transpose_a: false,
+            transpose_b: false,
+        };
+        let y = net.add(product, &[y, w]);
+        net.graph.add_output("y", OutputKind::Value, y);
+        let limits = Limits {
+            max_binding_bytes: most,
+            ..Limits::cpu_vulkan()
+        };
+        let storage = storage.parse().unwrap();
+        let stored = rewrite::pack(&[&net.graph], storage, most).unwrap();
+        let packable = rewrite::packable(&[&net.graph], storage);
+        assert!(packable.keys().eq(["experts.w1", "experts.w2", "last"]));
+        assert_eq!(stored.splits.is_empty(), most > 400);
+        let (graph, groups) = fused(&stored.graphs[0], &limits, false);
+        let (mut inputs, mut given) = (Tensors::new(), Tensors::new());
+        fill(&net.graph, &mut inputs, &mut given);
+        let mut words = given.clone();
+        for (path, packed) in rewrite::packed(&graph) {
+            let whole = &given[Split::whole(&path)];
+            let number = path
+                .rsplit_once('#')
+                .map(|(_, it)| it.parse::<usize>().unwrap());
+            let data = match (stored.splits.get(Split::whole(&path)), number) {
+                (Some(split), Some(number)) => split.cut(&whole.data).swap_remove(number),
+                _ => whole.data.clone(),
+            };
+            let data: Vec<f32> = data.into_iter().map(|x| x as f32).collect();
+            let data: Vec<f64> = packed.pack(&data).into_iter().map(f64::from).collect();
+            let shape = vec![data.len()];
+            words.insert(path, Tensor { shape, data });
+        }
+        assert_same(&graph, &groups, &limits, &inputs, &words);
+        // Nothing stores what the words stand for.
+        let unpacked = |id: &ValueId| matches!(graph.node(*id).op, Op::Unpack(_));
+        assert!(
+            groups
+                .iter()
+                .all(|group| !group.outputs.iter().any(unpacked))
+        );
+        let found = evaluate(&graph, &inputs, &words, &Bindings::new(), 3, 5).unwrap();
+        let plain = evaluate(&net.graph, &inputs, &given, &Bindings::new(), 3, 5);
+        assert!(plain.is_err() || found["y"].data.iter().all(|x| x.is_finite()));
+    }
+}
+
 #[test]
 fn a_routed_layer_takes_five_dispatches_forward() {
     let policy = routing(4, 1, Some(1.0), Priority::Batch);

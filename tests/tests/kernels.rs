@@ -9,6 +9,7 @@ use gatewright_compiler::kernel::spec::{
 };
 use gatewright_compiler::ops::Distribution;
 use gatewright_compiler::plan::{Limits, Profile, STEP_WORDS};
+use gatewright_compiler::storage::Packed;
 use gatewright_compiler::wgsl;
 use gatewright_tests::gpu_harness::Harness;
 
@@ -115,13 +116,17 @@ fn operands(spec: &KernelSpec) -> [Vec<(DType, usize)>; 2] {
         KernelSpec::Matmul {
             a,
             b,
+            packed,
             inputs,
             outputs,
             column_sums,
             ..
         } => {
             let mut all = a.buffers();
-            all.push((DType::F32, b.elements));
+            all.push(match packed {
+                Some(packed) => (DType::U32, packed.words()),
+                None => (DType::F32, b.elements),
+            });
             all.extend(inputs.iter().map(describe));
             let mut written: Vec<_> = stores(outputs);
             written.extend(column_sums.iter().map(describe));
@@ -230,10 +235,20 @@ fn check(specs: &[KernelSpec]) {
 
 fn check_one(harness: &Harness, spec: &KernelSpec, limits: &Limits, number: usize) {
     let [inputs, outputs] = operands(spec);
-    let words: Vec<Vec<u32>> = (0..)
+    let mut words: Vec<Vec<u32>> = (0..)
         .zip(&inputs)
         .map(|(seed, (dtype, elements))| fill(*dtype, *elements, seed))
         .collect();
+    if let KernelSpec::Matmul {
+        a,
+        b,
+        packed: Some(packed),
+        ..
+    } = spec
+    {
+        let numbers = fill(DType::F32, b.elements, 99).into_iter();
+        words[a.inputs()] = packed.pack(&numbers.map(f32::from_bits).collect::<Vec<_>>());
+    }
     let values: Vec<Vec<f64>> = words
         .iter()
         .zip(&inputs)
@@ -655,6 +670,7 @@ fn matmul(
                 slack,
             },
         ),
+        packed: None,
         inputs,
         program: p.0,
         outputs,
@@ -685,6 +701,40 @@ fn ragged_matmuls_match() {
         matmul(&[], [12, 8, 16], [false, true], 0, true),
         matmul(&[], [33, 5, 3], [false, false], 1, false),
     ]);
+    check(&specs);
+}
+
+/// a b with b in codes and scales, as it is or transposed.
+fn packed(sizes: [usize; 3], transposed: bool, storage: &str) -> KernelSpec {
+    let mut spec = matmul(&[], sizes, [false, transposed], 0, false);
+    let [_, k, n] = sizes;
+    if let KernelSpec::Matmul { packed, .. } = &mut spec {
+        *packed = Some(Packed {
+            shape: if transposed { vec![n, k] } else { vec![k, n] },
+            storage: storage.parse().expect("a storage"),
+        });
+    }
+    spec
+}
+
+#[test]
+fn packed_matmuls_match() {
+    let mut specs = Vec::new();
+    for storage in ["int8", "int8:32", "int4:16", "int4"] {
+        for transposed in [false, true] {
+            // Whole fours, odd sizes, few columns, few rows, a sum in parts, a group that ends early.
+            for sizes in [
+                [40, 64, 128],
+                [37, 19, 41],
+                [3, 128, 12],
+                [1, 36, 64],
+                [7, 1100, 32],
+                [33, 50, 5],
+            ] {
+                specs.push(packed(sizes, transposed, storage));
+            }
+        }
+    }
     check(&specs);
 }
 

@@ -87,6 +87,7 @@ fn active_and_trained_sizes() {
             lowered,
             optimizer: Some(&step.optimizer),
             parts: cost::Parts::default(),
+            storage: None,
             limits: None,
         });
         let total = cost.unwrap_or_else(|error| panic!("{error}")).total;

@@ -2,6 +2,7 @@
 
 use super::lines::Lines;
 use crate::plan::{Command, Plan, Profile, Recompute, Split};
+use crate::storage::Storage;
 use gatewright_grammar::source::Span;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -24,6 +25,9 @@ pub struct DeviceCost {
     /// Parameters larger than a binding, by path, with the parts they lie in.
     #[serde(default)]
     pub splits: BTreeMap<String, Split>,
+    /// What lies in codes and scales.
+    #[serde(default)]
+    pub stored: Stored,
     /// Floating-point operations of all launches, padding and what is computed again included.
     pub flops: u64,
     /// What the stage's budget did.
@@ -58,6 +62,30 @@ pub struct Fit {
 }
 
 /// The costs of a plan; bytes and launches go to their lines.
+/// Matrices in codes and scales.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    /// How.
+    pub storage: Option<Storage>,
+    /// How many, parts counted one by one.
+    pub matrices: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What they would need as f32.
+    pub f32_bytes: u64,
+}
+
+fn stored(plan: &Plan) -> Stored {
+    let packed = plan.packed.values();
+    let bytes = |words: usize| 4 * words as u64;
+    Stored {
+        storage: packed.clone().next().map(|it| it.storage),
+        matrices: packed.len(),
+        bytes: packed.clone().map(|it| bytes(it.words())).sum(),
+        f32_bytes: packed.map(|it| bytes(it.shape.iter().product())).sum(),
+    }
+}
+
 pub(super) fn cost(plan: &Plan, lines: &mut Lines) -> DeviceCost {
     let mut programs = Vec::new();
     let mut binding = Fit::default();
@@ -104,6 +132,7 @@ pub(super) fn cost(plan: &Plan, lines: &mut Lines) -> DeviceCost {
         recompute: plan.recompute,
         memory,
         splits: plan.splits.clone(),
+        stored: stored(plan),
         activation_bytes_at_least: plan.activation_bytes_at_least,
         binding: binding.within(plan.limits.max_binding_bytes),
         buffer: buffer.within(plan.limits.max_buffer_bytes),

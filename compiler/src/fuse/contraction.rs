@@ -9,6 +9,7 @@ use crate::graph::{DType, ValueId};
 use crate::kernel::spec::{Instr, KernelSpec, Left, Matrix, Operand, Store, View};
 use crate::ops::Op;
 use crate::plan::Profile;
+use crate::storage::Packed;
 
 /// Most instructions of a prologue: every row of a tile repeats them.
 const MOST_PROLOGUE: usize = 24;
@@ -34,6 +35,7 @@ pub(super) fn matmul(context: &Context, members: &[ValueId]) -> Result<Group, Fu
     let (batch, strides) = batch_axes(context, &operands, &shape[..rank - 2])
         .ok_or_else(|| context.error(id, "has batch axes that do not merge into two"))?;
     let b = matrix(context, operands[1], &strides[1], op.transpose_b);
+    let (right, packed) = weight(context, operands[1]);
     let (a, mut all) = match before {
         [] => {
             let a = matrix(context, operands[0], &strides[0], op.transpose_a);
@@ -71,7 +73,7 @@ pub(super) fn matmul(context: &Context, members: &[ValueId]) -> Result<Group, Fu
     };
     values.extend(&sums);
     let (inputs, bases) = operands_of(&emit);
-    all.push(context.source(operands[1]).base);
+    all.push(right);
     all.extend(bases);
     let program = emit.program;
     let spec = KernelSpec::Matmul {
@@ -81,6 +83,7 @@ pub(super) fn matmul(context: &Context, members: &[ValueId]) -> Result<Group, Fu
         k,
         a,
         b,
+        packed,
         inputs,
         program,
         outputs,
@@ -275,6 +278,18 @@ fn matrix(context: &Context, operand: ValueId, batch: &[usize], transposed: bool
     }
 }
 
+/// What a product reads of its right operand, and how that is packed.
+fn weight(context: &Context, operand: ValueId) -> (ValueId, Option<Packed>) {
+    let base = context.source(operand).base;
+    match &context.graph.node(base).op {
+        Op::Unpack(op) => {
+            let words = context.graph.operands(base)[0];
+            (context.source(words).base, Some(op.packed.clone()))
+        }
+        _ => (base, None),
+    }
+}
+
 pub(super) fn grouped(context: &Context, members: &[ValueId]) -> Result<Group, FuseError> {
     let id = members[0];
     let Op::GroupedMatmul(op) = &context.graph.node(id).op else {
@@ -303,11 +318,8 @@ pub(super) fn grouped(context: &Context, members: &[ValueId]) -> Result<Group, F
         .copied()
         .zip(emit.inputs.iter().map(|input| input.operand.clone()))
         .collect();
-    let mut all = vec![
-        rows,
-        context.source(operands[1]).base,
-        context.source(operands[2]).base,
-    ];
+    let (own, packed) = self::weight(context, operands[1]);
+    let mut all = vec![rows, own, context.source(operands[2]).base];
     let further = &operands[3..];
     all.extend(further.iter().map(|id| context.source(*id).base));
     all.extend(emit.inputs.iter().map(|input| input.base));
@@ -330,6 +342,7 @@ pub(super) fn grouped(context: &Context, members: &[ValueId]) -> Result<Group, F
         program,
         outputs,
         experts,
+        packed,
     };
     Ok(Group {
         spec,

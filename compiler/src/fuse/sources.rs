@@ -67,6 +67,9 @@ fn store_inline_values(context: &mut Context) {
 /// Whether `user` reads `base` in slot `slot` at computed places or as a matrix.
 fn needs_memory(context: &Context, user: ValueId, slot: usize, base: ValueId) -> bool {
     let gathers = matches!(context.graph.node(base).op, Op::GatherRows(_));
+    if let (Op::Unpack(_), 1) = (&context.graph.node(base).op, slot) {
+        return false;
+    }
     match context.graph.node(user).op {
         // A processor would look every summed row up once per tile; one copy is cheaper.
         Op::GroupedOuter(_) if context.limits.profile == Profile::CpuVulkan => true,

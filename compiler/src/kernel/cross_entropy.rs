@@ -215,6 +215,7 @@ impl CrossEntropy<'_> {
             k: self.width,
             a: self.x.clone().into(),
             b: self.columns(part),
+            packed: None,
             inputs,
             program: program.0,
             outputs: vec![Store {
@@ -399,6 +400,7 @@ impl CrossEntropy<'_> {
             k: part.classes,
             a: self.scratch(part).into(),
             b: transposed(&self.columns(part)),
+            packed: None,
             inputs: vec![dense.clone(); usize::from(part.number > 0)],
             program: program.0,
             outputs: vec![Store {
@@ -439,6 +441,7 @@ impl CrossEntropy<'_> {
             k: self.rows,
             a: a.into(),
             b,
+            packed: None,
             inputs: Vec::new(),
             program: program.0,
             outputs: vec![Store {

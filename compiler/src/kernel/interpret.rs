@@ -12,6 +12,8 @@ use super::spec::{Instr, InstrId, KernelSpec, NONE, Operand, Program, Reduce, Ro
 use crate::graph::DType;
 use crate::ops::{Distribution, Routing};
 use crate::random::Stream;
+use crate::storage::Packed;
+use std::borrow::Cow;
 
 /// Run seed and step of the random numbers.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,6 +44,15 @@ pub fn run(
         KernelSpec::CrossEntropy { .. } => cross_entropy::run(spec, inputs, outputs),
         _ => sparse::run(spec, inputs, outputs),
     }
+}
+
+/// What an input stands for.
+fn unpacked<'a>(packed: Option<&Packed>, input: &'a [f64]) -> Cow<'a, [f64]> {
+    let Some(packed) = packed else {
+        return Cow::Borrowed(input);
+    };
+    let words: Vec<u32> = input.iter().map(|word| *word as u32).collect();
+    Cow::Owned(packed.unpack(&words).into_iter().map(f64::from).collect())
 }
 
 /// One point of an iteration space while a program runs.

@@ -15,6 +15,7 @@
 mod ahead;
 pub(super) mod grouped;
 mod subgroup;
+mod unpack;
 mod workgroup;
 
 use super::column::Column;
@@ -26,6 +27,8 @@ use super::spec::{Instr, InstrId, Left, Matrix, Operand, Program, Reduce, Store,
 use super::{Launch, Lowered, Slot};
 use crate::graph::DType;
 use crate::plan::{Limits, Profile};
+use crate::storage::Packed;
+use unpack::Unpacked;
 
 /// A matmul spec.
 pub(crate) struct Matmul<'a> {
@@ -35,6 +38,7 @@ pub(crate) struct Matmul<'a> {
     pub(crate) k: usize,
     pub(crate) a: &'a Left,
     pub(crate) b: &'a Matrix,
+    pub(crate) packed: Option<&'a Packed>,
     pub(crate) inputs: &'a [Operand],
     pub(crate) program: &'a Program,
     pub(crate) outputs: &'a [Store],
@@ -72,6 +76,7 @@ pub(crate) struct Panel {
 enum Source {
     Array(Array),
     Computed(Computed),
+    Packed(Unpacked),
 }
 
 /// A left operand that is computed where it is read; addresses of rows are their indices.
@@ -135,6 +140,7 @@ struct Outline<'a> {
     outer_stride: usize,
     k: usize,
     k_stride: usize,
+    packed: Option<&'a Packed>,
 }
 
 impl Outline<'_> {
@@ -159,7 +165,10 @@ impl Outline<'_> {
     }
 
     fn bind(&self, b: &mut Builder) -> Array {
-        b.binding(self.name, Scalar::F32, self.access() != Access::Scalar)
+        match self.packed {
+            Some(_) => b.binding(self.name, Scalar::U32, true),
+            None => b.binding(self.name, Scalar::F32, self.access() != Access::Scalar),
+        }
     }
 
     fn panel_of(&self, b: &mut Builder, array: Array, batch: &[Expr]) -> Panel {
@@ -189,8 +198,15 @@ impl Outline<'_> {
             Access::AlongOuter => (4, 1),
             Access::Scalar => (1, 1),
         };
+        let source = match self.packed {
+            Some(packed) => {
+                let along_columns = self.k_stride == 1;
+                Source::Packed(Unpacked::new(b, array, packed, along_columns, unit, batch))
+            }
+            None => Source::Array(array),
+        };
         Panel {
-            source: Source::Array(array),
+            source,
             access,
             base,
             outer_stride: stride(b, "outer", self.outer_stride, unit),
@@ -239,7 +255,7 @@ impl Panel {
 
     /// Address of row `outer` (clamped; in vec4 when read along it) at the start of the sum.
     pub(crate) fn row(&self, b: &mut Builder, name: &str, outer: &Expr) -> Expr {
-        if let Source::Computed(_) = self.source {
+        if !matches!(self.source, Source::Array(_)) {
             return b.bind(name, outer.min(&self.outer_last));
         }
         let outer = match &self.gather {
@@ -264,27 +280,46 @@ impl Panel {
 
     /// One element of a row read by vec4 along the kept axis.
     pub(crate) fn scalar(&self, b: &mut Builder, row: &Expr, k: &Expr, within: &Expr) -> Expr {
-        let index = match &self.k_stride {
-            Some(stride) => row + k * stride,
-            None => row + k,
-        };
         match &self.source {
-            Source::Array(array) => array.at(index * 4u32 + within),
+            Source::Array(array) => array.at(self.index(row, k) * 4u32 + within),
             Source::Computed(computed) => computed.at(b, row, k),
+            Source::Packed(packed) => {
+                let [code, scale] = [self.place(row, k), packed.scale(row, k)];
+                packed.scalar(b, &(code * 4u32 + within), scale * 4u32 + within)
+            }
         }
     }
 
     /// The element or vec4 of a row at `k` (in vec4 when read along it).
     pub(crate) fn load(&self, b: &mut Builder, row: &Expr, k: &Expr) -> Expr {
-        let index = match &self.k_stride {
-            Some(stride) => row + k * stride,
-            None => row + k,
-        };
         match (&self.source, self.access) {
             (Source::Computed(computed), _) => computed.at(b, row, k),
-            (Source::Array(array), Access::Scalar) => array.at(index),
-            (Source::Array(array), _) => array.at4(index),
+            (Source::Array(array), Access::Scalar) => array.at(self.index(row, k)),
+            (Source::Array(array), _) => array.at4(self.index(row, k)),
+            (Source::Packed(packed), Access::Scalar) => {
+                packed.scalar(b, &self.place(row, k), packed.scale(row, k))
+            }
+            (Source::Packed(packed), _) => {
+                packed.four(b, &self.place(row, k), packed.scale(row, k))
+            }
         }
+    }
+
+    /// The place of `k` behind the address of a row.
+    fn index(&self, row: &Expr, k: &Expr) -> Expr {
+        match &self.k_stride {
+            Some(stride) => row + k * stride,
+            None => row + k,
+        }
+    }
+
+    /// The place of `k` in a row of this number.
+    fn place(&self, row: &Expr, k: &Expr) -> Expr {
+        let moved = match &self.outer_stride {
+            Some(stride) => row * stride,
+            None => row.clone(),
+        };
+        self.index(&(&self.base + moved), k)
     }
 }
 
@@ -533,7 +568,8 @@ impl Matmul<'_> {
         let count = batches * self.m * self.n;
         let flops = count * (2 * self.k + arithmetic(program));
         let left: usize = self.a.buffers().iter().map(|(_, elements)| elements).sum();
-        let operands = 4 * (left + self.b.elements) as u64;
+        let right = self.packed.map_or(self.b.elements, Packed::words);
+        let operands = 4 * (left + right) as u64;
         let bytes = operands + traffic(inputs, outputs.iter(), count * tiling.splits);
         Launch::new(b, slots, grid, flops as u64, bytes)
     }
@@ -553,6 +589,7 @@ impl Matmul<'_> {
             outer_stride: self.b.column_stride,
             k: self.k,
             k_stride: self.b.row_stride,
+            packed: self.packed,
         };
         let split = tiling.splits > 1;
         let (batch, part) = self.position(b, split);
@@ -604,6 +641,7 @@ impl Matmul<'_> {
                 outer_stride: matrix.row_stride,
                 k: self.k,
                 k_stride: matrix.column_stride,
+                packed: None,
             }
             .panel(b, batch),
             Left::Computed {

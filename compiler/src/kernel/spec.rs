@@ -3,6 +3,7 @@
 
 use crate::graph::DType;
 use crate::ops::{Distribution, Routing};
+use crate::storage::Packed;
 use serde::{Deserialize, Serialize};
 
 /// How an operand is read (or written) over an iteration space: element `offset + sum(index * stride)`.
@@ -399,6 +400,9 @@ pub enum KernelSpec {
         a: Left,
         /// Right operand.
         b: Matrix,
+        /// How it is packed, where its input is u32 words: a whole matrix, perhaps transposed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        packed: Option<Packed>,
         /// Epilogue inputs, views over `[batch..., m, n]`.
         inputs: Vec<Operand>,
         /// Epilogue; starts from `Accumulator`.
@@ -530,6 +534,9 @@ pub enum KernelSpec {
         /// Experts of each weight, where there are several.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         experts: Vec<usize>,
+        /// How the weight is packed, where its input is u32 words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        packed: Option<Packed>,
     },
     /// `a^T b` over the rows of each expert: inputs a `[R, m]` (or token rows when `gather_a`),
     /// b `[R, n]`, plan. Output `[E, m, n]`; zeros for an expert without rows.

@@ -13,6 +13,7 @@ use crate::kernel::spec::KernelSpec;
 use crate::kernel::{self, Launch, Slot};
 use crate::ops::Op;
 use crate::optimizer::Optimizer;
+use crate::rewrite;
 use crate::size::Bindings;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -293,6 +294,11 @@ impl<'a> Assembly<'a> {
             activation_bytes_at_least: 0,
             programs: Vec::new(),
             splits: request.splits.clone(),
+            packed: request
+                .parts
+                .iter()
+                .flat_map(|it| rewrite::packed(it.graph))
+                .collect(),
             recompute: None,
             training: Some(Training::of(request)),
         };

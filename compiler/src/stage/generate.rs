@@ -6,6 +6,7 @@ use super::read::{At, Keys, Reader};
 use crate::check;
 use crate::lower::Changes;
 use crate::model::SectionView;
+use crate::storage::Storage;
 use gatewright_grammar::ast::TypeKind;
 use gatewright_grammar::source::{Span, Spanned};
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,7 @@ const KEYS: &[&str] = &[
     "tokenizer",
     "template",
     "stop",
+    "storage",
 ];
 
 /// How an entry that gives the logits of a next token becomes text.
@@ -46,6 +48,9 @@ pub struct GenerateSpec {
     pub template: Option<String>,
     /// Texts that end an answer and are no part of it.
     pub stop: Vec<String>,
+    /// How matrices are stored that products alone read; f32 without it.
+    #[serde(default)]
+    pub storage: Option<Storage>,
 }
 
 /// What an input gets.
@@ -145,6 +150,10 @@ pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<GenerateSp
     let marker = text(reader, "marker")?.map(|marker| marker.value);
     let tokenizer = text(reader, "tokenizer")?;
     let template = text(reader, "template")?.map(|template| template.value);
+    let storage = match keys.get("storage") {
+        Some(at) if !at.is_none() => Some(storage(reader, at)?),
+        _ => None,
+    };
     let stop = keys.get("stop").map_or(Vec::new(), |at| reader.list(at));
     let stop: Vec<_> = stop.into_iter().map(|at| reader.text(at, "stop")).collect();
     let stop = stop.into_iter().map(|text| text.map(|text| text.value));
@@ -159,7 +168,24 @@ pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<GenerateSp
         tokenizer,
         template,
         stop: stop.collect::<Option<_>>()?,
+        storage,
     })
+}
+
+/// `int8`, `int4(group: 64)`.
+fn storage(reader: &mut Reader, at: At) -> Option<Storage> {
+    let (callee, call) = reader.call(at, "storage", &["int8", "int4"])?;
+    reader.known(&call, &["group"], 0);
+    let group = match call.get("group") {
+        Some(group) => Some(reader.whole(group, "group", 1)?),
+        None => None,
+    };
+    let group = group.map(|group| usize::try_from(group).unwrap_or(usize::MAX));
+    let bits = if callee == "int8" { 8 } else { 4 };
+    match Storage::new(bits, group) {
+        Ok(storage) => Some(storage),
+        Err(_) => reader.refuse(at, "storage", "a `group` that is a power of two from 16 on"),
+    }
 }
 
 /// `gives { text = tokens   image = image }`: every input of the entry, each of a type that fits.

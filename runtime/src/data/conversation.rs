@@ -570,6 +570,7 @@ mod tests {
             tokenizer: None,
             template: Some(TEMPLATE.to_owned()),
             stop: vec!["[END]".to_owned()],
+            storage: None,
         };
         let template = |text: &str| Template::parse(text, 1.0).unwrap();
         let named = [

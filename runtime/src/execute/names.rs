@@ -4,7 +4,8 @@ use super::{Executor, tensor_text, type_text};
 use crate::error::{Error, Result};
 use crate::tensor::{HostData, HostTensor};
 use gatewright_compiler::graph::{DType, OutputKind};
-use gatewright_compiler::plan::{BufferId, Plan, Role, Split};
+use gatewright_compiler::plan::{Buffer, BufferId, Plan, Role, Split};
+use gatewright_compiler::storage::Packed;
 use std::collections::BTreeMap;
 
 /// Kinds of named buffers.
@@ -90,12 +91,26 @@ impl Executor {
                     Some(whole) => (DType::F32, whole.split.shape.clone()),
                     None => {
                         let buffer = self.plan.buffer(id)?;
-                        (buffer.dtype, buffer.shape.clone())
+                        self.type_of(buffer)
                     }
                 };
                 Some((name.to_owned(), ty))
             })
             .collect()
+    }
+
+    /// How a buffer's tensor is packed.
+    pub(super) fn packed(&self, buffer: &Buffer) -> Option<&Packed> {
+        let parameter = buffer.role == Role::Parameter;
+        self.plan.packed.get(&buffer.name).filter(|_| parameter)
+    }
+
+    /// Element type and shape of what a buffer holds.
+    fn type_of(&self, buffer: &Buffer) -> (DType, Vec<usize>) {
+        match self.packed(buffer) {
+            Some(packed) => (DType::F32, packed.shape.clone()),
+            None => (buffer.dtype, buffer.shape.clone()),
+        }
     }
 
     /// Copies a tensor into a buffer before the next run.
@@ -107,6 +122,18 @@ impl Executor {
             return self.write_parts(whole, tensor);
         }
         let buffer = self.buffer(id)?;
+        if let Some(packed) = self.packed(buffer) {
+            return match &tensor.data {
+                HostData::F32(data) if packed.shape == tensor.shape && tensor.is_well_formed() => {
+                    self.upload(buffer, bytemuck::cast_slice(&packed.pack(data)))
+                }
+                _ => Err(Error::TensorMismatch {
+                    name: buffer.name.clone(),
+                    expected: type_text(DType::F32, &packed.shape),
+                    found: tensor_text(tensor),
+                }),
+            };
+        }
         let same_type = matches!(
             (buffer.dtype, &tensor.data),
             (DType::F32, HostData::F32(_)) | (DType::U32 | DType::Bool, HostData::U32(_))

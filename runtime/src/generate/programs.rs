@@ -6,13 +6,15 @@ use crate::error::Error;
 use crate::execute::{self, Executor, Slot};
 use crate::failure::Failure;
 use crate::once::{Backend, Tensors, floats};
-use crate::tensor::HostTensor;
-use gatewright_compiler::compile::{self, compile_programs};
+use crate::tensor::{HostData, HostTensor};
+use gatewright_compiler::compile::{self, compile_stored};
 use gatewright_compiler::evaluate::evaluate;
 use gatewright_compiler::graph::{Graph, OutputKind};
 use gatewright_compiler::lower::{Decoding, ORIGIN};
 use gatewright_compiler::plan::{BufferId, Command, Limits, Plan};
+use gatewright_compiler::rewrite::packable;
 use gatewright_compiler::size::Bindings;
+use gatewright_compiler::storage::Storage;
 use gatewright_compiler::tensor::Tensor;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -68,7 +70,12 @@ struct OnReference {
 ///
 /// # Errors
 /// What no plan can be made of.
-pub fn plan(name: &str, programs: &Decoding, limits: &Limits) -> Result<Plan, Failure> {
+pub fn plan(
+    name: &str,
+    programs: &Decoding,
+    storage: Option<Storage>,
+    limits: &Limits,
+) -> Result<Plan, Failure> {
     let options = compile::Options {
         name: name.to_owned(),
         limits,
@@ -77,12 +84,27 @@ pub fn plan(name: &str, programs: &Decoding, limits: &Limits) -> Result<Plan, Fa
         gradients: None,
         optimizer: None,
     };
-    Ok(compile_programs(&programs.programs(), &options)?)
+    Ok(compile_stored(&programs.programs(), &options, storage)?)
+}
+
+/// What is left of parameters in a storage.
+fn stored(programs: &Decoding, storage: Option<Storage>, parameters: &Tensors) -> Tensors {
+    let mut parameters = parameters.clone();
+    let programs = programs.programs();
+    let graphs: Vec<&Graph> = programs.iter().map(|(_, graph)| *graph).collect();
+    let packed = storage.map(|storage| packable(&graphs, storage));
+    for (path, packed) in packed.into_iter().flatten() {
+        if let Some(HostData::F32(data)) = parameters.get_mut(&path).map(|it| &mut it.data) {
+            *data = packed.rounded(data);
+        }
+    }
+    parameters
 }
 
 impl Programs {
     pub(super) fn new(
         programs: &Decoding,
+        storage: Option<Storage>,
         parameters: &Tensors,
         backend: &Backend,
     ) -> Result<Self, Failure> {
@@ -94,7 +116,7 @@ impl Programs {
         let mut traffic = Traffic::default();
         let place = match backend {
             Backend::Device(device) => {
-                let plan = plan("generate", programs, device.limits())?;
+                let plan = plan("generate", programs, storage, device.limits())?;
                 for command in plan.program("step").iter().flat_map(|it| &it.commands) {
                     if let Command::Dispatch(dispatch) = command {
                         traffic.step_bytes += dispatch.bytes;
@@ -105,7 +127,7 @@ impl Programs {
             }
             Backend::Reference => Place::Reference(Box::new(OnReference {
                 programs: programs.clone(),
-                parameters: floats(parameters),
+                parameters: floats(&stored(programs, storage, parameters)),
                 inputs: BTreeMap::new(),
                 state: BTreeMap::new(),
             })),

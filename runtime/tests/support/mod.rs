@@ -202,6 +202,7 @@ pub(crate) fn plan() -> Plan {
             program("copies", copies),
         ],
         splits: BTreeMap::new(),
+        packed: BTreeMap::new(),
         recompute: None,
         training: Some(Training {
             objectives: vec![Objective {

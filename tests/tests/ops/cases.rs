@@ -7,6 +7,7 @@ use gatewright_compiler::graph::{DType, DimKind, Graph, Origin, Rows, Type, Valu
 use gatewright_compiler::ops::*;
 use gatewright_compiler::random::Stream;
 use gatewright_compiler::size::{Bindings, DimId, Size};
+use gatewright_compiler::storage::Packed;
 use gatewright_compiler::tensor::Tensor;
 use std::collections::BTreeMap;
 
@@ -35,6 +36,8 @@ pub(crate) enum Operand {
     Rows(usize),
     /// f32[R].
     Row,
+    /// Words of numbers in a storage.
+    Packed(Packed),
 }
 
 use Operand::{Below, Normal, Positive, Truth};
@@ -200,6 +203,14 @@ impl Case {
             (Truth(shape), _) => (ty(DType::Bool, shape), whole(uniform(shape, 2.0))),
             (Below(shape, bound), _) => {
                 (ty(DType::U32, shape), whole(uniform(shape, *bound as f64)))
+            }
+            (Operand::Packed(packed), _) => {
+                let values = normal(packed.shape.clone()).data;
+                let values: Vec<f32> = values.into_iter().map(|x| x as f32).collect();
+                let words = packed.pack(&values).into_iter().map(f64::from).collect();
+                let shape = vec![packed.words()];
+                let words = Tensor::new(shape.clone(), words).unwrap();
+                (ty(DType::U32, &shape), words)
             }
             (Operand::Rows(width), _) => {
                 (ragged(vec![(*width).into()]), normal(vec![rows, *width]))
@@ -525,6 +536,16 @@ fn indexed() -> Vec<Case> {
     for (rows, most) in [(7, 3), (7, 9), (1, 1)] {
         let most = RowsWhere { most: most.into() };
         all.push(Case::new(most, [Truth(vec![rows])]));
+    }
+    for (shape, storage) in [
+        (vec![5, 3], "int8"),
+        (vec![33, 2], "int8:32"),
+        (vec![2, 17, 3], "int4:16"),
+    ] {
+        let storage = storage.parse().unwrap();
+        let packed = Packed { shape, storage };
+        let operand = Operand::Packed(packed.clone());
+        all.push(Case::new(Unpack { packed }, [operand]));
     }
     for (shape, axis) in [(vec![2, 3], 1), (vec![2, 3, 2, 2], 2), (vec![1, 1, 2], 1)] {
         let (rows, mut one) = (shape[axis], shape.clone());

@@ -61,12 +61,14 @@ pub(super) fn run(
             k,
             a,
             b,
+            packed,
             inputs: operands,
             program,
             outputs: stores,
             column_sums,
         } => {
             let (left, right) = (&inputs[..a.inputs()], inputs[a.inputs()]);
+            let right = &*unpacked(packed.as_ref(), right);
             if let Some(operand) = column_sums {
                 for column in 0..*n {
                     let mut sum = 0.0;

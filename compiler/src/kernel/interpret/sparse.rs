@@ -71,11 +71,13 @@ pub(super) fn run(
             program,
             outputs: stores,
             experts,
+            packed,
         } => {
             let sizes = [*n, *k];
             let further = experts.len().saturating_sub(1);
             let parts = [1].into_iter().chain(3..3 + further);
-            let weight: Vec<f64> = parts.flat_map(|it| inputs[it].iter().copied()).collect();
+            let parts = parts.map(|it| unpacked(packed.as_ref(), inputs[it]));
+            let weight: Vec<f64> = parts.flat_map(Cow::into_owned).collect();
             let mut all = vec![inputs[0], &weight[..], inputs[2]];
             all.extend(&inputs[3 + further..]);
             let inputs = &all[..];

@@ -22,6 +22,7 @@ use super::super::{Launch, Lowered, Slot};
 use super::{Epilogue, Frame, Gather, Outline, Tiling, subgroup, workgroup};
 use crate::graph::DType;
 use crate::plan::{Limits, Profile};
+use crate::storage::Packed;
 
 /// A grouped matmul spec.
 pub(crate) struct Grouped<'a> {
@@ -35,6 +36,8 @@ pub(crate) struct Grouped<'a> {
     pub(crate) outputs: &'a [Store],
     /// Experts of each weight, where there are several.
     pub(crate) experts: &'a [usize],
+    /// How each weight is packed.
+    pub(crate) packed: Option<&'a Packed>,
 }
 
 /// One weight of a grouped matmul.
@@ -185,7 +188,11 @@ impl Grouped<'_> {
         let grid = [self.n.div_ceil(tiling.columns), blocks, 1];
         let assignments = self.layout.assignments * weight.experts / self.layout.experts.max(1);
         let flops = assignments * self.n * (2 * self.k + arithmetic(self.program));
-        let words = assignments * (self.k + self.n) + weight.experts * self.k * self.n;
+        let matrix = self.k * self.n;
+        let matrix = self
+            .packed
+            .map_or(matrix, |it| it.words() / it.shape[0].max(1));
+        let words = assignments * (self.k + self.n) + weight.experts * matrix;
         launch(b, slots, grid, [flops, 4 * words])
     }
 
@@ -203,7 +210,15 @@ impl Grouped<'_> {
         let a = outline("a", &left, [rows, k], [k, 1]);
         let right = contiguous(part.experts * k, n, vec![k * n]);
         let strides = if self.transpose { [k, 1] } else { [1, n] };
-        let right = outline("b", &right, [n, k], strides);
+        // A part has the experts that it has.
+        let packed = self.packed.map(|whole| Packed {
+            shape: [&[part.experts], &whole.shape[1..]].concat(),
+            storage: whole.storage,
+        });
+        let right = Outline {
+            packed: packed.as_ref(),
+            ..outline("b", &right, [n, k], strides)
+        };
         let mut a = a.panel(b, &[]);
         let expert_of_block = b.size("block_expert", layout.block_expert());
         let weight = right.bind(b);
@@ -464,6 +479,7 @@ fn outline<'a>(
         outer_stride,
         k,
         k_stride,
+        packed: None,
     }
 }
 

@@ -72,7 +72,12 @@ fn generation(
     out: &mut Output,
 ) -> Result<ExitCode, Failure> {
     let traced = target::generation(project, name)?;
-    let plan = generate::plan(&format!("generate {name}"), &traced.programs, limits)?;
+    let plan = generate::plan(
+        &format!("generate {name}"),
+        &traced.programs,
+        traced.storage,
+        limits,
+    )?;
     let json = serde_json::to_string_pretty(&plan).map_err(|e| Failure::Bug(e.to_string()))?;
     write(&args.out.join("plan.json"), &json)?;
     for (index, kernel) in plan.kernels.iter().enumerate() {

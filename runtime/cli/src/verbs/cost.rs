@@ -66,6 +66,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
             lowered: subject.lowered(),
             optimizer,
             parts,
+            storage: None,
             limits: limits.as_ref(),
         };
         let measured = cost::measure(&request);
@@ -117,6 +118,7 @@ fn generation(
             lowered: &traced.program(graph),
             optimizer: None,
             parts: cost::Parts::default(),
+            storage: traced.storage,
             limits,
         };
         cost::measure(&request).map_err(|error| Failure::Bug(error.to_string()))
@@ -174,6 +176,9 @@ fn text(cost: &Cost) -> String {
                 format!("{path} {shape:?}: {parts} along axis {axis}"),
             );
         }
+        if device.stored.matrices > 0 {
+            row("stored in codes", stored(device));
+        }
         if let Some(recompute) = device.recompute {
             let text = recompute.to_text(device.memory_bytes, device.flops);
             row("budget", text);
@@ -185,6 +190,17 @@ fn text(cost: &Cost) -> String {
         row("no plan", reason.clone());
     }
     text
+}
+
+/// `int4:64: 224 matrices, 3.86 GB for 27.5 GB of f32`.
+fn stored(device: &DeviceCost) -> String {
+    let stored = &device.stored;
+    let storage = stored.storage.map_or(String::new(), |it| format!("{it}: "));
+    let (now, before) = (bytes(stored.bytes), bytes(stored.f32_bytes));
+    format!(
+        "{storage}{} matrices, {now} for {before} of f32",
+        stored.matrices
+    )
 }
 
 /// Arenas by purpose, with how many they are: `activations.0` and `activations.1` are one.
