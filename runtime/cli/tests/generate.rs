@@ -200,7 +200,7 @@ fn shards_of_halves_are_read() {
     let folder = tempfile::tempdir().unwrap();
     let weights = read_tensors(&at("tests/fixtures/moe_llava/stablelm_weights.safetensors"));
     let mut whole = weights.unwrap();
-    let mut parts: [Vec<(String, Vec<usize>, Vec<u8>)>; 2] = Default::default();
+    let mut parts = [Vec::new(), Vec::new()];
     let mut map = serde_json::Map::new();
     for (index, (name, tensor)) in whole.iter_mut().enumerate() {
         let HostData::F32(data) = &mut tensor.data else {
