@@ -8,6 +8,7 @@
 
 use gatewright_compiler::compile::{Options, compile};
 use gatewright_compiler::lower::{Lowered, Mode, Request, Target, lower};
+use gatewright_compiler::precision::Precision;
 use gatewright_runtime::device::{Choice, Device};
 use gatewright_runtime::execute::{self, Executor, Slot};
 use gatewright_runtime::initialise::initialise;
@@ -176,6 +177,7 @@ impl Layer {
             limits: device.limits(),
             bindings: Default::default(),
             replay: Default::default(),
+            precision: Precision::Full,
             gradients: self.train.then_some(paths),
             optimizer: None,
         };

@@ -21,6 +21,7 @@ use gatewright_compiler::optimizer::{Optimizer, Rule};
 use gatewright_compiler::plan::{
     Command, Plan, Profile as Skeletons, Program, STEP_WORDS, StepWord,
 };
+use gatewright_compiler::precision::Precision;
 use gatewright_compiler::size::Bindings;
 use gatewright_runtime::device::{Choice, Device};
 use gatewright_runtime::execute::{self, Executor, ProfileRow, Slot};
@@ -286,6 +287,7 @@ fn compiled(
         limits,
         bindings: Bindings::new(),
         replay: Default::default(),
+        precision: Precision::Full,
         gradients: Some(lowered.parameters.keys().cloned().collect()),
         optimizer: Some(&optimizer),
     };

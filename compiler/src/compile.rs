@@ -10,6 +10,7 @@ use crate::kernel::spec::{DispatchLayout, MOST_HEAD_WIDTH};
 use crate::ops::{Input, Op, OpError};
 use crate::optimizer::Optimizer;
 use crate::plan::{self, Limits, Plan, Split};
+use crate::precision::{self, Precision};
 use crate::rewrite::{self, Apart, Segments};
 use crate::size::{Bindings, Size};
 use crate::storage::Storage;
@@ -30,6 +31,8 @@ pub struct Options<'a> {
     pub gradients: Option<Vec<String>>,
     /// Update the parameters; needs gradients.
     pub optimizer: Option<&'a Optimizer>,
+    /// How the values between the kernels of a training step are stored.
+    pub precision: Precision,
 }
 
 /// How a stage makes an update of its batches.
@@ -96,6 +99,11 @@ pub enum CompileError {
     /// A plan that does not fit the device.
     #[error(transparent)]
     Plan(#[from] plan::PlanError),
+    /// Storage that the device lacks.
+    #[error(
+        "mixed precision stores 16-bit floats, which the device has no type for (`shader-f16`)"
+    )]
+    NoHalves,
     /// A batch whose parts cannot be put together.
     #[error(transparent)]
     Couple(#[from] CoupleError),
@@ -206,7 +214,13 @@ fn compile_segments(
     let mut fused: Vec<Fused> = Vec::with_capacity(graphs.len());
     let mut meetings: Vec<Option<(Coupled, [Fused; 2])>> = Vec::with_capacity(graphs.len());
     for StageGraph { graph, whole } in graphs {
+        if options.precision == Precision::Mixed && !options.limits.halves {
+            return Err(CompileError::NoHalves);
+        }
         let coupled = match whole {
+            Some(_) if options.precision == Precision::Mixed => {
+                return Err(CoupleError::Mixed.into());
+            }
             Some(whole) => couple(graph, whole, options, accumulate)?,
             None => None,
         };
@@ -381,6 +395,7 @@ fn plan_request<'a>(
         parts,
         limits: options.limits,
         optimizer: options.optimizer,
+        precision: options.precision,
         accumulate,
         splits,
     }
@@ -437,7 +452,8 @@ pub fn expand(
     let graph = rewrite::split(&graph, &splits).map_err(step("split"))?;
     let graph = match &options.gradients {
         Some(paths) => {
-            differentiate(&graph, &parts_of(paths, &splits)).map_err(step("autodiff"))?
+            let paths = parts_of(paths, &splits);
+            differentiate(&graph, &paths, options.precision).map_err(step("autodiff"))?
         }
         None => graph,
     };
@@ -539,20 +555,24 @@ fn replay(graph: &Graph, paths: &BTreeSet<String>) -> Result<Graph, OpError> {
 }
 
 /// Adds d objective / d parameter as results, for the parameters that a path reaches.
-pub(crate) fn differentiate(graph: &Graph, paths: &[String]) -> Result<Graph, OpError> {
-    let objective = graph
-        .outputs()
-        .iter()
-        .find(|output| output.kind == OutputKind::Objective);
-    let Some(objective) = objective else {
+pub(crate) fn differentiate(
+    graph: &Graph,
+    paths: &[String],
+    precision: Precision,
+) -> Result<Graph, OpError> {
+    let Some(objective) = precision::objective(graph) else {
         return Err(OpError::new("there is no objective to differentiate", []));
+    };
+    let (graph, objective) = match precision {
+        Precision::Full => (graph.clone(), objective),
+        Precision::Mixed => precision::scaled(graph, objective)?,
     };
     let parameters = graph.parameters();
     let wrt: Vec<ValueId> = paths
         .iter()
         .filter_map(|path| parameters.get(path).copied())
         .collect();
-    let (mut graph, gradients) = autodiff::gradients(graph, objective.value, &wrt)?;
+    let (mut graph, gradients) = autodiff::gradients(&graph, objective, &wrt)?;
     for path in paths {
         let parameter = parameters.get(path);
         if let Some(gradient) = parameter.and_then(|id| gradients.get(id)) {

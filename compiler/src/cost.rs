@@ -22,6 +22,7 @@ use crate::lower::Lowered;
 use crate::ops::{Class, Op};
 use crate::optimizer::Optimizer;
 use crate::plan::{Limits, Split};
+use crate::precision::Precision;
 use crate::size::Bindings;
 use crate::storage::Storage;
 use gatewright_grammar::source::Sources;
@@ -60,6 +61,8 @@ pub struct Parts<'a> {
     pub whole: Option<&'a Lowered>,
     /// Bytes of device memory that the stage may take.
     pub budget: Option<u64>,
+    /// How it stores what it computes.
+    pub precision: Precision,
 }
 
 /// The costs of one entry or training step.
@@ -245,6 +248,7 @@ fn options<'a>(
         limits,
         bindings: bindings.clone(),
         replay: BTreeSet::new(),
+        precision: request.parts.precision,
         gradients,
         optimizer: request.optimizer,
     }

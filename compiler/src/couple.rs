@@ -23,6 +23,7 @@ mod state;
 use crate::autodiff;
 use crate::graph::{DType, Graph, Origin, OutputKind, Type, ValueId};
 use crate::ops::{Add, Concat, Constant, Input, Mul, Op, OpError, Slice, Sum};
+use crate::precision::Precision;
 use crate::size::Size;
 use rows::Layout;
 use state::{State, States};
@@ -31,6 +32,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Why a batch cannot be split.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CoupleError {
+    /// The gradients that cross from the whole to the parts are not scaled.
+    #[error("its two passes store what they compute as f32: say `precision = full`")]
+    Mixed,
     /// The sizes of the batch changed what was traced.
     #[error("a part of the batch and the whole are not the same computation: `{path}` differs")]
     Differs {
@@ -370,7 +374,7 @@ impl<'a> Coupling<'a> {
             graph.add_output(name, OutputKind::Objective, sum);
         }
         let graph = crate::compile::classes_in_parts(&graph)?;
-        let graph = crate::compile::differentiate(&graph, trained)?;
+        let graph = crate::compile::differentiate(&graph, trained, Precision::Full)?;
         Ok(without_objective(&graph)?)
     }
 }

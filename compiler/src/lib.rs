@@ -18,6 +18,7 @@ pub mod model;
 pub mod ops;
 pub mod optimizer;
 pub mod plan;
+pub mod precision;
 pub mod random;
 pub mod rewrite;
 pub mod size;

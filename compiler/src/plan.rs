@@ -56,6 +56,9 @@ pub struct Limits {
     pub offset_alignment: u32,
     /// Lanes of a subgroup when that is one fixed number, else 0.
     pub subgroup_size: u32,
+    /// 16-bit floats in storage.
+    #[serde(default)]
+    pub halves: bool,
 }
 
 /// Families of skeletons.
@@ -82,6 +85,7 @@ impl Limits {
             workgroup_memory_bytes: 32_768,
             offset_alignment: 256,
             subgroup_size: 8,
+            halves: true,
         }
     }
 
@@ -95,6 +99,7 @@ impl Limits {
             max_storage_bindings: 16,
             max_invocations: 1_024,
             workgroup_memory_bytes: 32_768,
+            halves: true,
             ..Self::portable()
         }
     }
@@ -112,6 +117,7 @@ impl Limits {
             workgroup_memory_bytes: 16_384,
             offset_alignment: 256,
             subgroup_size: 0,
+            halves: false,
         }
     }
 }
@@ -159,6 +165,9 @@ pub struct Buffer {
     pub role: Role,
     /// Element type (bool takes one u32).
     pub dtype: DType,
+    /// Elements are 16-bit floats.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub half: bool,
     /// Sizes.
     pub shape: Vec<usize>,
     /// Which arena.
@@ -167,6 +176,24 @@ pub struct Buffer {
     pub offset: u64,
     /// Length, bytes.
     pub bytes: u64,
+}
+
+impl Buffer {
+    /// Stores f32 in half of their bits.
+    fn narrow(&mut self) {
+        self.half = true;
+        self.bytes = self.value_bytes().max(4);
+    }
+
+    /// Bytes of its values, a multiple of four.
+    #[must_use]
+    pub fn value_bytes(&self) -> u64 {
+        let elements = self.shape.iter().product::<usize>() as u64;
+        match self.half {
+            true => (2 * elements).next_multiple_of(4),
+            false => 4 * elements,
+        }
+    }
 }
 
 /// One shader module with one entry point, `main`. Binding 0 of group 0 is the uniform block of
@@ -340,6 +367,8 @@ pub enum StepWord {
     Decay = 6,
     /// Position of the batch among those of its step, u32.
     Part = 7,
+    /// What scaled gradients are multiplied by, f32; no class has a word here.
+    GradientShare = 8,
 }
 
 /// Length of the step buffer in words, for as many classes as fit.

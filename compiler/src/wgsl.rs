@@ -111,6 +111,11 @@ fn type_name(ty: Ty) -> &'static str {
     }
 }
 
+/// What stores f32 in half of their bits.
+fn half_name(vec4: bool) -> &'static str {
+    if vec4 { "vec4<f16>" } else { "f16" }
+}
+
 fn element_name(ty: Ty, atomic: bool) -> &'static str {
     if atomic { "atomic<u32>" } else { type_name(ty) }
 }
@@ -140,6 +145,10 @@ impl Writer<'_> {
 
     fn declarations(&mut self) {
         let kernel = self.kernel;
+        if kernel.bindings.iter().any(|it| it.half) {
+            self.line(0, "enable f16;");
+            self.line(0, "");
+        }
         let blocks = kernel.sizes.len().div_ceil(4).max(1);
         self.line(
             0,
@@ -151,8 +160,12 @@ impl Writer<'_> {
                 element,
                 vec4,
                 atomic,
+                half,
             } = binding;
-            let element = element_name(Ty::of(*element).wide(*vec4), *atomic);
+            let element = match half {
+                true => half_name(*vec4),
+                false => element_name(Ty::of(*element).wide(*vec4), *atomic),
+            };
             self.line(
                 0,
                 &format!(
@@ -220,9 +233,14 @@ impl Writer<'_> {
                 value,
             } => {
                 let place = self.place(*array, index, value.ty().vec4);
+                let value_text = self.text(value);
                 match self.array(*array).1 {
-                    true => format!("atomicStore(&{place}, {});", self.text(value)),
-                    false => format!("{place} = {};", self.text(value)),
+                    true => format!("atomicStore(&{place}, {value_text});"),
+                    false if self.is_half(*array) => {
+                        let narrow = half_name(value.ty().vec4);
+                        format!("{place} = {narrow}({value_text});")
+                    }
+                    false => format!("{place} = {value_text};"),
                 }
             }
             Stmt::AtomicAdd {
@@ -294,6 +312,11 @@ impl Writer<'_> {
         }
     }
 
+    fn is_half(&self, array: Array) -> bool {
+        let bindings = &self.kernel.bindings;
+        array.space == Space::Storage && bindings.get(array.index).is_some_and(|it| it.half)
+    }
+
     fn place(&self, array: Array, index: &Expr, vec4: bool) -> String {
         let (name, _) = self.array(array);
         if array.ty.vec4 && !vec4 {
@@ -338,6 +361,9 @@ impl Writer<'_> {
                 let place = self.place(*array, index, expr.ty().vec4);
                 match self.array(*array).1 {
                     true => format!("atomicLoad(&{place})"),
+                    false if self.is_half(*array) => {
+                        format!("{}({place})", type_name(expr.ty()))
+                    }
                     false => place,
                 }
             }

@@ -19,6 +19,7 @@ pub use tensors::{read_tensors, write_atomically, write_foreign, write_tensors};
 
 use crate::error::{Error, Result};
 use crate::tensor::HostTensor;
+use crate::train::LossScale;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -44,6 +45,9 @@ pub struct Metadata {
     pub updates: BTreeMap<String, u64>,
     /// What decides which checkpoint is best; lower is better.
     pub score: Option<f64>,
+    /// The scale of the next step, with mixed precision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<LossScale>,
 }
 
 /// Everything a run needs to go on.

@@ -286,5 +286,6 @@ fn plan_limits(
         workgroup_memory_bytes: limits.max_compute_workgroup_storage_size,
         offset_alignment: limits.min_storage_buffer_offset_alignment,
         subgroup_size,
+        halves: features.contains(wgpu::Features::SHADER_F16),
     }
 }

@@ -307,7 +307,7 @@ impl Executor {
 
     /// The buffer's values without padding.
     fn values(&self, buffer: &Buffer) -> Region<'_> {
-        let bytes = check::value_bytes(buffer);
+        let bytes = buffer.value_bytes();
         Region {
             bytes,
             ..self.region(buffer)
@@ -339,6 +339,11 @@ fn decode(buffer: &Buffer, bytes: &[u8]) -> HostTensor {
         .filter_map(|chunk| chunk.try_into().ok().map(u32::from_le_bytes));
     let shape = buffer.shape.clone();
     let data = match buffer.dtype {
+        DType::F32 if buffer.half => {
+            let halves = bytes.chunks_exact(2).filter_map(|it| it.try_into().ok());
+            let floats = halves.map(|it| half::f16::from_le_bytes(it).to_f32());
+            HostData::F32(floats.take(buffer.shape.iter().product()).collect())
+        }
         DType::F32 => HostData::F32(words.map(f32::from_bits).collect()),
         DType::U32 | DType::Bool => HostData::U32(words.collect()),
     };

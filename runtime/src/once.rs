@@ -18,6 +18,7 @@ use gatewright_compiler::lower::{Lowered, Request};
 use gatewright_compiler::ops::Op;
 use gatewright_compiler::optimizer::Optimizer;
 use gatewright_compiler::plan::Limits;
+use gatewright_compiler::precision::Precision;
 use gatewright_compiler::size::Bindings;
 use gatewright_compiler::tensor::Tensor;
 use std::collections::{BTreeMap, BTreeSet};
@@ -198,6 +199,7 @@ pub fn compiled(
         // Sizes were substituted while tracing; what is left is bound by nobody.
         bindings: Bindings::new(),
         replay,
+        precision: Precision::Full,
         gradients,
         optimizer,
     };

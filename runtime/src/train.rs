@@ -12,11 +12,13 @@ mod alarm;
 mod events;
 mod folder;
 mod record;
+mod scale;
 mod update;
 
 pub use alarm::{Alert, Subject, Watch};
 pub use folder::{EvaluationRecord, Findings, Manifest, RunFolder};
 pub use record::{RouterRecord, StepRecord, StreamRecord};
+pub use scale::LossScale;
 pub use update::{Place, Update};
 
 use crate::checkpoint::{Checkpoint, Metadata, differences};
@@ -24,7 +26,8 @@ use crate::error::{Error, Result};
 use crate::execute::{Executor, NonFinitePlace, Slot};
 use crate::profile::{Recording, Track};
 use crate::tensor::HostTensor;
-use gatewright_compiler::plan::{ACCUMULATE, BufferId, Passes, Training};
+use gatewright_compiler::plan::{ACCUMULATE, BufferId, Passes, StepWord, Training};
+use gatewright_compiler::precision::{LOSS_SCALE, Precision};
 use record::{Clock, Kind, Means, Measured};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -105,6 +108,8 @@ pub struct Trainer {
     carried: BTreeMap<String, HostTensor>,
     /// Where the time of some steps goes.
     recording: Option<Recording>,
+    /// With mixed precision, what the objective is multiplied by.
+    scale: Option<LossScale>,
 }
 
 impl Trainer {
@@ -140,6 +145,10 @@ impl Trainer {
                 outputs.map_or(Vec::new(), |it| record::measured(&executor, it))
             })
             .collect();
+        let scale = match training.precision {
+            Precision::Full => None,
+            Precision::Mixed => Some(LossScale::default()),
+        };
         Ok(Self {
             updates: vec![0; training.objectives.len()],
             executor,
@@ -151,6 +160,7 @@ impl Trainer {
             last: 0,
             carried: BTreeMap::new(),
             recording: None,
+            scale,
         })
     }
 
@@ -233,6 +243,9 @@ impl Trainer {
             }
         };
         self.step = step;
+        if let Some(scale) = &mut self.scale {
+            *scale = checkpoint.metadata.loss_scale.unwrap_or_default();
+        }
         self.carry(checkpoint.carried.clone());
         Ok(())
     }
@@ -258,6 +271,7 @@ impl Trainer {
                 versions: self.options.versions.clone(),
                 updates: self.counts(),
                 score,
+                loss_scale: self.scale,
             },
             parameters: self.executor.read_all(Slot::Parameter)?,
             state: self.executor.read_all(Slot::State)?,
@@ -325,6 +339,7 @@ impl Trainer {
         let objective = self.choose(batches)?;
         let mut found = Found::default();
         let given = self.first_pass(batches, objective, read, &mut found)?;
+        let mut applied = true;
         for place in self.places() {
             match given.get(place.part as usize) {
                 Some(batch) => self.give(place, batch)?,
@@ -335,12 +350,25 @@ impl Trainer {
             }
             let programs = self.second_pass(objective, place);
             let programs: Vec<&str> = programs.iter().map(String::as_str).collect();
+            let norm = self.norm(objective, place);
+            let ids = match read {
+                true => self.reads(objective, place),
+                // What is skipped is known by the norm.
+                false => norm.filter(|_| self.scale.is_some()).into_iter().collect(),
+            };
+            let values = self.execute(&programs, &ids)?;
             if read {
-                let ids = self.reads(objective, place);
-                let values = self.execute(&programs, &ids)?;
                 self.note(&self.measured[objective], &values, &mut found)?;
-            } else {
-                self.execute(&programs, &[])?;
+            }
+            if norm.is_some() {
+                applied = self.applies(&values);
+            }
+        }
+        if let Some(scale) = self.scale {
+            found.metrics.add("loss_scale", &[scale.value]);
+            found.metrics.add("skipped_steps", &[scale.skipped as f32]);
+            if scale.is_lost() {
+                self.check_finite("grad_norm", &[f32::NAN])?;
             }
         }
         let record = read.then(|| StepRecord {
@@ -352,7 +380,7 @@ impl Trainer {
             learning_rate: self.options.update.scalars(self.step).rate,
             examples_per_second: 0.0,
         });
-        self.finish_step(objective);
+        self.finish_step(objective, applied);
         Ok(record)
     }
 
@@ -392,6 +420,7 @@ impl Trainer {
                 Err(Error::NonFinite { .. }) => return self.non_finite_place(),
                 given => given?,
             };
+            let mut applied = true;
             for place in self.places() {
                 let batch = match given.get(place.part as usize) {
                     Some(batch) => batch.clone(),
@@ -409,9 +438,12 @@ impl Trainer {
                     Err(Error::NonFinite { .. }) => return self.non_finite_place(),
                     result => result?,
                 }
-                self.executor.run(&programs[own..])?;
+                let norm = self.norm(objective, place);
+                let ids: Vec<BufferId> = norm.into_iter().collect();
+                let values = self.executor.run_and_read(&programs[own..], &ids)?;
+                applied = norm.is_none() || self.applies(&values);
             }
-            self.finish_step(objective);
+            self.finish_step(objective, applied);
         }
         Ok(None)
     }
@@ -500,14 +532,25 @@ impl Trainer {
     /// Writes what a batch of the next step reads.
     fn give(&self, place: Place, batch: &BTreeMap<String, HostTensor>) -> Result<()> {
         let inputs = &self.training.objectives[self.last].inputs;
-        self.executor.give(inputs, batch)?;
+        match self.scale {
+            None => self.executor.give(inputs, batch)?,
+            Some(scale) => {
+                let mut batch = batch.clone();
+                let tensor = HostTensor::f32([], vec![scale.value]);
+                batch.extend(tensor.map(|it| (LOSS_SCALE.to_owned(), it)));
+                self.executor.give(inputs, &batch)?;
+            }
+        }
         let classes = self.training.classes.iter().map(|class| {
             let counts = class.iter().filter_map(|it| self.updates.get(*it as usize));
             counts.sum()
         });
         let classes: Vec<u64> = classes.collect();
         let update = &self.options.update;
-        let words = update.words_at(self.options.seed, place, &classes);
+        let mut words = update.words_at(self.options.seed, place, &classes);
+        if let Some(scale) = self.scale {
+            words[StepWord::GradientShare as usize] = (1.0 / scale.value).to_bits();
+        }
         self.executor.step_words(&words)
     }
 
@@ -527,9 +570,13 @@ impl Trainer {
     /// What is read after a batch, and with the last one the norm of the gradients.
     fn reads(&self, objective: usize, place: Place) -> Vec<BufferId> {
         let measured = self.measured[objective].iter().map(|it| it.id);
+        measured.chain(self.norm(objective, place)).collect()
+    }
+
+    /// The norm of the gradients, which the last batch of a step gives.
+    fn norm(&self, objective: usize, place: Place) -> Option<BufferId> {
         let last = place.part + 1 == place.parts;
-        let norm = self.training.objectives[objective].norm.filter(|_| last);
-        measured.chain(norm).collect()
+        self.training.objectives[objective].norm.filter(|_| last)
     }
 
     /// Takes down what was read after a batch. A metric without a finite value is left out.
@@ -551,8 +598,18 @@ impl Trainer {
         Ok(())
     }
 
-    fn finish_step(&mut self, objective: usize) {
-        self.updates[objective] += 1;
+    /// Whether an update whose norm was read last has changed anything.
+    fn applies(&mut self, values: &[HostTensor]) -> bool {
+        let Some(scale) = &mut self.scale else {
+            return true;
+        };
+        let norm = values.last().and_then(HostTensor::as_f32);
+        let norm = norm.and_then(|it| it.first().copied());
+        scale.note(norm.unwrap_or(f32::NAN))
+    }
+
+    fn finish_step(&mut self, objective: usize, applied: bool) {
+        self.updates[objective] += u64::from(applied);
         self.step += 1;
     }
 

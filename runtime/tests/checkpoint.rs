@@ -31,6 +31,7 @@ fn checkpoint(step: u64, score: Option<f64>) -> Checkpoint {
     let tensor = |values: &[f32]| floats([values.len()], values.to_vec());
     Checkpoint {
         metadata: Metadata {
+            loss_scale: None,
             step,
             seed: 7,
             spec_hash: "abc".to_owned(),

@@ -8,6 +8,7 @@ use gatewright_compiler::kernel::interpret::Draws;
 use gatewright_compiler::kernel::row_tile;
 use gatewright_compiler::kernel::spec::KernelSpec;
 use gatewright_compiler::plan::Limits;
+use gatewright_compiler::precision::Precision;
 use gatewright_compiler::size::Bindings;
 use gatewright_compiler::tensor::Tensor;
 use std::collections::BTreeMap;
@@ -46,6 +47,7 @@ pub fn fused(graph: &Graph, limits: &Limits, gradients: bool) -> (Graph, Vec<Gro
         limits,
         bindings: Bindings::new(),
         replay: Default::default(),
+        precision: Precision::Full,
         gradients: gradients.then_some(parameters),
         optimizer: None,
     };

@@ -11,6 +11,7 @@ use gatewright_compiler::lower::{
     Changes, Decoding, Lowered, Mode, POSITION, Request, Target, decoding, lower,
 };
 use gatewright_compiler::plan::{Command, Plan};
+use gatewright_compiler::precision::Precision;
 use gatewright_compiler::size::Bindings;
 use gatewright_compiler::tensor::Tensor;
 use gatewright_runtime::device::Device;
@@ -125,6 +126,7 @@ fn on_device(device: &Device, programs: &Decoding, weights: &Tensors) -> Executo
         limits: device.limits(),
         bindings: Bindings::new(),
         replay: BTreeSet::new(),
+        precision: Precision::Full,
         gradients: None,
         optimizer: None,
     };

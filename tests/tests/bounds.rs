@@ -5,6 +5,7 @@ use gatewright_compiler::compile::{Options, compile};
 use gatewright_compiler::lower::{Mode, Request, Target, check, lower};
 use gatewright_compiler::model::{BindOptions, Importer, bind};
 use gatewright_compiler::plan::Limits;
+use gatewright_compiler::precision::Precision;
 use gatewright_compiler::size::Bindings;
 use gatewright_compiler::stage::experiment;
 use gatewright_grammar::diagnostic::Diagnostic;
@@ -128,6 +129,7 @@ fn tensors_too_large_for_any_device_have_a_path() {
         limits: &Limits::portable(),
         bindings: Bindings::new(),
         replay: Default::default(),
+        precision: Precision::Full,
         gradients: None,
         optimizer: None,
     };

@@ -7,6 +7,7 @@ use gatewright_compiler::graph::Graph;
 use gatewright_compiler::lower::{Lowered, Mode, Target};
 use gatewright_compiler::optimizer::{Optimizer, Rule};
 use gatewright_compiler::plan::{Limits, Plan};
+use gatewright_compiler::precision::Precision;
 use gatewright_compiler::rewrite::Segments;
 use gatewright_compiler::size::Bindings;
 use gatewright_tests::fused::{Tensors, assert_same, fill};
@@ -43,6 +44,7 @@ fn options<'a>(graph: &Graph, limits: &'a Limits, optimizer: Option<&'a Optimize
         limits,
         bindings: Bindings::new(),
         replay: Default::default(),
+        precision: Precision::Full,
         gradients: Some(graph.parameters().into_keys().collect()),
         optimizer,
     }

@@ -9,6 +9,7 @@ use gatewright_compiler::cost::{Cost, Parts, Request, measure};
 use gatewright_compiler::lower::{Mode, Target};
 use gatewright_compiler::optimizer::{Optimizer, Rule};
 use gatewright_compiler::plan::Limits;
+use gatewright_compiler::precision::Precision;
 use gatewright_runtime::device::{Choice, Device};
 use gatewright_runtime::execute::{self, Executor};
 use gatewright_runtime::once;
@@ -393,6 +394,7 @@ fn a_batch_in_parts_costs_a_second_forward_pass_and_less_memory() {
             count: 4,
             whole: Some(&whole),
             budget: None,
+            precision: Precision::Full,
         },
     );
     let [once, twice] = [&at_once, &in_parts].map(|cost| cost.total.step.contraction as f64);

@@ -4,6 +4,7 @@ use gatewright_compiler::compile::{Options, compile};
 use gatewright_compiler::examine::examine;
 use gatewright_compiler::lower::{Mode, Request, Target, lower};
 use gatewright_compiler::plan::Limits;
+use gatewright_compiler::precision::Precision;
 use gatewright_compiler::size::Bindings;
 use gatewright_grammar::ast::FormulaKind;
 use gatewright_grammar::diagnostic::Severity;
@@ -59,6 +60,7 @@ fn plans(path: &str, preset: &str) -> Vec<String> {
                 limits: &limits,
                 bindings: bindings.clone(),
                 replay: BTreeSet::new(),
+                precision: Precision::Full,
                 gradients: training.then(|| lowered.parameters.keys().cloned().collect()),
                 optimizer: None,
             };

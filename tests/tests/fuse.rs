@@ -9,6 +9,7 @@ use gatewright_compiler::graph::{DType, DimKind, Graph, Origin, OutputKind, Rows
 use gatewright_compiler::kernel::spec::KernelSpec;
 use gatewright_compiler::ops::*;
 use gatewright_compiler::plan::{Limits, Split};
+use gatewright_compiler::precision::Precision;
 use gatewright_compiler::rewrite;
 use gatewright_compiler::size::{Bindings, Size};
 use gatewright_compiler::tensor::Tensor;
@@ -582,6 +583,7 @@ fn a_routed_layer_takes_five_dispatches_forward() {
         limits: &limits,
         bindings: Bindings::new(),
         replay: Default::default(),
+        precision: Precision::Full,
         gradients: None,
         optimizer: None,
     };

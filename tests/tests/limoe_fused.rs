@@ -6,6 +6,7 @@ use gatewright_compiler::graph::OutputKind;
 use gatewright_compiler::lower::{Mode, Request, Target, lower};
 use gatewright_compiler::optimizer::{Optimizer, Rule};
 use gatewright_compiler::plan::{Command, Limits, Role};
+use gatewright_compiler::precision::Precision;
 use gatewright_runtime::experiment;
 use gatewright_tests::fused::{Tensors, assert_same, fill, fused};
 use gatewright_tests::spec::{bound, lowered, model_text, project, render};
@@ -55,6 +56,7 @@ fn a_training_step_of_the_demo_keeps_its_counts() {
         limits: &Limits::cpu_vulkan(),
         bindings: Default::default(),
         replay: Default::default(),
+        precision: Precision::Full,
         gradients: Some(paths),
         optimizer: Some(&optimizer),
     };

@@ -7,6 +7,7 @@ use gatewright_compiler::examine::examine;
 use gatewright_compiler::lower::{Lowered, Mode, Request, Target, lower};
 use gatewright_compiler::model::{BindOptions, Model, bind};
 use gatewright_compiler::plan::Limits;
+use gatewright_compiler::precision::Precision;
 use gatewright_compiler::stage::{StageSpec, experiment};
 use gatewright_grammar::ast::FormulaKind;
 use gatewright_grammar::diagnostic::{Diagnostic, Severity};
@@ -69,6 +70,7 @@ fn options<'a>(lowered: &Lowered, limits: &'a Limits, training: bool) -> Options
         limits,
         bindings: lowered.dims.values().map(|dim| (*dim, 2)).collect(),
         replay: BTreeSet::new(),
+        precision: Precision::Full,
         gradients: training.then(|| lowered.parameters.keys().cloned().collect()),
         optimizer: None,
     }

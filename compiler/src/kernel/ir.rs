@@ -602,6 +602,8 @@ pub struct BindingDecl {
     pub vec4: bool,
     /// An array of atomic u32.
     pub atomic: bool,
+    /// Elements of f32 are stored as f16; kernels compute in f32 all the same.
+    pub half: bool,
 }
 
 /// One array in workgroup memory.

@@ -21,6 +21,7 @@ use super::ir::{Array, Builder, Builtin, Expr, Scalar};
 use super::{Launch, Lowered, Slot, linear_grid};
 use crate::optimizer::{Optimizer, Rule};
 use crate::plan::{ALIGN_WORDS, CLASS_WORDS, Limits, StepWord};
+use crate::precision::Precision;
 
 /// Where one parameter lies in the flat arenas.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,9 +81,14 @@ pub struct LoweredUpdate {
 const PARAMETERS: Slot = Slot::Input(0);
 const GRADIENTS: Slot = Slot::Input(1);
 const TABLE: Slot = Slot::Input(2);
-/// Word 0: global norm of the gradients; word 1: factor that clips them; the rule's own from word 64.
+/// Word 0: global norm of the gradients; word 1: factor that clips them; word 2: see [`APPLIES`]; the rule's
+/// own from word 64.
 const NORM: Slot = Slot::Scratch(0);
 const PARTIALS: Slot = Slot::Scratch(1);
+/// The word of the norm that is zero where scaled gradients are not finite: then nothing is updated.
+const APPLIES: u32 = 2;
+/// The exponent of what is not finite.
+const INFINITE: u32 = 0x7f80_0000;
 
 const UPDATED: u32 = 1;
 const DECAYED: u32 = 2;
@@ -101,18 +107,23 @@ pub fn lower_update(
     tensors: &[TensorSlot],
     total_words: usize,
     limits: &Limits,
+    precision: Precision,
 ) -> Result<LoweredUpdate, String> {
     let blocks = total_words.div_ceil(ALIGN_WORDS);
     let mut update = LoweredUpdate {
         table: flags(tensors, blocks)?,
         ..LoweredUpdate::default()
     };
-    norm(optimizer, blocks, limits, &mut update.lowered)?;
+    norm(optimizer, blocks, (limits, precision), &mut update.lowered)?;
     let full = |name| StateArena {
         name,
         words: total_words,
     };
-    let step = Step { blocks, limits };
+    let step = Step {
+        blocks,
+        limits,
+        precision,
+    };
     match &optimizer.rule {
         Rule::AdamW { beta1, beta2, eps } => {
             update.states = vec![full("m"), full("v")];
@@ -150,7 +161,8 @@ pub fn lower_update(
             update.lowered.launches.push(launch);
         }
         Rule::Adafactor { .. } => {
-            adafactor::lower(&optimizer.rule, tensors, total_words, limits, &mut update)?;
+            let with = (limits, precision);
+            adafactor::lower(&optimizer.rule, tensors, total_words, with, &mut update)?;
         }
     }
     Ok(update)
@@ -196,7 +208,7 @@ fn block_and_lane(b: &mut Builder) -> (Expr, Expr) {
 fn norm(
     optimizer: &Optimizer,
     blocks: usize,
-    limits: &Limits,
+    (limits, precision): (&Limits, Precision),
     lowered: &mut Lowered,
 ) -> Result<(), String> {
     let runs = blocks.min(1_024);
@@ -237,19 +249,29 @@ fn norm(
     )?);
     lowered
         .launches
-        .push(norm_of_partials(optimizer, partials)?);
+        .push(norm_of_partials(optimizer, partials, precision)?);
     Ok(())
 }
 
-/// The norm over the partial sums of all arenas; its slots are those of an update.
+/// The norm over the partial sums of all arenas; its slots are those of an update. Of gradients of a scaled
+/// objective, it is that of the true ones, and what clips them also scales them back.
 ///
 /// # Errors
 /// More partial sums than a kernel can address.
-pub fn norm_of_partials(optimizer: &Optimizer, partials: usize) -> Result<Launch, String> {
+pub fn norm_of_partials(
+    optimizer: &Optimizer,
+    partials: usize,
+    precision: Precision,
+) -> Result<Launch, String> {
     let mut b = Builder::new("gradient_norm", [LANES as u32, 1, 1]);
     b.doc("Global norm of the gradients and the factor that clips them.");
     let parts = b.binding("partials", Scalar::F32, false);
     let out = b.binding("norm", Scalar::F32, false);
+    let scaled = precision == Precision::Mixed;
+    let share = scaled.then(|| {
+        let step = b.binding("step", Scalar::U32, false);
+        step_word(step, StepWord::GradientShare)
+    });
     let shared = b.workgroup_array("sums", super::ir::Ty::F32, LANES as u32);
     let count = b.size("partials_count", partials);
     let lane = Expr::builtin(Builtin::LocalIndex);
@@ -264,17 +286,30 @@ pub fn norm_of_partials(optimizer: &Optimizer, partials: usize) -> Result<Launch
         b.repeat("at", 0u32, LANES as u32, 1u32, |b, at| {
             b.assign(&total, &total + shared.at(at));
         });
-        let norm = b.bind("norm_value", total.sqrt());
+        let share = share.map(|it| b.bind("share", it));
+        let root = match &share {
+            Some(share) => total.sqrt() * share,
+            None => total.sqrt(),
+        };
+        let norm = b.bind("norm_value", root);
         b.store(out, 0u32, norm.clone());
         let factor = match optimizer.clip {
             // A norm of zero divides to infinity, which the minimum takes back to one.
             Some(clip) => (real(clip) / norm.max(1e-30f32)).min(1.0f32),
             None => Expr::from(1.0f32),
         };
-        b.store(out, 1u32, factor);
+        let Some(share) = share else {
+            b.store(out, 1u32, factor);
+            return;
+        };
+        b.store(out, 1u32, factor * share);
+        let exponent = norm.bitcast(Scalar::U32) & INFINITE;
+        b.store(out, APPLIES, exponent.less(INFINITE).select(1.0f32, 0.0f32));
     });
     let bytes = 4 * partials as u64;
-    Launch::new(b, vec![PARTIALS, NORM], [1, 1, 1], partials as u64, bytes)
+    let mut slots = vec![PARTIALS, NORM];
+    slots.extend(scaled.then_some(Slot::Step));
+    Launch::new(b, slots, [1, 1, 1], partials as u64, bytes)
 }
 
 /// What an elementwise rule sees of one vec4.
@@ -310,6 +345,15 @@ fn class_word(step: Array, word: StepWord, class: &Expr) -> Expr {
 struct Step<'a> {
     blocks: usize,
     limits: &'a Limits,
+    precision: Precision,
+}
+
+/// The flags of a block, or none where no scaled gradient may be used.
+fn applied(flag: Expr, norm: Array, precision: Precision) -> Expr {
+    match precision {
+        Precision::Full => flag,
+        Precision::Mixed => norm.at(APPLIES).equals(0.0f32).select(0u32, flag),
+    }
 }
 
 type ElementRule<'a> = dyn Fn(&mut Builder, &At) -> (Expr, Vec<Expr>) + 'a;
@@ -331,7 +375,8 @@ impl Step<'_> {
         let (block, lane) = block_and_lane(&mut b);
         let inside = block.less(total.clone());
         let safe = b.bind("safe", block.min(total - 1u32));
-        let flag = b.bind("flag", inside.select(flags.at(safe), 0u32));
+        let flag = inside.select(flags.at(safe), 0u32);
+        let flag = b.bind("flag", applied(flag, norm, self.precision));
         let factor = b.bind("clip", norm.at(1u32));
         let decays = (&flag & DECAYED).differs(0u32);
         let decay = b.bind(

@@ -13,8 +13,10 @@ use crate::kernel::spec::KernelSpec;
 use crate::kernel::{self, Launch, Slot};
 use crate::ops::Op;
 use crate::optimizer::Optimizer;
+use crate::precision::{self, Precision};
 use crate::rewrite;
 use crate::size::Bindings;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Alignment of buffers in words: 256 bytes, what every device accepts as a binding offset.
@@ -41,6 +43,8 @@ pub struct Request<'a> {
     pub limits: &'a Limits,
     /// Adds the program `update`, which runs after the gradients.
     pub optimizer: Option<&'a Optimizer>,
+    /// How values between kernels are stored.
+    pub precision: Precision,
     /// Batches whose gradients are averaged for one update, at least 1.
     pub accumulate: u32,
     /// The parameters that lie in parts.
@@ -257,6 +261,7 @@ impl Plan {
             name,
             role,
             dtype,
+            half: false,
             shape,
             arena,
             offset,
@@ -553,6 +558,12 @@ impl<'a> Assembly<'a> {
         let shape = self.shape(id)?;
         let (name, dtype) = (self.path(id).to_owned(), self.part.graph.ty(id).dtype);
         let buffer = self.float(name, dtype, shape);
+        let part = self.part;
+        if self.request.precision == Precision::Mixed
+            && precision::is_half(part.graph, id, part.bindings)
+        {
+            self.plan.buffers[buffer.0 as usize].narrow();
+        }
         self.of.insert(id, buffer);
         Ok(buffer)
     }
@@ -565,6 +576,7 @@ impl<'a> Assembly<'a> {
             name,
             role,
             dtype,
+            half: false,
             shape,
             arena: u32::MAX,
             offset: 0,
@@ -648,7 +660,8 @@ impl<'a> Assembly<'a> {
         bindings: Vec<BufferId>,
         origins: Vec<u32>,
     ) -> Command {
-        let kernel = self.kernel(launch, &origins);
+        let (launch, bytes) = self.narrowed(launch, &bindings);
+        let kernel = self.kernel(&launch, &origins);
         let uniform_offset = self.plan.push_uniforms(&launch.sizes);
         Command::Dispatch(Dispatch {
             kernel,
@@ -658,8 +671,24 @@ impl<'a> Assembly<'a> {
             family: launch.kernel.name.clone(),
             origins,
             flops: launch.flops,
-            bytes: launch.bytes,
+            bytes,
         })
+    }
+
+    /// A launch whose arrays are halves where its buffers are, with the bytes that it moves.
+    fn narrowed<'l>(&self, launch: &'l Launch, buffers: &[BufferId]) -> (Cow<'l, Launch>, u64) {
+        let buffer = |id: &BufferId| &self.plan.buffers[id.0 as usize];
+        let halves: Vec<bool> = buffers.iter().map(|id| buffer(id).half).collect();
+        if !halves.contains(&true) {
+            return (Cow::Borrowed(launch), launch.bytes);
+        }
+        let mut narrowed = launch.clone();
+        for (binding, half) in narrowed.kernel.bindings.iter_mut().zip(&halves) {
+            binding.half = *half;
+        }
+        let saved = buffers.iter().map(buffer).filter(|it| it.half);
+        let saved: u64 = saved.map(|it| it.bytes).sum();
+        (Cow::Owned(narrowed), launch.bytes.saturating_sub(saved))
     }
 
     /// Modules that differ only in name and header comments are one.

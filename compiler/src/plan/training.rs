@@ -12,6 +12,7 @@
 
 use super::assemble::Request;
 use super::{BufferId, CLASS_WORDS, STEP_WORDS, Split};
+use crate::precision::Precision;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,6 +28,10 @@ pub struct Training {
     pub classes: Vec<Vec<u32>>,
     /// Batches whose gradients are averaged for one update, at least 1.
     pub accumulate: u32,
+    /// With [`Precision::Mixed`], batches give the loss scale, the step its inverse, and an update whose norm
+    /// is not finite has changed nothing.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 /// How to step towards one objective.
@@ -73,6 +78,7 @@ impl Training {
             objectives: Vec::new(),
             classes: sets.collect::<BTreeSet<_>>().into_iter().collect(),
             accumulate: request.accumulate.max(1),
+            precision: request.precision,
         }
     }
 

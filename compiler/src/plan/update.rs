@@ -152,7 +152,8 @@ impl Assembly<'_> {
         for segment in &shared.segments {
             let tensors = self.tensors(optimizer, part, segment.arena);
             let words = self.plan.buffers[segment.parameters.0 as usize].shape[0];
-            let update = lower_update(optimizer, &tensors, words, self.request.limits);
+            let (limits, precision) = (self.request.limits, self.request.precision);
+            let update = lower_update(optimizer, &tensors, words, limits, precision);
             updates.push(update.map_err(failed)?);
         }
         let partials = self.partials(&updates, shared);
@@ -167,7 +168,8 @@ impl Assembly<'_> {
             for (number, launch) in update.lowered.launches.iter().enumerate() {
                 // The second launch adds up the partial sums: of all arenas, where there are several.
                 let all = partials.filter(|_| number == 1);
-                let global = all.map(|(_, count)| norm_of_partials(optimizer, count));
+                let global = all
+                    .map(|(_, count)| norm_of_partials(optimizer, count, self.request.precision));
                 let global = global.transpose().map_err(failed)?;
                 let bindings = launch.bindings.iter().filter_map(|slot| match slot {
                     Slot::Input(index) => inputs.get(*index).copied(),
@@ -207,6 +209,7 @@ impl Assembly<'_> {
                     name,
                     role,
                     dtype: DType::F32,
+                    half: false,
                     shape,
                     arena,
                     offset,
@@ -253,6 +256,7 @@ impl Assembly<'_> {
             name: format!("all {name}"),
             role: Role::Activation,
             dtype: DType::F32,
+            half: false,
             shape: vec![usize::try_from(bytes / 4).unwrap_or(usize::MAX)],
             arena,
             offset: 0,

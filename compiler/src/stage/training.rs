@@ -8,6 +8,7 @@ use super::read::{At, Entry, Keys, Reader};
 use crate::check;
 use crate::compile::Schedule;
 use crate::model::{Model, SectionView, StaticValue};
+use crate::precision::Precision;
 use gatewright_grammar::ast::{FormulaKind, SectionKind};
 use gatewright_grammar::source::Span;
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,7 @@ const KEYS: &[&str] = &[
     "watch",
     "alarms",
     "budget",
+    "precision",
 ];
 
 /// One training stage.
@@ -79,6 +81,8 @@ pub struct StageSpec {
     pub alarms: Vec<Alarm>,
     /// Bytes of device memory to stay below.
     pub budget: Option<u64>,
+    /// How activations and their gradients are stored.
+    pub precision: Precision,
 }
 
 /// One source of a stage's batches. Whole batches come from one source.
@@ -220,6 +224,13 @@ pub(super) fn read(
         None => Some(true),
     };
     let alarms = alarm::read(reader, &keys);
+    let precision = match keys.get("precision") {
+        Some(at) => {
+            let words = [("full", Precision::Full), ("mixed", Precision::Mixed)];
+            reader.word(at, "precision", &words)
+        }
+        None => Some(Precision::Full),
+    };
     let budget = keys.get("budget").map(|at| budget(reader, at));
     let spec = StageSpec {
         name: view.name.clone(),
@@ -242,6 +253,7 @@ pub(super) fn read(
         watch: watch?,
         alarms: alarms?,
         budget: budget.flatten(),
+        precision: precision?,
     };
     inputs(
         reader,

@@ -14,11 +14,6 @@ const STATE: &str = "use an optimiser with less state (`adafactor` keeps sums of
                      larger buffers";
 const RECOMPILE: &str = "compile for this device: the plan was made for one with higher limits";
 
-/// Bytes of a buffer's values, without padding.
-pub(super) fn value_bytes(buffer: &Buffer) -> u64 {
-    buffer.shape.iter().product::<usize>() as u64 * 4
-}
-
 /// Checks everything that running the plan relies on.
 pub(super) fn check(plan: &Plan, limits: &Limits) -> Result<()> {
     if plan.version != VERSION {
@@ -67,7 +62,7 @@ fn check_buffer(plan: &Plan, buffer: &Buffer, limits: &Limits) -> Result<()> {
     {
         return wrong("does not start at a multiple of the device's offset alignment");
     }
-    if !buffer.bytes.is_multiple_of(4) || value_bytes(buffer) > buffer.bytes {
+    if !buffer.bytes.is_multiple_of(4) || buffer.value_bytes() > buffer.bytes {
         return wrong("is shorter than its shape or no multiple of four bytes");
     }
     match buffer.offset.checked_add(buffer.bytes) {

@@ -5,11 +5,14 @@ use crate::failure::Failure;
 use crate::once;
 use crate::project::{Mistakes, Project};
 use crate::train::Update;
-use gatewright_compiler::compile::{self, CompileError, CompiledStage, Pass, Schedule, StageGraph};
+use gatewright_compiler::compile::{
+    self, CompileError, CompiledStage, Options, Pass, Schedule, StageGraph,
+};
 use gatewright_compiler::couple::Coupling;
 use gatewright_compiler::lower::{Lowered, Mode, Recorded, Request, Target};
 use gatewright_compiler::optimizer::Optimizer;
 use gatewright_compiler::plan::Limits;
+use gatewright_compiler::precision::Precision;
 use gatewright_compiler::size::Bindings;
 use gatewright_compiler::stage::{self, Negatives, ParameterFacts, StageSpec};
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,6 +68,8 @@ pub struct Step {
     pub update: Update,
     /// How many parts a batch has, and how much memory a step may take.
     pub schedule: Schedule,
+    /// How it stores what it computes.
+    pub precision: Precision,
 }
 
 impl Step {
@@ -85,6 +90,7 @@ impl Step {
             optimizer,
             update: Update::of(stage),
             schedule: stage.schedule(),
+            precision: stage.precision,
         })
     }
 
@@ -94,7 +100,10 @@ impl Step {
     /// What no plan can be made of.
     pub fn compile(&self, name: &str, limits: &Limits) -> Result<CompiledStage, CompileError> {
         let graphs = [self.objective.graphs()];
-        let options = options(name.to_owned(), limits, &self.optimizer);
+        let options = Options {
+            precision: self.precision,
+            ..options(name.to_owned(), limits, &self.optimizer)
+        };
         compile::compile_stage(&graphs, &options, &self.schedule)
     }
 }
@@ -145,13 +154,14 @@ pub(super) fn options<'a>(
     name: String,
     limits: &'a Limits,
     optimizer: &'a Optimizer,
-) -> compile::Options<'a> {
-    compile::Options {
+) -> Options<'a> {
+    Options {
         name,
         limits,
         // Sizes were substituted while tracing; what is left is bound by nobody.
         bindings: Bindings::new(),
         replay: BTreeSet::new(),
+        precision: Precision::Full,
         gradients: Some(optimizer.trained.clone()),
         optimizer: Some(optimizer),
     }

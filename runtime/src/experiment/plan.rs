@@ -110,6 +110,16 @@ fn beyond(project: &Project, stage: &StageSpec, [budget, least, without]: [u64; 
     super::refuse(project, stage, headline, help)
 }
 
+/// A stage that stores what the device cannot.
+fn no_halves(project: &Project, stage: &StageSpec) -> Failure {
+    let headline = format!(
+        "stage `{}` stores 16-bit floats, which this device has no type for (`shader-f16`)",
+        stage.name
+    );
+    let help = "say `precision = full`, or use another device";
+    super::refuse(project, stage, headline, help)
+}
+
 fn compiled(
     project: &Project,
     stage: &StageSpec,
@@ -117,7 +127,10 @@ fn compiled(
     limits: &Limits,
     optimizer: &Optimizer,
 ) -> Result<CompiledStage, Failure> {
-    let options = options(format!("stage {}", stage.name), limits, optimizer);
+    let options = compile::Options {
+        precision: stage.precision,
+        ..options(format!("stage {}", stage.name), limits, optimizer)
+    };
     let graphs: Vec<StageGraph> = traced.iter().map(Objective::graphs).collect();
     compile::compile_stage(&graphs, &options, &stage.schedule()).map_err(|error| match error {
         CompileError::Couple(error) => in_parts(project, stage, &error.to_string()),
@@ -126,6 +139,7 @@ fn compiled(
             least,
             without,
         } => beyond(project, stage, [budget, least, without]),
+        CompileError::NoHalves => no_halves(project, stage),
         error => error.into(),
     })
 }

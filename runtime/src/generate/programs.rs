@@ -12,6 +12,7 @@ use gatewright_compiler::evaluate::evaluate;
 use gatewright_compiler::graph::{Graph, OutputKind};
 use gatewright_compiler::lower::{Decoding, ORIGIN};
 use gatewright_compiler::plan::{BufferId, Command, Limits, Plan};
+use gatewright_compiler::precision::Precision;
 use gatewright_compiler::rewrite::packable;
 use gatewright_compiler::size::Bindings;
 use gatewright_compiler::storage::Storage;
@@ -81,6 +82,7 @@ pub fn plan(
         limits,
         bindings: Bindings::new(),
         replay: BTreeSet::new(),
+        precision: Precision::Full,
         gradients: None,
         optimizer: None,
     };

@@ -131,6 +131,7 @@ pub(crate) fn plan() -> Plan {
         name: name.to_owned(),
         role,
         dtype: DType::F32,
+        half: false,
         shape: shape.to_vec(),
         arena,
         offset: slot * 256,
@@ -205,6 +206,7 @@ pub(crate) fn plan() -> Plan {
         packed: BTreeMap::new(),
         recompute: None,
         training: Some(Training {
+            precision: gatewright_compiler::precision::Precision::Full,
             objectives: vec![Objective {
                 name: "loss".to_owned(),
                 gradients: "gradients".to_owned(),

@@ -10,6 +10,7 @@ use gatewright_compiler::compile::{CompileError, Options, compile};
 use gatewright_compiler::lower::{Mode, Request, Target, lower};
 use gatewright_compiler::model::{BindOptions, bind};
 use gatewright_compiler::plan::{Command, Limits, Plan};
+use gatewright_compiler::precision::Precision;
 use gatewright_compiler::size::Bindings;
 use gatewright_grammar::diagnostic::{Diagnostic, Severity};
 use gatewright_grammar::source::Sources;
@@ -160,6 +161,7 @@ impl Spec {
             limits: &limits,
             bindings: Bindings::new(),
             replay: BTreeSet::new(),
+            precision: Precision::Full,
             gradients: training.then(|| lowered.parameters.keys().cloned().collect()),
             optimizer: None,
         };

@@ -91,6 +91,7 @@ impl Builder {
             element,
             vec4,
             atomic,
+            half: false,
         });
         Array {
             space: Space::Storage,

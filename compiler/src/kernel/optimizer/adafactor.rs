@@ -10,7 +10,7 @@
 //! is below the threshold keeps a full second moment in `v`.
 
 use super::{
-    BLOCKS, CLASS_SHIFT, DECAYED, LANES, UPDATED, blend, block_and_lane, class_word, real,
+    BLOCKS, CLASS_SHIFT, DECAYED, LANES, UPDATED, applied, blend, block_and_lane, class_word, real,
     step_word,
 };
 use super::{GRADIENTS, LoweredUpdate, NORM, PARAMETERS, StateArena, TABLE, TensorSlot};
@@ -18,6 +18,7 @@ use crate::kernel::ir::{Array, Builder, Builtin, Expr, Scalar};
 use crate::kernel::{Launch, Slot, linear_grid};
 use crate::optimizer::Rule;
 use crate::plan::{ALIGN_WORDS, Limits, StepWord};
+use crate::precision::Precision;
 
 /// Words of one tensor's record.
 const RECORD: usize = 17;
@@ -44,7 +45,7 @@ pub(super) fn lower(
     rule: &Rule,
     tensors: &[TensorSlot],
     total_words: usize,
-    limits: &Limits,
+    (limits, precision): (&Limits, Precision),
     update: &mut LoweredUpdate,
 ) -> Result<(), String> {
     let Rule::Adafactor {
@@ -93,11 +94,12 @@ pub(super) fn lower(
     update.table.extend(tables.means.iter().flatten());
     let launches = &mut update.lowered.launches;
     if lines > 0 {
-        launches.push(factors([lines, first_line], *eps, limits)?);
+        launches.push(factors([lines, first_line], *eps, (limits, precision))?);
         launches.push(means([tables.means.len(), first_mean], limits)?);
     }
     let sections = [block_tensor, records];
-    launches.push(apply(blocks, sections, [*momentum, *eps], limits)?);
+    let constants = [*momentum, *eps];
+    launches.push(apply(blocks, sections, constants, (limits, precision))?);
     Ok(())
 }
 
@@ -207,7 +209,11 @@ fn factored_axes(shape: &[usize], least: usize) -> Option<[usize; 2]> {
 }
 
 /// Every factor: `beta2 * old + (1 - beta2) * (mean of squares + eps)`, one lane each.
-fn factors([lines, first]: [usize; 2], eps: f64, limits: &Limits) -> Result<Launch, String> {
+fn factors(
+    [lines, first]: [usize; 2],
+    eps: f64,
+    (limits, precision): (&Limits, Precision),
+) -> Result<Launch, String> {
     let mut b = Builder::new("adafactor_factors", [LANES as u32, 1, 1]);
     b.doc("Row and column means of the squared gradients.");
     let gradients = b.binding("gradients", Scalar::F32, false);
@@ -225,7 +231,8 @@ fn factors([lines, first]: [usize; 2], eps: f64, limits: &Limits) -> Result<Laun
     let inside = line.less(&count);
     let safe = b.bind("safe", line.min(count - 1u32));
     let flag = table.at(&first + safe * LINE as u32 + 3u32);
-    let flag = b.bind("flag", inside.select(flag, 0u32));
+    let flag = applied(inside.select(flag, 0u32), norm, precision);
+    let flag = b.bind("flag", flag);
     b.when((&flag & UPDATED).differs(0u32), |b| {
         let start = b.bind("start", table.at(&first + &line * LINE as u32));
         let stride = b.bind("stride", table.at(&first + &line * LINE as u32 + 1u32));
@@ -294,7 +301,7 @@ fn apply(
     blocks: usize,
     [block_tensor, records]: [usize; 2],
     [momentum, eps]: [f64; 2],
-    limits: &Limits,
+    (limits, precision): (&Limits, Precision),
 ) -> Result<Launch, String> {
     let mut b = Builder::new("adafactor", [LANES as u32, 1, 1]);
     b.doc("Update of every parameter in use from its factored or full second moment.");
@@ -318,7 +325,8 @@ fn apply(
     let (block, lane) = block_and_lane(&mut b);
     let inside = block.less(total.clone());
     let safe = b.bind("safe", block.min(total - 1u32));
-    let flag = b.bind("flag", inside.select(table.at(safe.clone()), 0u32));
+    let flag = inside.select(table.at(safe.clone()), 0u32);
+    let flag = b.bind("flag", applied(flag, norm, precision));
     let tensor = table.at(block_tensor + safe);
     let record = b.bind("record", records + tensor * RECORD as u32);
     let clip = b.bind("clip", norm.at(1u32));

@@ -115,6 +115,7 @@ fn parts(step: &Step) -> cost::Parts<'_> {
         count: step.schedule.accumulate,
         whole: step.objective.whole.as_ref(),
         budget: step.schedule.budget,
+        precision: step.precision,
     }
 }
 

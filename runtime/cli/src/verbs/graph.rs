@@ -10,6 +10,7 @@ use gatewright_compiler::graph::Graph;
 use gatewright_compiler::graph::outline::{Edge, OutlineNode, VERSION};
 use gatewright_compiler::lower::Lowered;
 use gatewright_compiler::plan::Limits;
+use gatewright_compiler::precision::Precision;
 use gatewright_compiler::size::Bindings;
 use gatewright_grammar::source::Sources;
 use gatewright_runtime::experiment;
@@ -115,6 +116,7 @@ fn differentiated(
         limits: &Limits::portable(),
         bindings: Bindings::new(),
         replay: BTreeSet::new(),
+        precision: Precision::Full,
         gradients,
         optimizer: None,
     };
