@@ -328,7 +328,11 @@ fn guesses(run: &Findings) -> Vec<(Column, [f64; 2])> {
         });
         scores.collect::<Vec<_>>()
     };
-    beside(evaluations).into_iter().flatten().flat_map(of).collect()
+    beside(evaluations)
+        .into_iter()
+        .flatten()
+        .flat_map(of)
+        .collect()
 }
 
 fn reached(run: &Findings) -> BTreeMap<Column, f64> {

@@ -19,7 +19,7 @@ use gatewright_grammar::source::Span;
 pub(crate) struct Call<'e> {
     /// Which one.
     pub(crate) name: &'static str,
-    /// What it is called there, with `as`.
+    /// What it is called there; a path behind a slash with `as`.
     pub(crate) label: &'e str,
     /// What arrives through `->`.
     pub(crate) piped: Option<Value>,

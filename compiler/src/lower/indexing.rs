@@ -204,7 +204,10 @@ impl Tracer<'_> {
             let headline = "`observe` has no place in an expert, whose rows are in no order";
             return self.fail(check::arguments::report(call.span, headline));
         }
-        let path = frame.scope.enter(call.label);
+        let path = match call.label.strip_prefix('/') {
+            Some(path) => path.to_owned(),
+            None => frame.scope.enter(call.label),
+        };
         self.observed.push((path, value.id));
         Ok(Value::Tensor(value))
     }

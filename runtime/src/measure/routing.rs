@@ -192,7 +192,11 @@ impl Observer {
             })
             .collect();
         let talk = batches.conversation();
-        let parts: Vec<Vec<Part>> = self.routers.iter().map(|it| it.parts(talk)).collect();
+        let parts: Vec<Vec<Part>> = self
+            .routers
+            .iter()
+            .map(|it| it.parts(talk, self.batch))
+            .collect();
         let new = |(router, parts): (&Watched, &Vec<Part>)| {
             vec![Sums::new(router.experts, router.choices); parts.len()]
         };
@@ -259,8 +263,16 @@ impl Observer {
 }
 
 impl Watched {
-    /// What is told apart among its tokens.
-    fn parts(&self, talk: Option<&Conversation>) -> Vec<Part> {
+    /// What is told apart among its tokens: of a stream with the places of conversations, what they hold.
+    fn parts(&self, talk: Option<&Conversation>, batch: usize) -> Vec<Part> {
+        let places = talk.map_or(0, Conversation::places);
+        // A group has the places of one record or of several.
+        let talks = |length: usize| {
+            places > 0
+                && length >= places
+                && length.is_multiple_of(places)
+                && batch.is_multiple_of(length / places)
+        };
         let kinds = [
             ("image", Place::Image),
             ("prompt", Place::Prompt),
@@ -269,15 +281,15 @@ impl Watched {
         ];
         let mut parts = Vec::new();
         for (stream, (name, _, length)) in self.streams.iter().enumerate() {
-            match talk {
-                Some(talk) if talk.places() == *length => {
+            match talks(*length) {
+                true => {
                     parts.extend(kinds.map(|(name, holds)| Part {
                         name: name.to_owned(),
                         stream,
                         holds: Some(holds),
                     }));
                 }
-                _ => parts.push(Part {
+                false => parts.push(Part {
                     name: name.clone(),
                     stream,
                     holds: None,
