@@ -301,7 +301,7 @@ fn check_updates(backend: &Backend, tolerance: f64, worst: &mut Worst) {
                 };
                 let zero = vec![0.0; data.len()];
                 let gradient = found.gradients.get(name).map_or(&zero, |it| &it.data);
-                if variant == "skip" && gradient.iter().all(|x| *x == 0.0) {
+                if *variant == "skip" && gradient.iter().all(|x| *x == 0.0) {
                     continue;
                 }
                 let fresh = || Moments {
