@@ -264,7 +264,9 @@ pub(super) fn ways(title: &str, layers: &[String], experts: usize, ways: &[Way])
             if index < 2 {
                 let stops: Vec<String> = way.stops.iter().map(u32::to_string).collect();
                 line.label(format!("{}  {:.0} %", stops.join(" "), 100.0 * way.share))
-                    .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], shade));
+                    .legend(move |(x, y)| {
+                        PathElement::new([(x, y), (x + 18, y)], shade.stroke_width(3))
+                    });
             }
         }
         Some(())
