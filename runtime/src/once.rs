@@ -7,6 +7,7 @@ use crate::device::Device;
 use crate::error::Error;
 use crate::execute::{self, Executor, Slot, tensor_text};
 use crate::failure::Failure;
+use crate::plans::Planner;
 use crate::project::{Mistakes, Project};
 use crate::tensor::{HostData, HostTensor};
 use crate::train::Update;
@@ -17,7 +18,7 @@ use gatewright_compiler::graph::{DType, Graph, OutputKind, Type, ValueId};
 use gatewright_compiler::lower::{Lowered, Request};
 use gatewright_compiler::ops::Op;
 use gatewright_compiler::optimizer::Optimizer;
-use gatewright_compiler::plan::Limits;
+use gatewright_compiler::plan::{Limits, Plan};
 use gatewright_compiler::precision::Precision;
 use gatewright_compiler::size::Bindings;
 use gatewright_compiler::tensor::Tensor;
@@ -193,7 +194,34 @@ pub fn compiled(
     gradients: Option<Vec<String>>,
     optimizer: Option<&Optimizer>,
 ) -> Result<Compiled, CompileError> {
-    let options = compile::Options {
+    let options = options(name, limits, replay, gradients, optimizer);
+    compile::compile(&lowered.graph, &options)
+}
+
+/// The plan that [`compiled`] makes, or that was made of the same before.
+///
+/// # Errors
+/// As [`compile::compile`].
+pub fn planned(
+    name: &str,
+    lowered: &Lowered,
+    planner: &Planner,
+    replay: BTreeSet<String>,
+    gradients: Option<Vec<String>>,
+    optimizer: Option<&Optimizer>,
+) -> Result<Plan, CompileError> {
+    let options = options(name, planner.limits(), replay, gradients, optimizer);
+    planner.graph(&lowered.graph, &options)
+}
+
+fn options<'a>(
+    name: &str,
+    limits: &'a Limits,
+    replay: BTreeSet<String>,
+    gradients: Option<Vec<String>>,
+    optimizer: Option<&'a Optimizer>,
+) -> compile::Options<'a> {
+    compile::Options {
         name: name.to_owned(),
         limits,
         // Sizes were substituted while tracing; what is left is bound by nobody.
@@ -202,8 +230,18 @@ pub fn compiled(
         precision: Precision::Full,
         gradients,
         optimizer,
-    };
-    compile::compile(&lowered.graph, &options)
+    }
+}
+
+/// What an evaluation asks of the compiler: the random nodes whose values are given, the parameters whose
+/// gradients it needs, and the rule of its steps.
+type Asked<'a> = (BTreeSet<String>, Option<Vec<String>>, Option<&'a Optimizer>);
+
+fn asked<'a>(lowered: &Lowered, once: &Once<'a>) -> Asked<'a> {
+    let wanted = once.gradients || once.steps.is_some();
+    let paths = wanted.then(|| lowered.parameters.keys().cloned().collect());
+    let replay = given_draws(&lowered.graph, once.inputs);
+    (replay, paths, once.steps.as_ref().map(|it| it.optimizer))
 }
 
 /// Compiles what an evaluation needs.
@@ -212,18 +250,22 @@ pub(crate) fn compiled_for(
     once: &Once,
     limits: &Limits,
 ) -> Result<Compiled, CompileError> {
-    let wanted = once.gradients || once.steps.is_some();
-    let paths = wanted.then(|| lowered.parameters.keys().cloned().collect());
-    let replay = given_draws(&lowered.graph, once.inputs);
-    let optimizer = once.steps.as_ref().map(|steps| steps.optimizer);
+    let (replay, paths, optimizer) = asked(lowered, once);
     compiled("run", lowered, limits, replay, paths, optimizer)
 }
 
 fn on_device(lowered: &Lowered, once: &Once, device: &Device) -> Result<Results, Failure> {
     let wanted = once.gradients || once.steps.is_some();
-    let compiled = compiled_for(lowered, once, device.limits())?;
-    let options = execute::Options::default();
-    let mut executor = Executor::new(device, compiled.plan, &options)?;
+    let (replay, paths, optimizer) = asked(lowered, once);
+    let plan = planned(
+        "run",
+        lowered,
+        &Planner::of(device),
+        replay,
+        paths,
+        optimizer,
+    )?;
+    let mut executor = Executor::new(device, plan, &execute::Options::default())?;
     executor.fill(Slot::Parameter, once.parameters)?;
     executor.fill(Slot::Input, once.inputs)?;
     let program = if wanted { "gradients" } else { "forward" };

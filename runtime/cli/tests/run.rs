@@ -73,6 +73,7 @@ impl Run {
     /// The exit code and standard error of a run with more arguments.
     fn call(&self, more: &[&str]) -> (Option<i32>, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gatewright"));
+        command.env("GATEWRIGHT_CACHE", "");
         command.arg("run").arg(at("models/limoe/limoe.gate"));
         command.args(["--preset", "tiny", "--map", "reference"]);
         let weights = at("tests/fixtures/limoe/weights.safetensors");

@@ -7,7 +7,6 @@ use crate::project;
 use gatewright_compiler::lower::{self, Request, Target};
 use gatewright_compiler::stage::StageSpec;
 use gatewright_runtime::checkpoint::{export, read_tensors, write_tensors};
-use gatewright_runtime::device::{Choice, Device};
 use gatewright_runtime::experiment;
 use gatewright_runtime::once::{self, Backend, Once, Steps};
 use gatewright_runtime::project::Project;
@@ -113,7 +112,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     };
     let backend = match args.device.device.as_str() {
         "reference" => Backend::Reference,
-        name => Backend::Device(Device::open(&Choice::parse(name))?),
+        _ => Backend::Device(args.device.open(out)?),
     };
     let results = once::evaluate(&lowered, &once, &backend)?;
     write(&args.out, &results.outputs)?;
