@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::execute::{self, Executor, Slot, tensor_text};
 use crate::failure::Failure;
 use crate::plans::Planner;
+use crate::profile::Recording;
 use crate::project::{Mistakes, Project};
 use crate::tensor::{HostData, HostTensor};
 use crate::train::Update;
@@ -23,6 +24,7 @@ use gatewright_compiler::precision::Precision;
 use gatewright_compiler::size::Bindings;
 use gatewright_compiler::tensor::Tensor;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 /// Tensors by name.
 pub type Tensors = BTreeMap<String, HostTensor>;
@@ -107,6 +109,19 @@ pub fn traced(
 /// # Errors
 /// As [`run`], but for a wrong spec.
 pub fn evaluate(lowered: &Lowered, once: &Once, backend: &Backend) -> Result<Results, Failure> {
+    recorded(lowered, once, backend, None)
+}
+
+/// [`evaluate`], and then the same on the device again for a recording, as often as it has steps.
+///
+/// # Errors
+/// As there.
+pub fn recorded(
+    lowered: &Lowered,
+    once: &Once,
+    backend: &Backend,
+    recording: Option<&Recording>,
+) -> Result<Results, Failure> {
     // Says which size is missing in the words of the compiler, whatever evaluates.
     bind_dims(&lowered.graph, &Bindings::new(), 1)?;
     check_given(
@@ -119,7 +134,7 @@ pub fn evaluate(lowered: &Lowered, once: &Once, backend: &Backend) -> Result<Res
     check_given("parameter", &lowered.graph, &parameters, once.parameters)?;
     match backend {
         Backend::Reference => on_reference(lowered, once),
-        Backend::Device(device) => on_device(lowered, once, device),
+        Backend::Device(device) => on_device(lowered, once, device, recording),
     }
 }
 
@@ -254,7 +269,12 @@ pub(crate) fn compiled_for(
     compiled("run", lowered, limits, replay, paths, optimizer)
 }
 
-fn on_device(lowered: &Lowered, once: &Once, device: &Device) -> Result<Results, Failure> {
+fn on_device(
+    lowered: &Lowered,
+    once: &Once,
+    device: &Device,
+    recording: Option<&Recording>,
+) -> Result<Results, Failure> {
     let wanted = once.gradients || once.steps.is_some();
     let (replay, paths, optimizer) = asked(lowered, once);
     let plan = planned(
@@ -287,6 +307,18 @@ fn on_device(lowered: &Lowered, once: &Once, device: &Device) -> Result<Results,
             executor.run(&["gradients", "update"])?;
         }
         results.parameters = executor.read_all(Slot::Parameter)?;
+    }
+    if let Some(recording) = recording {
+        let programs = match once.steps {
+            Some(_) => vec!["gradients", "update"],
+            None => vec![program],
+        };
+        for _ in recording.steps() {
+            let begun = Instant::now();
+            if let Some(profile) = executor.profile(&programs)? {
+                recording.add(begun, profile);
+            }
+        }
     }
     Ok(results)
 }

@@ -177,6 +177,33 @@ fn what_cannot_be_is_said() {
 }
 
 #[test]
+fn where_the_time_goes_is_told() {
+    let run = Run::new();
+    let trace = run.path("trace.json");
+    let more = [
+        "--entry",
+        "embed_image",
+        "--profile",
+        trace.to_str().unwrap(),
+    ];
+    let (code, errors) = run.call(&[&more[..], &["--device", "reference"]].concat());
+    assert_eq!(code, Some(2), "{errors}");
+    assert!(errors.contains("the reference has none"), "{errors}");
+    if Device::adapters().is_empty() {
+        return;
+    }
+    let (code, errors) = run.call(&more);
+    assert_eq!(code, Some(0), "{errors}");
+    for word in ["family", "line", "matmul", "limoe.gate:", "3 more runs"] {
+        assert!(errors.contains(word), "{word} in {errors}");
+    }
+    let trace = std::fs::read_to_string(&trace).unwrap();
+    let trace: serde_json::Value = serde_json::from_str(&trace).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    assert!(events.iter().any(|it| it["ph"] == "X"));
+}
+
+#[test]
 fn routes_are_forced() {
     let run = Run::new();
     let call = |route: &str| {
