@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import gelu
 
 TOKENS, WIDTH, HIDDEN, RUNS = 4096, 256, 1024, 5
+NAMES = ("w1", "b1", "w2", "b2")
 if "--small" in sys.argv:
     TOKENS = 512
 
@@ -33,10 +34,10 @@ def routed(own, x):
     weight, expert = shares.max(dim=-1)
     order = torch.argsort(expert)
     sizes = torch.bincount(expert, minlength=shares.shape[-1]).tolist()
-    parts = []
-    for index, rows in enumerate(x[order].split(sizes)):
-        one = {name: own[name][index] for name in ("w1", "b1", "w2", "b2")}
-        parts.append(dense(one, rows))
+    # The gradient of `unbind` is one stack; that of an index per expert would be a whole array each.
+    experts = zip(*(own[name].unbind() for name in NAMES))
+    rows = x[order].split(sizes)
+    parts = [dense(dict(zip(NAMES, one)), part) for one, part in zip(experts, rows)]
     result = torch.empty_like(x).index_copy(0, order, torch.cat(parts))
     return result * weight[:, None]
 
