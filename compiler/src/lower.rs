@@ -167,6 +167,8 @@ pub struct Request {
     pub bindings: BTreeMap<String, usize>,
     /// What routers give instead of their own choice.
     pub route: Option<Route>,
+    /// Whether what `observe` names on the way becomes an output under its path.
+    pub observed: bool,
 }
 
 impl Request {
@@ -179,6 +181,7 @@ impl Request {
             routing: Recorded::Nothing,
             bindings: BTreeMap::new(),
             route: None,
+            observed: false,
         }
     }
 }
@@ -187,7 +190,7 @@ impl Request {
 #[derive(Clone, Debug)]
 pub struct Lowered {
     /// The graph. Outputs: `PATH` results of an entry in order, `loss.NAME` for every named loss,
-    /// the objective under its name, and per router what was asked for.
+    /// the objective under its name, per router what was asked for, and what is observed.
     pub graph: Graph,
     /// Symbolic dims by name.
     pub dims: BTreeMap<String, DimId>,
@@ -195,6 +198,8 @@ pub struct Lowered {
     pub routers: Vec<RouterInstance>,
     /// Every parameter by path.
     pub parameters: BTreeMap<String, ParameterInfo>,
+    /// The paths of what `observe` names, in tracing order.
+    pub observed: Vec<String>,
 }
 
 /// What is known about a parameter besides its type.

@@ -6,6 +6,7 @@
 
 use crate::checkpoint::write_atomically;
 use crate::error::{Error, Result};
+use crate::measure::{Evaluation, beside};
 use crate::train::{Findings, StepRecord};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -21,6 +22,9 @@ pub struct Comparison {
     pub version: u32,
     /// By name.
     pub variants: Vec<Variant>,
+    /// Of scores by kind: chance, and what always naming the most frequent answer gives.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub guessing: BTreeMap<Column, [f64; 2]>,
 }
 
 /// The runs of one variant.
@@ -103,6 +107,7 @@ impl Comparison {
     /// [`Error::RunFolder`] where there is no run, or a damaged one.
     pub fn read(folder: &Path) -> Result<Self> {
         let mut variants = Vec::new();
+        let mut guessing = BTreeMap::new();
         for (name, path) in folders(folder)? {
             let runs = match is_run(&path) {
                 true => vec![path],
@@ -114,6 +119,7 @@ impl Comparison {
             };
             let runs = runs.iter().map(|path| Findings::read(path));
             let runs = runs.collect::<Result<Vec<_>>>()?;
+            guessing.extend(runs.iter().flat_map(guesses));
             variants.extend(variant(name, &runs));
         }
         match variants.is_empty() {
@@ -126,6 +132,7 @@ impl Comparison {
             false => Ok(Self {
                 version: 1,
                 variants,
+                guessing,
             }),
         }
     }
@@ -202,6 +209,33 @@ impl Comparison {
         text
     }
 
+    /// Markdown tables of the scores by kind: a line for each kind, a column for each variant beside what
+    /// guessing gives; nothing where no scores are by kind.
+    #[must_use]
+    pub fn kinds(&self) -> String {
+        let mut text = String::new();
+        let mut last = None;
+        for (column, [chance, majority]) in &self.guessing {
+            let Column::Score(name, measure, direction) = column else {
+                continue;
+            };
+            if last != Some((name, measure)) {
+                last = Some((name, measure));
+                let variants = self.variants.iter();
+                let heads: String = variants.map(|it| format!(" {} |", it.name)).collect();
+                text += &format!("\n| {name} {measure}, % | chance | most frequent |{heads}\n|");
+                text += &"---|".repeat(3 + self.variants.len());
+                text += "\n";
+            }
+            let reached = self.variants.iter();
+            let cells = reached.map(|it| format!(" {} |", cell(column, it.reached.get(column))));
+            let cells: String = cells.collect();
+            let [chance, majority] = [chance, majority].map(|share| 100.0 * share);
+            text += &format!("| {direction} | {chance:.1} | {majority:.1} |{cells}\n");
+        }
+        text
+    }
+
     /// Writes `comparison.json`, `comparison.md` and `comparison.html` into a folder and gives the page's
     /// path.
     ///
@@ -212,7 +246,10 @@ impl Comparison {
         let text = serde_json::to_string_pretty(self);
         let text = text.map_err(|error| Error::file("write", &json)(error.into()))?;
         write_atomically(&json, text.as_bytes())?;
-        write_atomically(&folder.join("comparison.md"), self.table().as_bytes())?;
+        write_atomically(
+            &folder.join("comparison.md"),
+            (self.table() + &self.kinds()).as_bytes(),
+        )?;
         let page = folder.join("comparison.html");
         write_atomically(&page, crate::report::comparison(self).as_bytes())?;
         Ok(page)
@@ -278,6 +315,24 @@ fn variant(name: String, runs: &[Findings]) -> Option<Variant> {
             .map(|(column, values)| (column, Spread::of(values)))
             .collect(),
     })
+}
+
+/// What guessing gives in the last evaluations, where they tell kinds apart.
+fn guesses(run: &Findings) -> Vec<(Column, [f64; 2])> {
+    let evaluations = run.evaluations.last().map_or(&[][..], |it| &it.evaluations);
+    let of = |evaluation: &Evaluation| {
+        let scores = evaluation.scores.iter().filter_map(|score| {
+            let (measure, direction) = (score.measure.clone(), score.direction.clone());
+            let column = Column::Score(evaluation.name.clone(), measure, direction);
+            Some((column, [score.chance, score.majority?]))
+        });
+        scores.collect::<Vec<_>>()
+    };
+    beside(evaluations)
+        .into_iter()
+        .flatten()
+        .flat_map(of)
+        .collect()
 }
 
 fn reached(run: &Findings) -> BTreeMap<Column, f64> {

@@ -30,7 +30,7 @@ mod vocabulary;
 
 pub use batch::{Batch, BatchOptions, Batches, Column, Hidden, TextColumn};
 pub use caption::{Caption, canonical, prompt};
-pub use conversation::{Conversation, Places};
+pub use conversation::{Conversation, Place, Places};
 pub use error::{BadRecords, DataError, RecordFault};
 pub use findings::{Boxed, Category, Findings, Relation, SegmentMap, TextLine, Verbalised};
 pub use image::{ImageTransform, Picture};

@@ -74,6 +74,7 @@ impl Traced {
             parameters: parameters
                 .map(|(path, info)| (path.clone(), info.clone()))
                 .collect(),
+            observed: Vec::new(),
         }
     }
 }

@@ -12,6 +12,8 @@ mod embed;
 mod evaluator;
 mod export;
 mod guess;
+mod means;
+mod pathways;
 mod probe;
 mod retrieval;
 mod routing;
@@ -19,6 +21,7 @@ mod routing;
 pub use embed::Encoder;
 pub use evaluator::{Evaluator, Overrides};
 pub use export::export;
+pub use pathways::Pathways;
 pub use retrieval::{Captioned, measure};
 pub use routing::{RouterUse, StreamUse, Token, WordUse};
 
@@ -39,6 +42,20 @@ pub struct Evaluation {
     pub scores: Vec<Score>,
     /// A few records with the captions that fit them best.
     pub examples: Vec<Example>,
+    /// Means of what is observed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub means: Vec<Means>,
+}
+
+/// The means of something observed, by kind of record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Means {
+    /// Where it is: `language.3.layer.mixer.image.gates`.
+    pub path: String,
+    /// What its numbers are called.
+    pub names: Vec<String>,
+    /// For each kind of records, how many places were counted, and the mean of every number.
+    pub kinds: Vec<(String, u64, Vec<f64>)>,
 }
 
 /// One number.
@@ -78,4 +95,29 @@ impl Example {
             .iter()
             .position(|(caption, _)| *caption == self.truth)
     }
+}
+
+/// Evaluations of several kinds, those together whose data and kinds are the same, in order.
+#[must_use]
+pub fn beside(evaluations: &[Evaluation]) -> Vec<Vec<&Evaluation>> {
+    let several = |it: &&Evaluation| {
+        let measure = it.scores.first().map(|score| &score.measure);
+        let alike = |score: &Score| score.majority.is_some() && Some(&score.measure) == measure;
+        it.scores.len() > 1 && it.scores.iter().all(alike)
+    };
+    let alike = |one: &Evaluation, other: &Evaluation| {
+        let kinds = |it: &Evaluation| {
+            let kinds = it.scores.iter().map(|score| score.direction.clone());
+            kinds.collect::<Vec<_>>()
+        };
+        one.data == other.data && kinds(one) == kinds(other)
+    };
+    let mut all: Vec<Vec<&Evaluation>> = Vec::new();
+    for evaluation in evaluations.iter().filter(several) {
+        match all.iter_mut().find(|own| alike(own[0], evaluation)) {
+            Some(own) => own.push(evaluation),
+            None => all.push(vec![evaluation]),
+        }
+    }
+    all
 }

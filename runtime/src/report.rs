@@ -5,6 +5,7 @@
 
 mod comparison;
 mod curves;
+mod kinds;
 mod page;
 mod plot;
 mod routers;

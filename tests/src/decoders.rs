@@ -150,6 +150,11 @@ impl Recorded {
         }
     }
 
+    /// The weights by their foreign names, to change them.
+    pub fn weights_mut(&mut self) -> &mut BTreeMap<String, HostTensor> {
+        &mut self.weights
+    }
+
     /// What a stage trains, after one update towards one of its objectives, by the names of the recorded
     /// weights.
     ///
@@ -294,6 +299,20 @@ impl Worst {
         }
         assert!(10 * compared > 9 * all, "{compared} of {all} are compared");
         all_found(found, expected, "adamw.");
+    }
+
+    /// Compares tensors of which the reference may keep every fifth element.
+    ///
+    /// # Panics
+    /// When they differ.
+    pub fn same_sampled(
+        &mut self,
+        kind: &'static str,
+        name: &str,
+        (found, expected): (&Tensor, &Tensor),
+        tolerance: f64,
+    ) {
+        self.same(kind, name, (&sampled(found, expected), expected), tolerance);
     }
 
     /// A line of a table.

@@ -119,6 +119,22 @@ impl Generation {
     }
 }
 
+impl Generation {
+    /// What the last program left to the next one, by name.
+    fn kept(&mut self) -> Tensors {
+        let Some(executor) = &mut self.device else {
+            return self.state.clone();
+        };
+        let found = executor.read_all(Slot::State);
+        let found = from_host(&found.unwrap_or_else(|e| panic!("{e}")));
+        let own = |name: String| name.trim_start_matches("cache/").to_owned();
+        found
+            .into_iter()
+            .map(|(name, it)| (own(name), it))
+            .collect()
+    }
+}
+
 /// All programs in one plan, with the weights on the device.
 fn on_device(device: &Device, programs: &Decoding, weights: &Tensors) -> Executor {
     let options = compile::Options {
@@ -250,6 +266,41 @@ pub fn check_greedy(backbone: &str, backend: &Backend, tolerance: f64, worst: &m
     }
 }
 
+/// Keys and values behind the prompts, at places that hold something.
+fn same_cache(kept: &Tensors, recorded: &Tensors, tolerance: f64, worst: &mut Worst) {
+    let seen = &recorded["valid"];
+    for (layer, kind, theirs) in [
+        (0, "key", "cache.0.k"),
+        (0, "value", "cache.0.v"),
+        (1, "key", "cache.1.k"),
+        (1, "value", "cache.1.v"),
+    ] {
+        let name = format!("cache.language.{layer}.layer.attend.attention.{kind}");
+        let (found, expected) = (&kept[&name], &recorded[theirs]);
+        let [batch, heads, places, width] = expected.shape[..] else {
+            panic!("four axes")
+        };
+        // Here there is room for the answer behind each prompt.
+        let room = found.shape[2];
+        let mut pair = [Vec::new(), Vec::new()];
+        for (b, head, place) in (0..batch * heads * places)
+            .map(|row| (row / places / heads, row / places % heads, row % places))
+        {
+            if seen.data[b * places + place] != 0.0 {
+                let row = b * heads + head;
+                let from = |tensor: &Tensor, places: usize| {
+                    tensor.data[(row * places + place) * width..][..width].to_vec()
+                };
+                pair[0].extend(from(found, room));
+                pair[1].extend(from(expected, places));
+            }
+        }
+        let [found, expected] =
+            pair.map(|data| Tensor::new(vec![data.len()], data).expect("a line"));
+        worst.same("cache", theirs, (&found, &expected), tolerance);
+    }
+}
+
 /// Two prompts padded on the left and six given answer tokens: the logits behind each are the recorded
 /// ones. A step reads no mixer and no adapter.
 ///
@@ -328,6 +379,9 @@ pub fn check_moai(backend: &Backend, tolerance: f64, worst: &mut Worst) {
             logits.data[(b * logits.shape[1] + at) * WORDS + word]
         });
         let found = generation.next(inputs);
+        if step == 0 {
+            same_cache(&generation.kept(), &recorded, tolerance, worst);
+        }
         let name = format!("answer token {step}");
         worst.same("decode", &name, (&found, &expected), tolerance);
     }

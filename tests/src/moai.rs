@@ -2,10 +2,12 @@
 
 use crate::backends::name;
 use crate::decoders::{Recorded, Worst, channels_last};
-use crate::reference::{Tensors, load};
+use crate::reference::{Tensors, from_host, load};
 use gatewright_compiler::lower::{Mode, Target};
 use gatewright_compiler::tensor::Tensor;
 use gatewright_runtime::once::Backend;
+use gatewright_runtime::tensor::HostData;
+use std::collections::BTreeMap;
 
 const MIXER: &str = "language.1.layer.mixer";
 const IMAGE: f64 = 96.0;
@@ -117,6 +119,7 @@ pub fn parity(backend: &Backend, tolerance: f64) {
     check_padded(backend, tolerance, &mut worst);
     check_objectives(backend, tolerance, &mut worst);
     check_draws(backend, tolerance, &mut worst);
+    check_updates(backend, tolerance, &mut worst);
     println!("{}", worst.line(&name(backend)));
 }
 
@@ -234,5 +237,87 @@ fn check_draws(backend: &Backend, tolerance: f64, worst: &mut Worst) {
         let theirs = format!("step1.{image}{language}.loss");
         let pair = (&found["objective.experts"], &expected[&theirs]);
         worst.same("losses", &theirs, pair, tolerance);
+    }
+}
+
+/// Draws of the first three updates, image side and language side.
+const DRAWS: [(usize, usize); 3] = [(0, 1), (2, 0), (1, 2)];
+/// Learning rate, decay rates and epsilon of the recorded updates.
+const ADAMW: [f64; 4] = [1e-3, 0.9, 0.999, 1e-8];
+
+/// Moments and updates of a tensor.
+#[derive(Clone)]
+struct Moments {
+    first: Vec<f64>,
+    second: Vec<f64>,
+    updates: i32,
+}
+
+impl Moments {
+    fn update(&mut self, parameters: &mut [f32], gradient: &[f64]) {
+        let [rate, beta1, beta2, epsilon] = ADAMW;
+        self.updates += 1;
+        let corrections = [beta1, beta2].map(|beta| 1.0 - beta.powi(self.updates));
+        let moments = self.first.iter_mut().zip(&mut self.second);
+        for ((x, g), (m, v)) in parameters.iter_mut().zip(gradient).zip(moments) {
+            *m = beta1 * *m + (1.0 - beta1) * g;
+            *v = beta2 * *v + (1.0 - beta2) * g * g;
+            let step = (*m / corrections[0]) / ((*v / corrections[1]).sqrt() + epsilon);
+            *x = (f64::from(*x) - rate * step) as f32;
+        }
+    }
+}
+
+/// Three updates of step 1 and three of step 2, by gradients of the backend: what was trained, and the loss
+/// before each. Experts that were not drawn rest (`skip`), or get a zero gradient (`zero`).
+fn check_updates(backend: &Backend, tolerance: f64, worst: &mut Worst) {
+    // On a device one of them is enough: they differ in what the host adds up.
+    let variants = match backend {
+        Backend::Reference => &["skip", "zero"][..],
+        Backend::Device(_) => &["zero"],
+    };
+    for variant in variants {
+        let (mut inputs, expected) = training();
+        let mut recorded = recorded(&[]);
+        let mut moments: BTreeMap<String, Moments> = BTreeMap::new();
+        for step in 0..6 {
+            let objective = if step < 3 { "experts" } else { "gates" };
+            if let Some((image, language)) = DRAWS.get(step) {
+                draw(&mut inputs, *image, *language);
+            }
+            let what = Target::Objective(objective.to_owned());
+            let found = recorded.run(&what, Mode::Train, &inputs, backend);
+            let losses = &expected[&format!("adamw_{variant}.losses")];
+            let (loss, told) = (
+                &found.outputs[&format!("objective.{objective}")],
+                Tensor::scalar(losses.data[step]),
+            );
+            worst.same("losses", variant, (loss, &told), tolerance);
+            let weights = recorded.weights_mut();
+            let trained = weights.iter_mut().filter(|(name, _)| name.contains("moai"));
+            for (name, tensor) in trained {
+                let HostData::F32(data) = &mut tensor.data else {
+                    panic!("{name} holds no floats")
+                };
+                let zero = vec![0.0; data.len()];
+                let gradient = found.gradients.get(name).map_or(&zero, |it| &it.data);
+                if *variant == "skip" && gradient.iter().all(|x| *x == 0.0) {
+                    continue;
+                }
+                let fresh = || Moments {
+                    first: zero.clone(),
+                    second: zero.clone(),
+                    updates: 0,
+                };
+                let own = moments.entry(name.clone()).or_insert_with(fresh);
+                own.update(data, gradient);
+            }
+        }
+        let found = from_host(recorded.weights_mut());
+        for (name, tensor) in found.iter().filter(|(name, _)| name.contains("moai")) {
+            let theirs = format!("adamw_{variant}.{name}");
+            let pair = (tensor, &expected[&theirs]);
+            worst.same_sampled("after six updates", &theirs, pair, 10.0 * tolerance);
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Plans from files: equal to compiled ones, and only found by what they were made from.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use gatewright_compiler::compile::Options;
 use gatewright_compiler::lower::{Mode, Request, Target, lower};
 use gatewright_compiler::plan::{Limits, Plan};

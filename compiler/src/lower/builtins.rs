@@ -19,6 +19,8 @@ use gatewright_grammar::source::Span;
 pub(crate) struct Call<'e> {
     /// Which one.
     pub(crate) name: &'static str,
+    /// What it is called there; a path behind a slash with `as`.
+    pub(crate) label: &'e str,
     /// What arrives through `->`.
     pub(crate) piped: Option<Value>,
     /// The written arguments.
@@ -116,6 +118,7 @@ const OTHERS: &[(&str, &[&str])] = &[
     ("choices", &[]),
     ("has_mask", &[]),
     ("only_counted", &["of"]),
+    ("observe", &[]),
 ];
 
 /// All names, for resolution and suggestions.
@@ -186,6 +189,7 @@ impl Tracer<'_> {
             "places" => self.places_along(frame, &call),
             "expand" => self.expand(frame, &call),
             "choose_one" => self.choose_one(frame, &call),
+            "observe" => self.observe(frame, &call),
             "last" => self.last_state(frame, &call),
             _ => {
                 let value = self.operand(frame, &call, 0)?;

@@ -227,6 +227,7 @@ impl Tracer<'_> {
             Value::Builtin(builtin) => {
                 let call = builtins::Call {
                     name: builtin,
+                    label: name,
                     piped,
                     args,
                     span,

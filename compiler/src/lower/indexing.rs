@@ -197,6 +197,21 @@ impl Tracer<'_> {
         Ok((shape, axes))
     }
 
+    /// `observe(x) as name`: the value itself, which who measures the model can ask for by its path.
+    pub(crate) fn observe(&mut self, frame: &mut Frame, call: &Call) -> Traced<Value> {
+        let value = self.tensor_operand(frame, call, 0)?;
+        if self.expert.is_some() {
+            let headline = "`observe` has no place in an expert, whose rows are in no order";
+            return self.fail(check::arguments::report(call.span, headline));
+        }
+        let path = match call.label.strip_prefix('/') {
+            Some(path) => path.to_owned(),
+            None => frame.scope.enter(call.label),
+        };
+        self.observed.push((path, value.id));
+        Ok(Value::Tensor(value))
+    }
+
     /// `choose_one(a, b, c)`: one of the values, each as likely as the others, drawn anew in every
     /// step. The number in [0, 1) that decides is a random node of its own: value i of n is taken
     /// where it lies in [i / n, (i + 1) / n).

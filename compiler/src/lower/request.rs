@@ -19,6 +19,11 @@ impl Tracer<'_> {
             Target::Values(names) => self.named_values(names)?,
             Target::Everything => return self.everything(),
         }
+        if request.observed {
+            for (path, id) in self.observed.clone() {
+                self.graph.add_output(path, OutputKind::Value, id);
+            }
+        }
         if request.routing == Recorded::Nothing {
             return Ok(());
         }

@@ -41,6 +41,8 @@ pub(crate) struct Tracer<'a> {
     /// Losses in the order they were traced.
     pub(crate) loss_order: Vec<String>,
     pub(crate) routers: Vec<RouterInstance>,
+    /// What `observe` names, by path.
+    pub(crate) observed: Vec<(String, ValueId)>,
     pub(crate) expert: Option<ExpertContext>,
     /// Present while a program that generates is traced.
     pub(super) decoding: Option<super::decode::Trace>,
@@ -74,6 +76,7 @@ impl<'a> Tracer<'a> {
             losses: BTreeMap::new(),
             loss_order: Vec::new(),
             routers: Vec::new(),
+            observed: Vec::new(),
             expert: None,
             decoding: None,
             origin: Origin::default(),
@@ -98,6 +101,7 @@ impl<'a> Tracer<'a> {
             dims,
             routers: self.routers,
             parameters: parameters.collect(),
+            observed: self.observed.into_iter().map(|(path, _)| path).collect(),
         });
         (lowered, self.diagnostics.into_sorted())
     }

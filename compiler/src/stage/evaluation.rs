@@ -1,6 +1,7 @@
 //! `eval name { … }` and `metric name = …`
 
 use super::findings::FindingKind;
+use super::pattern::Pattern;
 use super::read::{At, Keys, Reader};
 use super::template::{Part, Template};
 use crate::check;
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// The keys of an evaluation.
 const KEYS: &[&str] = &["data", "entry", "metrics", "prompts", "classes", "findings"];
 /// Measures by name.
-const MEASURES: &[&str] = &["recall", "n_way", "accuracy", "probe", "answers"];
+const MEASURES: &[&str] = &["recall", "n_way", "accuracy", "probe", "answers", "means"];
 
 /// What is measured on held-out data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -93,6 +94,20 @@ pub enum Measure {
         /// The field that tells kinds of records apart, when stated.
         by: Option<String>,
     },
+    /// `means(guess, language.*.gates, keep: seen, by: "type", names: ["a", "b"])`: the mean of what
+    /// `observe` names on the way to a value, over the places that count.
+    Means {
+        /// The value on whose way they lie.
+        of: String,
+        /// The paths of what is observed, `f32[B, ..., Z]`.
+        observed: Pattern,
+        /// The places that count, a `bool` of all axes but the last; all of them without it.
+        keep: Option<String>,
+        /// The field that tells kinds of records apart, when stated.
+        by: Option<String>,
+        /// What the Z numbers are called; by their index without it.
+        names: Vec<String>,
+    },
     /// `probe("subgroup")`: share of samples whose label a linear classifier tells from the rows of the
     /// entry, fitted to those of the data that is trained on.
     Probe {
@@ -149,7 +164,10 @@ pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<EvalSpec> 
             Measure::NWay { .. } => Some(("n_way", 2)),
             Measure::Recall { .. } => Some(("recall", 2)),
             Measure::Probe { .. } => Some(("probe", 1)),
-            Measure::Accuracy { .. } | Measure::Guess { .. } | Measure::Answers { .. } => None,
+            Measure::Accuracy { .. }
+            | Measure::Guess { .. }
+            | Measure::Answers { .. }
+            | Measure::Means { .. } => None,
         };
         if let Some((name, needed)) = needed
             && entries.len() != needed
@@ -160,9 +178,13 @@ pub(super) fn read(reader: &mut Reader, view: &SectionView) -> Option<EvalSpec> 
         metrics.push(measure);
     }
     // Values say for themselves where they come from.
-    let guesses =
-        |measure: &Measure| matches!(measure, Measure::Guess { .. } | Measure::Answers { .. });
-    if metrics.is_empty() || !metrics.iter().all(guesses) {
+    let of_values = |measure: &Measure| {
+        matches!(
+            measure,
+            Measure::Guess { .. } | Measure::Answers { .. } | Measure::Means { .. }
+        )
+    };
+    if metrics.is_empty() || !metrics.iter().all(of_values) {
         reader.required(&keys, "entry", "(embed_image, embed_text)")?;
     }
     let prompts = keys.get("prompts").map_or(Vec::new(), |at| reader.list(at));
@@ -308,6 +330,9 @@ fn measure<'a>(reader: &mut Reader, at: At<'a>, values: usize) -> Option<(Measur
     if callee == "answers" {
         return answers(reader, at, &keys).map(|measure| (measure, Vec::new()));
     }
+    if callee == "means" {
+        return means(reader, at, &keys).map(|measure| (measure, Vec::new()));
+    }
     if callee == "probe" {
         reader.known(&keys, &[], 1);
         let Some(label) = keys.positional.first() else {
@@ -392,6 +417,39 @@ fn answers(reader: &mut Reader, at: At, keys: &Keys) -> Option<Measure> {
         labels: labels?,
         counted: counted?,
         by,
+    })
+}
+
+/// `means(guess, language.*.gates, keep: seen, by: "type", names: ["left", "right"])`.
+fn means(reader: &mut Reader, at: At, keys: &Keys) -> Option<Measure> {
+    reader.known(keys, &["keep", "by", "names"], 2);
+    let model = reader.model;
+    let known = || model.values().keys().map(String::as_str);
+    let [of, observed] = keys.positional.as_slice() else {
+        let forms = "a value and what is observed on its way: `means(guess, language.*.gates)`";
+        return reader.refuse(at, "means", forms);
+    };
+    let of = reader.name(*of, "value", known());
+    let observed = reader.pattern(*observed, "means");
+    let keep = match keys.get("keep") {
+        Some(at) => Some(reader.name(at, "value", known())?),
+        None => None,
+    };
+    let by = match keys.get("by") {
+        Some(at) => Some(reader.text(at, "by")?.value),
+        None => None,
+    };
+    let names = keys.get("names").map_or(Vec::new(), |at| reader.list(at));
+    let names: Vec<_> = names
+        .into_iter()
+        .map(|at| reader.text(at, "names").map(|text| text.value))
+        .collect();
+    Some(Measure::Means {
+        of: of?,
+        observed: observed?,
+        keep,
+        by,
+        names: names.into_iter().collect::<Option<_>>()?,
     })
 }
 

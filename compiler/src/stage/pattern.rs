@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 /// Names a parameter or everything below a path. A part `*` stands for any one part, and a last part
 /// `*` for all that follows, so `connector.*` and `connector` name the same parameters below
 /// `connector`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pattern {
     /// As written.
     pub text: String,

@@ -1,6 +1,6 @@
 //! What was measured, as text.
 
-use gatewright_runtime::measure::{Evaluation, RouterUse, Score};
+use gatewright_runtime::measure::{Evaluation, Means, RouterUse, Score, beside};
 use gatewright_runtime::train::EvaluationRecord;
 use std::fmt::Write;
 
@@ -11,7 +11,19 @@ pub(crate) fn evaluations(records: &[EvaluationRecord]) -> String {
     };
     let before = (records.len() > 1).then_some(first);
     let mut text = String::new();
-    for evaluation in &last.evaluations {
+    let together = beside(&last.evaluations).into_iter();
+    let together: Vec<_> = together.filter(|own| own.len() > 1).collect();
+    for own in &together {
+        text += &side_by_side(own);
+    }
+    let shown = |it: &&Evaluation| {
+        let elsewhere = together
+            .iter()
+            .flatten()
+            .any(|other| std::ptr::eq(*other, *it));
+        !elsewhere && !it.scores.is_empty()
+    };
+    for evaluation in last.evaluations.iter().filter(shown) {
         // Writing to a string does not fail.
         let _ = writeln!(
             text,
@@ -38,6 +50,57 @@ pub(crate) fn evaluations(records: &[EvaluationRecord]) -> String {
                 percent(score.value)
             );
         }
+    }
+    for means in last.evaluations.iter().flat_map(|it| &it.means) {
+        text += &observed(means);
+    }
+    text
+}
+
+/// Evaluations of the same kinds of records, a column each.
+fn side_by_side(evaluations: &[&Evaluation]) -> String {
+    let Some(first) = evaluations.first() else {
+        return String::new();
+    };
+    let mut text = format!("\n{} records of {}\n", first.records, first.data);
+    let names = evaluations.iter().map(|it| format!("{:>14}", it.name));
+    let names: String = names.collect();
+    // Writing to a string does not fail.
+    let _ = writeln!(
+        text,
+        "  {:<26}{:>8}{:>15}{names}",
+        "", "chance", "most frequent"
+    );
+    for (index, score) in first.scores.iter().enumerate() {
+        let name = format!("{} {}", score.measure, score.direction);
+        let values = evaluations.iter().map(|it| {
+            let own = it.scores.get(index);
+            format!(
+                "{:>14}",
+                own.map_or(String::new(), |own| percent(own.value))
+            )
+        });
+        let values: String = values.collect();
+        let _ = writeln!(
+            text,
+            "  {name:<26}{:>8}{:>15}{values}",
+            percent(score.chance),
+            score.majority.map_or(String::new(), percent)
+        );
+    }
+    text
+}
+
+/// Means by kind of record.
+fn observed(means: &Means) -> String {
+    let names = means.names.iter().map(|name| format!("{name:>12}"));
+    let names: String = names.collect();
+    let mut text = format!("\n{}: means\n  {:<12}{names}\n", means.path, "");
+    for (kind, _, values) in &means.kinds {
+        let values = values.iter().map(|value| format!("{value:>12.3}"));
+        let values: String = values.collect();
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "  {kind:<12}{values}");
     }
     text
 }

@@ -43,6 +43,8 @@ pub struct Places {
     pub length: usize,
     /// For every sequence, what each place holds.
     pub of: Vec<Place>,
+    /// For every sequence, the token at each place; 0 where there is none.
+    pub ids: Vec<u32>,
 }
 
 /// How records become sequences.
@@ -115,6 +117,12 @@ impl Conversation {
                 .map(|it| (it.product.clone(), it.input.clone()))
                 .collect(),
         })
+    }
+
+    /// Places of a sequence.
+    #[must_use]
+    pub fn places(&self) -> usize {
+        usize::try_from(self.spec.places()).unwrap_or(0)
     }
 
     /// How words become ids.
@@ -421,6 +429,7 @@ impl Conversation {
         Places {
             length: size(self.spec.places()),
             of: spots().map(|it| it.holds).collect(),
+            ids: spots().map(|it| it.id).collect(),
         }
     }
 }

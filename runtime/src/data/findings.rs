@@ -431,6 +431,7 @@ mod tests {
                 std: [1.0; 3],
             },
             resize: Fit::Stretch,
+            background: [1.0; 3],
             augment: 0.0,
             variants: None,
             mask: None,

@@ -11,7 +11,7 @@ use super::random::Random;
 ///
 /// With a `strength` above zero the training form is augmented: a rotation of up to 0.25 `strength`
 /// radians, a scale, a shift of up to 1/16 of the width times two `strength`, and a jitter of
-/// saturation, contrast and brightness. Then the picture is laid on white and normalised as
+/// saturation, contrast and brightness. Then the picture is laid on the background and normalised as
 /// `(x - mean) / std` for `x` in `[0, 1]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ImageTransform {
@@ -21,6 +21,8 @@ pub struct ImageTransform {
     pub fit: Fit,
     /// How pixels are interpolated when it is resized.
     pub filter: Filter,
+    /// What shows through, red, green and blue of 0 to 1.
+    pub background: [f32; 3],
     /// What is subtracted from red, green and blue.
     pub mean: [f32; 3],
     /// What red, green and blue are divided by afterwards.
@@ -44,6 +46,7 @@ impl Default for ImageTransform {
             size: 32,
             fit: Fit::Cover,
             filter: Filter::Triangle,
+            background: [1.0; 3],
             mean: [0.5; 3],
             std: [0.25; 3],
             strength: 0.0,
@@ -64,6 +67,7 @@ impl ImageTransform {
             size: usize::try_from(form.size).unwrap_or(usize::MAX),
             fit: spec.resize,
             filter: form.filter,
+            background: spec.background.map(|value| value as f32),
             mean: form.mean.map(|value| value as f32),
             std: form.std.map(|value| value as f32),
             strength: spec.augment as f32,
@@ -127,14 +131,14 @@ impl ImageTransform {
         }
     }
 
-    /// On white, normalised.
+    /// On the background, normalised.
     #[inline]
     fn finish(&self, [red, green, blue, alpha]: [f32; 4]) -> [f32; 3] {
-        let white = 1.0 - alpha;
+        let (through, back) = (1.0 - alpha, self.background);
         [
-            (red + white - self.mean[0]) / self.std[0],
-            (green + white - self.mean[1]) / self.std[1],
-            (blue + white - self.mean[2]) / self.std[2],
+            (red + through * back[0] - self.mean[0]) / self.std[0],
+            (green + through * back[1] - self.mean[1]) / self.std[1],
+            (blue + through * back[2] - self.mean[2]) / self.std[2],
         ]
     }
 }
@@ -157,12 +161,14 @@ fn squared(picture: DynamicImage, side: u32, fit: Fit, filter: Filter) -> RgbaIm
         Fit::Cover => picture.resize_to_fill(side, side, filter).into_rgba8(),
         Fit::Stretch => picture.resize_exact(side, side, filter).into_rgba8(),
         Fit::Contain => {
-            let inside = picture.resize(side, side, filter).into_rgba8();
-            let mut square = RgbaImage::new(side, side);
-            let margin = |length: u32| i64::from((side - length) / 2);
-            let (x, y) = (margin(inside.width()), margin(inside.height()));
-            image::imageops::replace(&mut square, &inside, x, y);
-            square
+            // Padded first, so that the border blends as far as the filter reaches.
+            let longer = picture.width().max(picture.height());
+            let mut square = RgbaImage::new(longer, longer);
+            let margin = |length: u32| i64::from((longer - length) / 2);
+            let (x, y) = (margin(picture.width()), margin(picture.height()));
+            image::imageops::replace(&mut square, &picture.into_rgba8(), x, y);
+            let square = DynamicImage::ImageRgba8(square);
+            square.resize_exact(side, side, filter).into_rgba8()
         }
     }
 }
@@ -303,6 +309,34 @@ mod tests {
         };
         assert_eq!(row([9, 9, 9, 0]), [2.0; 3]);
         assert_eq!(row([0, 0, 255, 255]), [-2.0, -2.0, 2.0]);
+    }
+
+    /// A picture of 6 x 2 in a square of its longer side, halved: rows of background, then of picture.
+    #[test]
+    fn contained_pictures_lie_on_the_background() {
+        let mean = [122.0, 116.0, 104.0].map(|it: f32| it / 255.0);
+        let transform = ImageTransform {
+            size: 3,
+            fit: Fit::Contain,
+            background: mean,
+            mean: [0.0; 3],
+            std: [1.0; 3],
+            ..ImageTransform::default()
+        };
+        let wide = RgbaImage::from_pixel(6, 2, image::Rgba([200, 100, 50, 255]));
+        let mut file = std::io::Cursor::new(Vec::new());
+        let wide = DynamicImage::ImageRgba8(wide);
+        wide.write_to(&mut file, image::ImageFormat::Png).unwrap();
+        let mut row = Vec::new();
+        transform.append(&transform.decode(file.get_ref()).unwrap(), None, &mut row);
+        let colour = [200.0, 100.0, 50.0].map(|it: f32| it / 255.0);
+        for channel in 0..3 {
+            // The triangle reaches one pixel of the picture from the rows beside it.
+            let [above, inside] = [row[channel], row[9 + channel]];
+            let share = |value: f32| (value - mean[channel]) / (colour[channel] - mean[channel]);
+            assert!((share(above) - 1.0 / 7.0).abs() < 0.02, "{above}");
+            assert!((share(inside) - 0.75).abs() < 0.02, "{inside}");
+        }
     }
 
     #[test]

@@ -86,6 +86,7 @@ impl Answers {
             choices: total.answers.len(),
             scores,
             examples: self.shown(&all, batches),
+            means: Vec::new(),
         })
     }
 
@@ -125,7 +126,8 @@ impl Kind {
     }
 }
 
-fn kind(record: &Record, field: &str) -> String {
+/// What a field says of a record.
+pub(super) fn kind(record: &Record, field: &str) -> String {
     match record.fields.get(field) {
         Some(Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),

@@ -9,8 +9,9 @@ use crate::once::{self, Tensors};
 use crate::plans::Planner;
 use crate::project::Project;
 use crate::tensor::HostTensor;
-use gatewright_compiler::lower::{Mode, Request, Target};
+use gatewright_compiler::lower::{Lowered, Mode, Request, Target};
 use gatewright_compiler::plan::{BufferId, STEP_WORDS};
+use gatewright_compiler::stage::Pattern;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An entry or value, compiled for batches of one size.
@@ -19,6 +20,8 @@ pub struct Encoder {
     name: String,
     executor: Executor,
     outputs: Vec<BufferId>,
+    /// The paths of what is observed, in the order of the results behind those asked for.
+    observed: Vec<String>,
     /// Forced choices of experts.
     routes: Tensors,
 }
@@ -34,6 +37,36 @@ impl Encoder {
         bindings: &BTreeMap<String, usize>,
         device: &Device,
     ) -> Result<Self, Failure> {
+        Self::compiled(project, what, None, bindings, device)
+    }
+
+    /// Compiles values, and what `observe` names on their way that fits a pattern.
+    ///
+    /// # Errors
+    /// As [`Self::new`], and a pattern that nothing fits.
+    pub(super) fn observing(
+        project: &mut Project,
+        values: Vec<String>,
+        pattern: &Pattern,
+        bindings: &BTreeMap<String, usize>,
+        device: &Device,
+    ) -> Result<Self, Failure> {
+        Self::compiled(
+            project,
+            Target::Values(values),
+            Some(pattern),
+            bindings,
+            device,
+        )
+    }
+
+    fn compiled(
+        project: &mut Project,
+        what: Target,
+        pattern: Option<&Pattern>,
+        bindings: &BTreeMap<String, usize>,
+        device: &Device,
+    ) -> Result<Self, Failure> {
         let values = match &what {
             Target::Values(names) => Some(names.clone()),
             _ => None,
@@ -45,13 +78,19 @@ impl Encoder {
         };
         let request = Request {
             bindings: bindings.clone(),
+            observed: pattern.is_some(),
             ..Request::new(what, Mode::Eval)
         };
         let lowered = project.lower(&request)?;
         let routes = project.routes.inputs(&lowered)?;
         let first = lowered.graph.outputs().first();
         let first = first.map(|output| output.name.clone());
-        let names = values.unwrap_or_else(|| first.into_iter().collect());
+        let mut names = values.unwrap_or_else(|| first.into_iter().collect());
+        let observed = match pattern {
+            Some(pattern) => observed(&name, &lowered, pattern)?,
+            None => Vec::new(),
+        };
+        names.extend(observed.iter().cloned());
         let none = BTreeSet::new();
         let plan = once::planned(&name, &lowered, &Planner::of(device), none, None, None)?;
         let executor = Executor::new(device, plan, &execute::Options::default())?;
@@ -61,8 +100,14 @@ impl Encoder {
             name,
             executor,
             outputs,
+            observed,
             routes,
         })
+    }
+
+    /// The paths of what is observed: results in this order, behind the values asked for.
+    pub(super) fn observed(&self) -> &[String] {
+        &self.observed
     }
 
     /// The inputs that it reads from data, in order of their names.
@@ -132,4 +177,21 @@ impl Encoder {
         }
         Ok(all)
     }
+}
+
+/// What is observed that fits a pattern.
+fn observed(name: &str, lowered: &Lowered, pattern: &Pattern) -> Result<Vec<String>> {
+    let all = lowered.observed.iter();
+    let fitting: Vec<String> = all.filter(|it| pattern.matches(it)).cloned().collect();
+    if !fitting.is_empty() {
+        return Ok(fitting);
+    }
+    let known = match lowered.observed.is_empty() {
+        true => "nothing is observed: `x -> observe as name`".to_owned(),
+        false => format!("there are: {}", lowered.observed.join(", ")),
+    };
+    Err(Error::Evaluation {
+        name: name.to_owned(),
+        reason: format!("`{}` fits nothing that is observed; {known}", pattern.text),
+    })
 }

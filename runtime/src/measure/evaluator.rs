@@ -3,6 +3,7 @@
 use super::answers::Answers;
 use super::embed::Encoder;
 use super::guess::Guess;
+use super::means::Observed;
 use super::probe::Probe;
 use super::retrieval::{Captioned, dot, examples, measure};
 use super::routing::{Observer, RouterUse};
@@ -19,7 +20,7 @@ use crate::tensor::{HostData, HostTensor};
 use base64::Engine;
 use gatewright_compiler::lower::Target;
 use gatewright_compiler::stage::{
-    Classes, EvalSpec, Experiment, FindingsUse, Measure, StageSpec, Template,
+    Classes, EvalSpec, Experiment, FindingsUse, Measure, Pattern, StageSpec, Template,
 };
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,6 +45,7 @@ pub struct Evaluator {
     jobs: Vec<Job>,
     guesses: Vec<Guess>,
     answers: Vec<Answers>,
+    observed: Vec<Observed>,
     probes: Vec<Probe>,
     encoders: Vec<Encoder>,
     sets: Vec<Set>,
@@ -110,6 +112,7 @@ impl Evaluator {
                 jobs: Vec::new(),
                 guesses: Vec::new(),
                 answers: Vec::new(),
+                observed: Vec::new(),
                 probes: Vec::new(),
                 frozen: None,
                 encoders: Vec::new(),
@@ -135,6 +138,7 @@ impl Evaluator {
         self.jobs.is_empty()
             && self.guesses.is_empty()
             && self.answers.is_empty()
+            && self.observed.is_empty()
             && self.probes.is_empty()
     }
 
@@ -199,6 +203,7 @@ impl Evaluator {
                 choices: candidates.len(),
                 scores: scores.collect(),
                 examples: shown(&data, &labels, batches, self.examples),
+                means: Vec::new(),
             });
         }
         for guess in &self.guesses {
@@ -213,6 +218,16 @@ impl Evaluator {
             let read = encoder.inputs().map(str::to_owned).collect();
             let mut complete = completing(&mut self.frozen, set, read);
             let found = answers.run((&set.name, &set.batches), encoder, &mut complete)?;
+            evaluations.push(found);
+        }
+        for observed in &self.observed {
+            let (encoder, set) = (
+                &mut self.encoders[observed.encoder],
+                &self.sets[observed.set],
+            );
+            let read = encoder.inputs().map(str::to_owned).collect();
+            let mut complete = completing(&mut self.frozen, set, read);
+            let found = observed.run((&set.name, &set.batches), encoder, &mut complete)?;
             evaluations.push(found);
         }
         for probe in &self.probes {
@@ -286,6 +301,24 @@ impl Builder<'_> {
                         examples: self.overrides.examples,
                     };
                     self.evaluator.answers.push(answers);
+                }
+                Measure::Means {
+                    of,
+                    observed,
+                    keep,
+                    by,
+                    names,
+                } => {
+                    let values = [of].into_iter().chain(keep).cloned().collect();
+                    let observed = Observed {
+                        name: eval.name.clone(),
+                        set,
+                        encoder: self.observing(values, observed)?,
+                        keeps: keep.is_some(),
+                        by: by.clone(),
+                        names: names.clone(),
+                    };
+                    self.evaluator.observed.push(observed);
                 }
                 Measure::Probe { label } => self.probe(eval, &data, set, label)?,
                 measure => compared.push(measure.clone()),
@@ -464,6 +497,14 @@ impl Builder<'_> {
         });
         self.known.insert(key, index);
         Ok(index)
+    }
+
+    /// The index of an encoder of values and of what is observed on their way.
+    fn observing(&mut self, values: Vec<String>, pattern: &Pattern) -> Result<usize, Failure> {
+        let bindings = experiment::bindings(self.project, self.stage);
+        let encoder = Encoder::observing(self.project, values, pattern, &bindings, self.device)?;
+        self.evaluator.encoders.push(encoder);
+        Ok(self.evaluator.encoders.len() - 1)
     }
 
     /// The index of an encoder, compiled once.

@@ -65,6 +65,7 @@ impl Guess {
             choices: tally.classes.len(),
             scores: tally.scores(&self.scores, &self.at),
             examples: Vec::new(),
+            means: Vec::new(),
         })
     }
 

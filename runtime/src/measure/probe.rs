@@ -95,6 +95,7 @@ impl Probe {
             choices: classes.len(),
             scores: vec![score],
             examples: Vec::new(),
+            means: Vec::new(),
         })
     }
 }

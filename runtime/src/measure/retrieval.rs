@@ -38,7 +38,10 @@ pub fn measure(measure: &Measure, data: &Captioned) -> Vec<Score> {
     };
     match measure {
         // These compare nothing.
-        Measure::Guess { .. } | Measure::Probe { .. } | Measure::Answers { .. } => Vec::new(),
+        Measure::Guess { .. }
+        | Measure::Probe { .. }
+        | Measure::Answers { .. }
+        | Measure::Means { .. } => Vec::new(),
         Measure::Recall { at } => {
             let backward = backward_ranks(data);
             let bearers = bearers(data);

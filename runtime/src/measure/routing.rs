@@ -1,7 +1,8 @@
 //! What routers do with data: which expert serves which modality, and single tokens by name.
 
 use super::evaluator::picture;
-use crate::data::Batches;
+use super::pathways::{self, Pathways};
+use crate::data::{Batches, Conversation, Place, Places};
 use crate::device::Device;
 use crate::error::Result;
 use crate::execute::{self, Executor, Slot};
@@ -28,7 +29,8 @@ pub struct RouterUse {
     /// Choices of a token.
     #[serde(default)]
     pub choices: usize,
-    /// By stream, in token order.
+    /// By stream, in token order. The sequence of a conversation is told by what its places hold:
+    /// `image`, `prompt`, `answer`, `padding`.
     pub streams: Vec<StreamUse>,
 }
 
@@ -60,6 +62,10 @@ pub struct StreamUse {
     pub words: Vec<Vec<WordUse>>,
     /// The first choices of a few records' tokens.
     pub records: Vec<Token>,
+    /// Which ways the tokens take through this router and those before it that route the same tokens;
+    /// told of the last one of at least two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pathways: Option<Pathways>,
 }
 
 /// A word among the tokens of an expert.
@@ -98,18 +104,25 @@ pub(super) struct Observer {
 }
 
 #[derive(Debug)]
-struct Watched {
-    path: String,
+pub(super) struct Watched {
+    pub(super) path: String,
     experts: usize,
     choices: usize,
     chooser: Chooser,
     /// Name, start and length inside a group.
-    streams: Vec<(String, usize, usize)>,
+    pub(super) streams: Vec<(String, usize, usize)>,
     probs: BufferId,
     expert: BufferId,
     kept: BufferId,
     /// One where a token counts, when a mask hides some.
     counted: Option<BufferId>,
+}
+
+/// A stream, or the places of a conversation in it that hold the same kind of thing.
+pub(super) struct Part {
+    pub(super) name: String,
+    stream: usize,
+    holds: Option<Place>,
 }
 
 /// Sums over batches.
@@ -179,11 +192,17 @@ impl Observer {
                 [router.probs, router.expert, router.kept, counted]
             })
             .collect();
-        let mut sums: Vec<Vec<Sums>> = self
+        let talk = batches.conversation();
+        let parts: Vec<Vec<Part>> = self
             .routers
             .iter()
-            .map(|router| vec![Sums::new(router.experts, router.choices); router.streams.len()])
+            .map(|it| it.parts(talk, self.batch))
             .collect();
+        let new = |(router, parts): (&Watched, &Vec<Part>)| {
+            vec![Sums::new(router.experts, router.choices); parts.len()]
+        };
+        let mut sums: Vec<Vec<Sums>> = self.routers.iter().zip(&parts).map(new).collect();
+        let mut ways = pathways::Counts::new(&self.routers, &parts);
         for step in 0..batches.per_epoch() {
             let mut batch = batches.at(step)?;
             complete(&mut batch.tensors)?;
@@ -192,11 +211,12 @@ impl Observer {
             let found = self.executor.run_and_read(&["forward"], &ids)?;
             let text = batches.text().and_then(|(name, _)| batch.tensors.get(name));
             let words = text.and_then(|tensor| tensor.as_u32()).unwrap_or_default();
-            for ((router, sums), found) in self.routers.iter().zip(&mut sums).zip(found.chunks(4)) {
+            let mut views = Vec::new();
+            for (router, found) in self.routers.iter().zip(found.chunks(4)) {
                 let [probs, expert, kept, counted] = found else {
                     continue;
                 };
-                let view = View {
+                views.push(View {
                     router,
                     rows: batch.indices.len(),
                     batch: self.batch,
@@ -206,35 +226,78 @@ impl Observer {
                     expert: expert.as_u32().unwrap_or_default(),
                     kept: kept.as_u32().unwrap_or_default(),
                     counted: router.counted.and_then(|_| counted.as_f32()),
-                };
-                for (stream, sums) in sums.iter_mut().enumerate() {
-                    let name = &router.streams[stream].0;
-                    let text = batches.text().filter(|(input, _)| input == name);
-                    view.add(stream, text.map(|_| words), sums);
+                    places: batch.places.as_ref(),
+                });
+            }
+            for ((view, parts), sums) in views.iter().zip(&parts).zip(&mut sums) {
+                for (part, sums) in parts.iter().zip(sums) {
+                    let words = view.words(part, batches, words);
+                    view.add(part, words, sums);
                     if step == 0 {
-                        view.keep(stream, batches, &batch.indices, words, sums);
+                        view.keep(part, batches, &batch.indices, words, sums);
                     }
                 }
             }
+            ways.add(&views, &parts);
         }
-        let uses = self
-            .routers
-            .iter()
-            .zip(sums)
-            .map(|(router, sums)| RouterUse {
-                path: router.path.clone(),
-                choices: router.choices,
-                streams: router
-                    .streams
-                    .iter()
-                    .zip(sums)
-                    .map(|((name, ..), sums)| {
-                        let text = batches.text().map(|(_, column)| column);
-                        sums.finish(name, &|id| text.and_then(|it| it.tokenize.token(id)))
-                    })
-                    .collect(),
-            });
+        let name = |id: u32| match (batches.text(), talk) {
+            (Some((_, column)), _) => column.tokenize.token(id),
+            (None, Some(talk)) => talk.text().words(&[id]).ok(),
+            (None, None) => None,
+        };
+        let uses = self.routers.iter().zip(&parts).zip(sums).enumerate();
+        let uses = uses.map(|(index, ((router, parts), sums))| RouterUse {
+            path: router.path.clone(),
+            choices: router.choices,
+            streams: parts
+                .iter()
+                .zip(sums)
+                .filter(|(part, sums)| part.holds.is_none() || sums.positions > 0)
+                .map(|(part, sums)| StreamUse {
+                    pathways: ways.of(index, &part.name),
+                    ..sums.finish(&part.name, &name)
+                })
+                .collect(),
+        });
         Ok(uses.collect())
+    }
+}
+
+impl Watched {
+    /// What is told apart among its tokens: of a stream with the places of conversations, what they hold.
+    fn parts(&self, talk: Option<&Conversation>, batch: usize) -> Vec<Part> {
+        let places = talk.map_or(0, Conversation::places);
+        // A group has the places of one record or of several.
+        let talks = |length: usize| {
+            places > 0
+                && length >= places
+                && length.is_multiple_of(places)
+                && batch.is_multiple_of(length / places)
+        };
+        let kinds = [
+            ("image", Place::Image),
+            ("prompt", Place::Prompt),
+            ("answer", Place::Answer),
+            ("padding", Place::Padding),
+        ];
+        let mut parts = Vec::new();
+        for (stream, (name, _, length)) in self.streams.iter().enumerate() {
+            match talks(*length) {
+                true => {
+                    parts.extend(kinds.map(|(name, holds)| Part {
+                        name: name.to_owned(),
+                        stream,
+                        holds: Some(holds),
+                    }));
+                }
+                false => parts.push(Part {
+                    name: name.clone(),
+                    stream,
+                    holds: None,
+                }),
+            }
+        }
+        parts
     }
 }
 
@@ -259,9 +322,9 @@ fn watched(executor: &Executor, router: &RouterInstance) -> Result<Watched> {
 }
 
 /// One batch as a router saw it.
-struct View<'a> {
+pub(super) struct View<'a> {
     router: &'a Watched,
-    rows: usize,
+    pub(super) rows: usize,
     batch: usize,
     groups: usize,
     group_tokens: usize,
@@ -270,31 +333,58 @@ struct View<'a> {
     kept: &'a [u32],
     /// None when every token counts.
     counted: Option<&'a [f32]>,
+    /// What stands at each place of a conversation.
+    places: Option<&'a Places>,
 }
 
-impl View<'_> {
-    /// Positions of a record's tokens in a stream.
-    fn positions(&self, stream: usize, row: usize) -> impl Iterator<Item = usize> + Clone + use<> {
-        let (_, start, length) = &self.router.streams[stream];
+impl<'a> View<'a> {
+    /// Of a record's tokens in a part: where each stands in all records' stream and among the router's
+    /// tokens.
+    pub(super) fn positions(&self, part: &Part, row: usize) -> Vec<(usize, usize)> {
+        let (_, start, length) = &self.router.streams[part.stream];
         let per_group = (self.batch / self.groups).max(1);
         let own = length / per_group;
         let first = (row / per_group) * self.group_tokens + start + (row % per_group) * own;
-        first..first + own
+        let all = (0..own).map(|place| (row * own + place, first + place));
+        let held = |place: usize| self.places.and_then(|places| places.of.get(place));
+        all.filter(|(place, _)| part.holds.is_none() || held(*place) == part.holds.as_ref())
+            .collect()
     }
 
-    /// Adds the tokens of a stream that count; `words` holds the tokens of a text.
-    fn add(&self, stream: usize, words: Option<&[u32]>, sums: &mut Sums) {
+    /// The tokens of a part of text, rows first; `words` are those of the data's text.
+    fn words(&self, part: &Part, batches: &Batches, words: &'a [u32]) -> Option<&'a [u32]> {
+        match part.holds {
+            Some(Place::Prompt | Place::Answer) => self.places.map(|places| places.ids.as_slice()),
+            Some(_) => None,
+            None => {
+                let stream = &self.router.streams[part.stream].0;
+                batches.text().filter(|(name, _)| name == stream)?;
+                Some(words)
+            }
+        }
+    }
+
+    /// Whether a token takes part in the routing.
+    pub(super) fn counts(&self, position: usize) -> bool {
+        self.counted.is_none_or(|it| it[position] != 0.0)
+    }
+
+    /// The first choice of a token.
+    pub(super) fn first_choice(&self, position: usize) -> u32 {
+        self.expert[position * self.router.choices]
+    }
+
+    /// Adds the tokens of a part that count; `words` holds the tokens of a text.
+    fn add(&self, part: &Part, words: Option<&[u32]>, sums: &mut Sums) {
         for row in 0..self.rows {
             let mut used = vec![false; self.router.experts];
-            let positions = self.positions(stream, row);
-            let length = positions.clone().count();
-            for (place, position) in positions.enumerate() {
-                if self.counted.is_some_and(|it| it[position] == 0.0) {
+            for (place, position) in self.positions(part, row) {
+                if !self.counts(position) {
                     continue;
                 }
                 self.add_probabilities(position, sums);
                 let chosen = self.add_choices(position, sums);
-                let word = words.and_then(|words| words.get(row * length + place));
+                let word = words.and_then(|words| words.get(place));
                 for expert in chosen {
                     used[expert] = true;
                     if let Some(word) = word {
@@ -352,39 +442,36 @@ impl View<'_> {
     /// Keeps single tokens of evenly spread records.
     fn keep(
         &self,
-        stream: usize,
+        part: &Part,
         batches: &Batches,
         indices: &[usize],
-        words: &[u32],
+        words: Option<&[u32]>,
         sums: &mut Sums,
     ) {
-        let name = &self.router.streams[stream].0;
-        let text = batches.text().filter(|(input, _)| input == name);
         let step = self.rows.div_ceil(SHOWN).max(1);
         for row in (0..self.rows).step_by(step) {
             let Some(record) = indices.get(row).map(|index| &batches.records()[*index]) else {
                 continue;
             };
-            let experts = self
-                .positions(stream, row)
-                .map(|at| self.expert[at * self.router.choices]);
-            let words = match text {
-                Some((_, column)) => {
-                    let length = column.tokenize.length();
-                    let own = words
-                        .get(row * length..(row + 1) * length)
-                        .unwrap_or_default();
-                    own.iter()
-                        .map(|id| column.tokenize.token(*id).unwrap_or_default())
-                        .collect()
-                }
-                None => Vec::new(),
+            let positions = self.positions(part, row);
+            if positions.is_empty() || part.holds == Some(Place::Padding) {
+                continue;
+            }
+            let experts = positions.iter().map(|(_, at)| self.first_choice(*at));
+            let word = |id: &u32| match (batches.text(), batches.conversation()) {
+                (Some((_, column)), _) => column.tokenize.token(*id).unwrap_or_default(),
+                (None, Some(talk)) => talk.text().words(&[*id]).unwrap_or_default(),
+                (None, None) => String::new(),
             };
+            let words = words.map(|words| {
+                let own = positions.iter().filter_map(|(place, _)| words.get(*place));
+                own.map(word).collect()
+            });
             sums.records.push(Token {
                 key: record.key.clone(),
-                picture: text.is_none().then(|| picture(record)).flatten(),
+                picture: words.is_none().then(|| picture(record)).flatten(),
                 experts: experts.collect(),
-                words,
+                words: words.unwrap_or_default(),
             });
         }
     }
@@ -438,6 +525,7 @@ impl Sums {
             together: self.together,
             chosen_together: self.chosen_together,
             records: self.records,
+            pathways: None,
         }
     }
 

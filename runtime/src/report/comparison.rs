@@ -1,7 +1,7 @@
 //! The page of a comparison: the table, and what was reached against what it costs.
 
 use super::page::STYLE;
-use super::plot::{Cloud, scatter};
+use super::plot::{Cloud, bars, scatter};
 use crate::compare::{Column, Comparison, cell};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -21,6 +21,11 @@ pub(super) fn page(comparison: &Comparison) -> String {
                 p.lead { "Means and sample standard deviations over runs; shares in percent. Losses and served "
                     "shares are means over the last tenth of the steps." }
                 (table(comparison))
+                @let kinds = kinds(comparison);
+                @if !kinds.is_empty() {
+                    h2 { "By kind" }
+                    div.plots { @for plot in kinds { (PreEscaped(plot)) } }
+                }
                 h2 { "What it costs, what it reaches" }
                 div.plots { @for plot in plots(comparison) { (PreEscaped(plot)) } }
                 footer { "The same numbers: comparison.json beside this page." }
@@ -56,6 +61,41 @@ fn table(comparison: &Comparison) -> Markup {
             }
         }
     }
+}
+
+/// Scores by kind of record, the variants beside what guessing gives.
+fn kinds(comparison: &Comparison) -> Vec<String> {
+    let mut all: Vec<(&String, Vec<&Column>)> = Vec::new();
+    for column in comparison.guessing.keys() {
+        let Column::Score(name, ..) = column else {
+            continue;
+        };
+        match all.last_mut().filter(|(last, _)| *last == name) {
+            Some((_, own)) => own.push(column),
+            None => all.push((name, vec![column])),
+        }
+    }
+    let plot = |(name, columns): &(&String, Vec<&Column>)| {
+        let direction = |column: &&Column| match column {
+            Column::Score(_, _, direction) => direction.clone(),
+            other => other.to_string(),
+        };
+        let groups: Vec<String> = columns.iter().map(direction).collect();
+        let guess = |index: usize| {
+            let own = columns.iter().map(|it| comparison.guessing[*it][index]);
+            own.collect::<Vec<f64>>()
+        };
+        let mut series = vec![
+            ("chance".to_owned(), guess(0)),
+            ("most frequent".to_owned(), guess(1)),
+        ];
+        series.extend(comparison.variants.iter().map(|variant| {
+            let mean = |it: &&Column| variant.reached.get(*it).map_or(0.0, |own| own.mean);
+            (variant.name.clone(), columns.iter().map(mean).collect())
+        }));
+        bars(&format!("{name}: by kind"), "share", &groups, &series)
+    };
+    all.iter().filter_map(plot).collect()
 }
 
 const COSTS: [(&str, &str); 3] = [

@@ -1,6 +1,7 @@
 //! The page: what was run, what was reached, what the routers did.
 
 use super::curves::curves;
+use super::kinds;
 use super::routers::routers;
 use crate::measure::{Evaluation, Example, Score};
 use crate::train::{EvaluationRecord, Findings};
@@ -85,10 +86,12 @@ fn evaluations(findings: &Findings, last: &EvaluationRecord) -> Markup {
         .filter(|first| first.step < last.step);
     html! {
         h2 { "What it can do" }
+        div.plots { @for plot in kinds::answers(&last.evaluations) { (PreEscaped(plot)) } }
         @for evaluation in &last.evaluations {
-            h3 { (evaluation.name) ": " (evaluation.records) " records of " (evaluation.data) ", "
-                (evaluation.choices) " to choose from" }
-            (scores(evaluation, first, last.step))
+            h3 { (evaluation.name) ": " (evaluation.records) " records of " (evaluation.data)
+                @if evaluation.choices > 0 { ", " (evaluation.choices) " to choose from" } }
+            @if !evaluation.scores.is_empty() { (scores(evaluation, first, last.step)) }
+            div.plots { @for plot in kinds::means(evaluation) { (PreEscaped(plot)) } }
             @if !evaluation.examples.is_empty() {
                 div.cards { @for example in &evaluation.examples { (card(example)) } }
             }

@@ -209,6 +209,70 @@ pub(super) fn scatter(title: &str, x: &str, y: &str, clouds: &[Cloud]) -> Option
     })
 }
 
+/// A way through layers, and the share of all that takes it.
+pub(super) struct Way<'a> {
+    pub(super) stops: &'a [u32],
+    pub(super) share: f64,
+}
+
+/// Ways as lines from layer to layer: the first two in colour, the others grey. Lines are the wider the
+/// more take them, and stand a little beside each other.
+pub(super) fn ways(title: &str, layers: &[String], experts: usize, ways: &[Way]) -> Option<String> {
+    if layers.len() < 2 || ways.is_empty() {
+        return None;
+    }
+    let last = layers.len() as f64 - 1.0;
+    let frame = Frame {
+        title,
+        height: 300,
+        below: 38,
+        legend: SeriesLabelPosition::MiddleRight,
+        across: -0.2..last * 1.45,
+        up: -0.5..experts as f64 - 0.5,
+    };
+    frame.draw(|chart| {
+        let named = |at: &f64| {
+            let layer = layers.get(at.round() as usize);
+            let whole = (at - at.round()).abs() < 0.01 && *at > -0.01;
+            layer.filter(|_| whole).cloned().unwrap_or_default()
+        };
+        let whole = |at: &f64| match (at - at.round()).abs() < 0.01 {
+            true => format!("{at:.0}"),
+            false => String::new(),
+        };
+        draw_mesh(
+            chart
+                .configure_mesh()
+                .x_desc("layer")
+                .y_desc("expert")
+                .x_labels(4 * layers.len())
+                .x_label_formatter(&named)
+                .y_labels(2 * experts + 1)
+                .y_label_formatter(&whole),
+        )?;
+        // The most frequent ones lie on top.
+        for (index, way) in ways.iter().enumerate().rev() {
+            let aside = 0.05 * (index as f64 - (ways.len() as f64 - 1.0) / 2.0);
+            let points = way.stops.iter().enumerate();
+            let points = points.map(|(layer, expert)| (layer as f64, f64::from(*expert) + aside));
+            let shade = match index {
+                0 | 1 => colour(index),
+                _ => RGBColor(190, 190, 190),
+            };
+            let style = shade.stroke_width(1 + (12.0 * way.share).round() as u32);
+            let line = chart.draw_series(LineSeries::new(points, style)).ok()?;
+            if index < 2 {
+                let stops: Vec<String> = way.stops.iter().map(u32::to_string).collect();
+                line.label(format!("{}  {:.0} %", stops.join(" "), 100.0 * way.share))
+                    .legend(move |(x, y)| {
+                        PathElement::new([(x, y), (x + 18, y)], shade.stroke_width(3))
+                    });
+            }
+        }
+        Some(())
+    })
+}
+
 /// Bars side by side in groups: for each group a value of every name, 0 to 1.
 pub(super) fn bars(
     title: &str,
@@ -224,13 +288,18 @@ pub(super) fn bars(
         return None;
     }
     let count = groups.len();
+    // Many names get room of their own on the right.
+    let (legend, aside, above) = match series.len() {
+        0..=3 => (SeriesLabelPosition::UpperRight, 0.0, 1.3),
+        _ => (SeriesLabelPosition::MiddleRight, 0.4 * count as f64, 1.1),
+    };
     let frame = Frame {
         title,
         height: 300,
         below: 34,
-        legend: SeriesLabelPosition::UpperRight,
-        across: -0.5..count as f64 - 0.5,
-        up: 0.0..highest.max(1e-6) * 1.3,
+        legend,
+        across: -0.5..count as f64 - 0.5 + aside,
+        up: 0.0..highest.max(1e-6) * above,
     };
     frame.draw(|chart| {
         let name = |at: &f64| {
@@ -243,7 +312,7 @@ pub(super) fn bars(
             chart
                 .configure_mesh()
                 .disable_x_mesh()
-                .x_labels(count.max(2) * 2 + 1)
+                .x_labels((count as f64 + aside).ceil().max(2.0) as usize * 2 + 1)
                 .x_label_formatter(&name)
                 .y_desc(y),
         )?;
@@ -286,5 +355,13 @@ mod tests {
         );
         assert!(text.unwrap().trim_end().ends_with("</svg>"));
         assert!(lines("Loss", "nats", Legend::Above, &[]).is_none());
+        let layers = ["0", "2"].map(str::to_owned);
+        let way = |stops, share| Way { stops, share };
+        let taken = [way(&[0, 3], 0.6), way(&[1, 1], 0.3), way(&[2, 0], 0.1)];
+        let text = ways("Ways", &layers, 4, &taken).unwrap();
+        assert!(text.trim_end().ends_with("</svg>"));
+        assert!(text.contains("0 3  60 %") && text.contains("1 1  30 %"));
+        assert!(!text.contains("2 0  10 %"));
+        assert!(ways("Ways", &layers[..1], 4, &taken).is_none());
     }
 }

@@ -1,8 +1,8 @@
 //! Which expert serves what.
 
 use super::page::percent;
-use super::plot::{bars, colour};
-use crate::measure::{RouterUse, StreamUse, Token};
+use super::plot::{Way, bars, colour, ways};
+use crate::measure::{Pathways, RouterUse, StreamUse, Token};
 use maud::{Markup, PreEscaped, html};
 
 pub(super) fn routers(routing: &[RouterUse]) -> Markup {
@@ -15,7 +15,53 @@ pub(super) fn routers(routing: &[RouterUse]) -> Markup {
             (frequent_words(router))
             (together(router))
         }
+        @for router in routing {
+            @let own = router.streams.iter();
+            @let own = own.filter_map(|it| Some((it.name.as_str(), it.pathways.as_ref()?)));
+            @let own: Vec<(&str, &Pathways)> = own.collect();
+            @if !own.is_empty() { (pathways(&own, router)) }
+        }
     }
+}
+
+/// The ways of tokens through the layers, by stream.
+fn pathways(streams: &[(&str, &Pathways)], router: &RouterUse) -> Markup {
+    let experts = router.streams.first().map_or(0, |it| it.tokens.len());
+    let plot = |(name, own): &(&str, &Pathways)| {
+        let total = own.tokens.max(1) as f64;
+        let all = own.most.iter().map(|(stops, count)| Way {
+            stops,
+            share: *count as f64 / total,
+        });
+        let all: Vec<Way> = all.collect();
+        let shown: f64 = all.iter().map(|it| it.share).sum();
+        let title = format!(
+            "{name}: {} of {} ways, {:.0} % of tokens",
+            all.len(),
+            own.different,
+            100.0 * shown
+        );
+        ways(&title, &layers(&own.routers), experts, &all)
+    };
+    html! {
+        h2 { "Pathways of tokens through the layers" }
+        p { "First choices of experts, one layer after the other; the two most frequent ways in colour." }
+        div.plots { @for plot in streams.iter().filter_map(plot) { (PreEscaped(plot)) } }
+    }
+}
+
+/// What tells the paths of routers apart: `trunk.1.ffn.gate` and `trunk.3.ffn.gate` are 1 and 3.
+fn layers(paths: &[String]) -> Vec<String> {
+    let split = |path: &str| path.split('.').map(str::to_owned).collect::<Vec<_>>();
+    let all: Vec<Vec<String>> = paths.iter().map(|it| split(it)).collect();
+    let first = all.first().cloned().unwrap_or_default();
+    let differs = |at: usize| all.iter().any(|own| own.get(at) != first.get(at));
+    let name = |own: &Vec<String>| {
+        let parts = own.iter().enumerate().filter(|(at, _)| differs(*at));
+        let parts: Vec<&str> = parts.map(|(_, part)| part.as_str()).collect();
+        parts.join(".")
+    };
+    all.iter().map(name).collect()
 }
 
 fn uses(router: &RouterUse) -> Markup {
@@ -206,5 +252,16 @@ fn matrix(stream: &str, what: &str, counts: &[Vec<u64>]) -> Markup {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_called_by_what_differs() {
+        let paths = ["trunk.0.ffn.gate", "trunk.12.ffn.gate"].map(str::to_owned);
+        assert_eq!(layers(&paths), ["0", "12"]);
     }
 }

@@ -11,6 +11,10 @@ pub struct ImageSpec {
     pub rendition: Rendition,
     /// How another size or shape becomes a square; `cover` unless stated.
     pub resize: Fit,
+    /// What shows where a picture is transparent or does not reach, red, green and blue of 0 to 1; white unless
+    /// stated.
+    #[serde(default = "white")]
+    pub background: [f64; 3],
     /// Strength of the random changes in training, 0 (unless stated) to 1.
     pub augment: f64,
     /// How many different changed forms a picture has in all; unlimited unless stated.
@@ -38,7 +42,7 @@ pub struct Rendition {
 pub enum Fit {
     /// The shorter side fits and the middle is kept.
     Cover,
-    /// The longer side fits and the rest is white.
+    /// The longer side fits and the rest is background.
     Contain,
     /// Both sides fit.
     Stretch,
@@ -69,6 +73,10 @@ pub struct BlockMask {
     pub aspect: f64,
 }
 
+fn white() -> [f64; 3] {
+    [1.0; 3]
+}
+
 const FITS: &[(&str, Fit)] = &[
     ("cover", Fit::Cover),
     ("contain", Fit::Contain),
@@ -83,6 +91,7 @@ const KEYS: &[&str] = &[
     "size",
     "resize",
     "filter",
+    "background",
     "augment",
     "variants",
     "normalise",
@@ -115,6 +124,10 @@ pub(in crate::stage) fn read(reader: &mut Reader, keys: &Keys) -> Option<ImageSp
         let stds = reader.required(inner, "std", "[0.5, 0.5, 0.5]");
         std = stds.and_then(|at| channels(reader, at, "std", 1e-6..=f64::MAX));
     }
+    let background = match keys.get("background") {
+        Some(at) => background(reader, at, mean),
+        None => Some(white()),
+    };
     let mask = reader
         .braces(keys, "mask")
         .map(|keys| block_mask(reader, &keys));
@@ -126,6 +139,7 @@ pub(in crate::stage) fn read(reader: &mut Reader, keys: &Keys) -> Option<ImageSp
             std: std?,
         },
         resize: resize?,
+        background: background?,
         augment: augment?,
         variants: variants?,
         mask: mask.map_or(Some(None), |mask| mask.map(Some))?,
@@ -178,6 +192,22 @@ fn channels(
             Some([red?, green?, reader.number(*blue, key, range)?])
         }
         _ => reader.refuse(at, key, "three numbers: `[0.5, 0.5, 0.5]`"),
+    }
+}
+
+/// `white`, `mean` (of `normalise`, as whole steps of 1 / 255) or a colour.
+fn background(reader: &mut Reader, at: At, mean: Option<[f64; 3]>) -> Option<[f64; 3]> {
+    match at.value.as_path() {
+        Some("white") => Some(white()),
+        Some("mean") => {
+            mean.map(|mean| mean.map(|it| (it.clamp(0.0, 1.0) * 255.0).floor() / 255.0))
+        }
+        Some(_) => reader.refuse(
+            at,
+            "background",
+            "`white`, `mean` or a colour: `[0.5, 0.5, 0.5]`",
+        ),
+        None => channels(reader, at, "background", 0.0..=1.0),
     }
 }
 

@@ -37,7 +37,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
         )?;
         return Ok(ExitCode::SUCCESS);
     }
-    write!(out, "{}", comparison.table())?;
+    write!(out, "{}{}", comparison.table(), comparison.kinds())?;
     out.progress(&page.display().to_string());
     Ok(ExitCode::SUCCESS)
 }
