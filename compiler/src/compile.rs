@@ -16,6 +16,9 @@ use crate::size::{Bindings, Size};
 use crate::storage::Storage;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Names this build of the compiler by its source: two builds that differ may make different plans.
+pub const BUILD: &str = env!("GATEWRIGHT_COMPILER_BUILD");
+
 /// What to compile a graph for.
 #[derive(Clone, Debug)]
 pub struct Options<'a> {

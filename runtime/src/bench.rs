@@ -5,6 +5,7 @@ use crate::execute::{self, Executor, Slot};
 use crate::experiment::Subject;
 use crate::failure::Failure;
 use crate::once::Tensors;
+use crate::plans::Planner;
 use crate::profile::Recording;
 use crate::train::{TrainOptions, Trainer};
 use crate::verify::{drawn_inputs, initial_parameters};
@@ -41,7 +42,7 @@ pub struct Measured {
     pub kernels: usize,
     /// Device memory, bytes.
     pub memory_bytes: u64,
-    /// Seconds from the traced graph to a plan.
+    /// Seconds from the traced graph to a plan; less where the cache has it.
     pub compile_seconds: f64,
     /// Seconds from the plan to pipelines and memory; on software drivers with all their compiling.
     pub prepare_seconds: f64,
@@ -70,10 +71,10 @@ impl Measured {
 /// What compiler and device report.
 pub fn measure(device: &Device, bench: &Bench) -> Result<(Measured, Recording), Failure> {
     let begun = Instant::now();
-    let compiled = bench.subject.compile(&bench.name, device.limits())?;
+    let plan = bench.subject.plan(&bench.name, &Planner::of(device))?;
     let compile_seconds = begun.elapsed().as_secs_f64();
     let begun = Instant::now();
-    let executor = Executor::new(device, compiled.plan, &execute::Options::default())?;
+    let executor = Executor::new(device, plan, &execute::Options::default())?;
     let prepare_seconds = begun.elapsed().as_secs_f64();
     let mut runner = Runner::new(executor, bench)?;
     let first_run_seconds = runner.timed()?;
@@ -122,8 +123,8 @@ pub struct Watching {
 /// What compiler and device report.
 pub fn watching(device: &Device, benches: [&Bench; 2]) -> Result<Watching, Failure> {
     let runner = |bench: &Bench| -> Result<Runner, Failure> {
-        let compiled = bench.subject.compile(&bench.name, device.limits())?;
-        let executor = Executor::new(device, compiled.plan, &execute::Options::default())?;
+        let plan = bench.subject.plan(&bench.name, &Planner::of(device))?;
+        let executor = Executor::new(device, plan, &execute::Options::default())?;
         Runner::new(executor, bench)
     };
     let mut runners = [runner(benches[0])?, runner(benches[1])?];

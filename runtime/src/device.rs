@@ -10,6 +10,7 @@ pub(crate) mod commands;
 mod faults;
 pub(crate) mod kernels;
 pub(crate) mod memory;
+mod pipelines;
 mod probe;
 mod select;
 pub(crate) mod timing;
@@ -17,9 +18,11 @@ pub(crate) mod warm;
 
 pub use probe::{DeviceReport, ProbeResult};
 
+use crate::cache::Cache;
 use crate::error::{Error, Result};
 use faults::Faults;
 use gatewright_compiler::plan::{Limits, Profile};
+use pipelines::Pipelines;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -92,6 +95,8 @@ pub struct Device {
     faults: Faults,
     created: Arc<Created>,
     in_flight: Arc<Mutex<VecDeque<wgpu::SubmissionIndex>>>,
+    cache: Option<Cache>,
+    pipelines: Option<Arc<Pipelines>>,
 }
 
 impl Device {
@@ -144,6 +149,8 @@ impl Device {
             info: Arc::new(info),
             created: Arc::default(),
             in_flight: Arc::default(),
+            cache: None,
+            pipelines: None,
             adapter,
             raw,
             queue,
@@ -175,6 +182,27 @@ impl Device {
         let mut device = self.clone();
         device.limits.profile = profile;
         (profile == Profile::Gpu || self.limits.subgroup_size == 8).then_some(device)
+    }
+
+    /// The same device, with plans and what its driver makes of their kernels kept in files.
+    #[must_use]
+    pub fn with_cache(mut self, cache: Cache) -> Self {
+        self.pipelines = Pipelines::open(&self, &cache).map(Arc::new);
+        self.cache = Some(cache);
+        self
+    }
+
+    /// Where plans are kept, if they are.
+    #[must_use]
+    pub fn cache(&self) -> Option<&Cache> {
+        self.cache.as_ref()
+    }
+
+    /// Keeps what the driver made of new pipelines.
+    pub(crate) fn keep_pipelines(&self) {
+        if let Some(pipelines) = &self.pipelines {
+            pipelines.keep(self.counters().pipelines);
+        }
     }
 
     /// GPU objects created so far by all executors of this device.

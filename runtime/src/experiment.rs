@@ -16,6 +16,7 @@ mod start;
 pub use objective::{Objective, Step, Subject, bindings, optimizer};
 pub use plan::{StagePlan, UNSUPPORTED, plan};
 
+use crate::cache::Cache;
 use crate::checkpoint::Checkpoint;
 use crate::data::BadRecords;
 use crate::device::Device;
@@ -25,6 +26,7 @@ use crate::failure::{Failure, NonFinite};
 use crate::frozen::Frozen;
 use crate::measure::{self, Evaluator, RouterUse};
 use crate::once::Tensors;
+use crate::plans::Planner;
 use crate::profile::{PROFILED_STEPS, Recording};
 use crate::project::{Mistakes, Project};
 use crate::train::{
@@ -181,7 +183,9 @@ pub fn train(
     let mut loader = Loader::open(project, experiment, stage, options)?;
     loader.cut().iter().for_each(|note| observer.note(note));
     observer.phase("compiling");
-    let compiled = plan(project, stage, device.limits())?;
+    let compiled = plan(project, stage, &Planner::of(device))?;
+    let notes = device.cache().map(Cache::take_notes);
+    notes.iter().flatten().for_each(|it| observer.note(it));
     let routes = compiled.lowered.iter();
     let routes = routes.map(|lowered| project.routes.inputs(lowered));
     loader.routes = routes.collect::<Result<_, Error>>()?;

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::execute::{self, Executor, Slot};
 use crate::failure::Failure;
 use crate::once::{self, Tensors};
+use crate::plans::Planner;
 use crate::project::Project;
 use crate::tensor::{HostData, HostTensor};
 use gatewright_compiler::lower::{Mode, Request, Target};
@@ -162,15 +163,9 @@ impl Kept {
         let lowered = project.lower(&request)?;
         let first = lowered.graph.outputs().first();
         let result = first.map(|output| output.name.clone()).unwrap_or_default();
-        let compiled = once::compiled(
-            entry,
-            &lowered,
-            device.limits(),
-            BTreeSet::new(),
-            None,
-            None,
-        )?;
-        let executor = Executor::new(device, compiled.plan, &execute::Options::default())?;
+        let none = BTreeSet::new();
+        let plan = once::planned(entry, &lowered, &Planner::of(device), none, None, None)?;
+        let executor = Executor::new(device, plan, &execute::Options::default())?;
         let output = executor.find(Slot::Output, &result)?;
         Ok(Self {
             entry: entry.to_owned(),

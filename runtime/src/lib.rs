@@ -1,6 +1,7 @@
 //! Plan and data to numbers.
 
 pub mod bench;
+pub mod cache;
 pub mod checkpoint;
 pub mod codes;
 pub mod compare;
@@ -15,6 +16,7 @@ pub mod generate;
 pub mod initialise;
 pub mod measure;
 pub mod once;
+pub mod plans;
 pub mod profile;
 pub mod project;
 pub mod reference;

@@ -7,6 +7,8 @@ use crate::device::Device;
 use crate::error::Error;
 use crate::execute::{self, Executor, Slot, tensor_text};
 use crate::failure::Failure;
+use crate::plans::Planner;
+use crate::profile::Recording;
 use crate::project::{Mistakes, Project};
 use crate::tensor::{HostData, HostTensor};
 use crate::train::Update;
@@ -17,11 +19,12 @@ use gatewright_compiler::graph::{DType, Graph, OutputKind, Type, ValueId};
 use gatewright_compiler::lower::{Lowered, Request};
 use gatewright_compiler::ops::Op;
 use gatewright_compiler::optimizer::Optimizer;
-use gatewright_compiler::plan::Limits;
+use gatewright_compiler::plan::{Limits, Plan};
 use gatewright_compiler::precision::Precision;
 use gatewright_compiler::size::Bindings;
 use gatewright_compiler::tensor::Tensor;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 /// Tensors by name.
 pub type Tensors = BTreeMap<String, HostTensor>;
@@ -106,6 +109,19 @@ pub fn traced(
 /// # Errors
 /// As [`run`], but for a wrong spec.
 pub fn evaluate(lowered: &Lowered, once: &Once, backend: &Backend) -> Result<Results, Failure> {
+    recorded(lowered, once, backend, None)
+}
+
+/// [`evaluate`], and then the same on the device again for a recording, as often as it has steps.
+///
+/// # Errors
+/// As there.
+pub fn recorded(
+    lowered: &Lowered,
+    once: &Once,
+    backend: &Backend,
+    recording: Option<&Recording>,
+) -> Result<Results, Failure> {
     // Says which size is missing in the words of the compiler, whatever evaluates.
     bind_dims(&lowered.graph, &Bindings::new(), 1)?;
     check_given(
@@ -118,7 +134,7 @@ pub fn evaluate(lowered: &Lowered, once: &Once, backend: &Backend) -> Result<Res
     check_given("parameter", &lowered.graph, &parameters, once.parameters)?;
     match backend {
         Backend::Reference => on_reference(lowered, once),
-        Backend::Device(device) => on_device(lowered, once, device),
+        Backend::Device(device) => on_device(lowered, once, device, recording),
     }
 }
 
@@ -193,7 +209,34 @@ pub fn compiled(
     gradients: Option<Vec<String>>,
     optimizer: Option<&Optimizer>,
 ) -> Result<Compiled, CompileError> {
-    let options = compile::Options {
+    let options = options(name, limits, replay, gradients, optimizer);
+    compile::compile(&lowered.graph, &options)
+}
+
+/// The plan that [`compiled`] makes, or that was made of the same before.
+///
+/// # Errors
+/// As [`compile::compile`].
+pub fn planned(
+    name: &str,
+    lowered: &Lowered,
+    planner: &Planner,
+    replay: BTreeSet<String>,
+    gradients: Option<Vec<String>>,
+    optimizer: Option<&Optimizer>,
+) -> Result<Plan, CompileError> {
+    let options = options(name, planner.limits(), replay, gradients, optimizer);
+    planner.graph(&lowered.graph, &options)
+}
+
+fn options<'a>(
+    name: &str,
+    limits: &'a Limits,
+    replay: BTreeSet<String>,
+    gradients: Option<Vec<String>>,
+    optimizer: Option<&'a Optimizer>,
+) -> compile::Options<'a> {
+    compile::Options {
         name: name.to_owned(),
         limits,
         // Sizes were substituted while tracing; what is left is bound by nobody.
@@ -202,8 +245,18 @@ pub fn compiled(
         precision: Precision::Full,
         gradients,
         optimizer,
-    };
-    compile::compile(&lowered.graph, &options)
+    }
+}
+
+/// What an evaluation asks of the compiler: the random nodes whose values are given, the parameters whose
+/// gradients it needs, and the rule of its steps.
+type Asked<'a> = (BTreeSet<String>, Option<Vec<String>>, Option<&'a Optimizer>);
+
+fn asked<'a>(lowered: &Lowered, once: &Once<'a>) -> Asked<'a> {
+    let wanted = once.gradients || once.steps.is_some();
+    let paths = wanted.then(|| lowered.parameters.keys().cloned().collect());
+    let replay = given_draws(&lowered.graph, once.inputs);
+    (replay, paths, once.steps.as_ref().map(|it| it.optimizer))
 }
 
 /// Compiles what an evaluation needs.
@@ -212,18 +265,27 @@ pub(crate) fn compiled_for(
     once: &Once,
     limits: &Limits,
 ) -> Result<Compiled, CompileError> {
-    let wanted = once.gradients || once.steps.is_some();
-    let paths = wanted.then(|| lowered.parameters.keys().cloned().collect());
-    let replay = given_draws(&lowered.graph, once.inputs);
-    let optimizer = once.steps.as_ref().map(|steps| steps.optimizer);
+    let (replay, paths, optimizer) = asked(lowered, once);
     compiled("run", lowered, limits, replay, paths, optimizer)
 }
 
-fn on_device(lowered: &Lowered, once: &Once, device: &Device) -> Result<Results, Failure> {
+fn on_device(
+    lowered: &Lowered,
+    once: &Once,
+    device: &Device,
+    recording: Option<&Recording>,
+) -> Result<Results, Failure> {
     let wanted = once.gradients || once.steps.is_some();
-    let compiled = compiled_for(lowered, once, device.limits())?;
-    let options = execute::Options::default();
-    let mut executor = Executor::new(device, compiled.plan, &options)?;
+    let (replay, paths, optimizer) = asked(lowered, once);
+    let plan = planned(
+        "run",
+        lowered,
+        &Planner::of(device),
+        replay,
+        paths,
+        optimizer,
+    )?;
+    let mut executor = Executor::new(device, plan, &execute::Options::default())?;
     executor.fill(Slot::Parameter, once.parameters)?;
     executor.fill(Slot::Input, once.inputs)?;
     let program = if wanted { "gradients" } else { "forward" };
@@ -245,6 +307,18 @@ fn on_device(lowered: &Lowered, once: &Once, device: &Device) -> Result<Results,
             executor.run(&["gradients", "update"])?;
         }
         results.parameters = executor.read_all(Slot::Parameter)?;
+    }
+    if let Some(recording) = recording {
+        let programs = match once.steps {
+            Some(_) => vec!["gradients", "update"],
+            None => vec![program],
+        };
+        for _ in recording.steps() {
+            let begun = Instant::now();
+            if let Some(profile) = executor.profile(&programs)? {
+                recording.add(begun, profile);
+            }
+        }
     }
     Ok(results)
 }

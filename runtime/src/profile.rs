@@ -42,6 +42,12 @@ impl Recording {
         self.steps.contains(&step)
     }
 
+    /// The steps that are measured.
+    #[must_use]
+    pub fn steps(&self) -> Range<u64> {
+        self.steps.clone()
+    }
+
     /// What happened when.
     #[must_use]
     pub fn trace(&self) -> &Arc<Trace> {

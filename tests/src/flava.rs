@@ -10,6 +10,7 @@ use gatewright_runtime::execute::{self, Executor, Slot};
 use gatewright_runtime::experiment;
 use gatewright_runtime::failure::Failure;
 use gatewright_runtime::once::{self, Backend, Once, Results, Tensors};
+use gatewright_runtime::plans::Planner;
 use gatewright_runtime::project::{Overrides, Project};
 use gatewright_runtime::reference::State;
 use gatewright_runtime::tensor::{HostData, HostTensor};
@@ -580,7 +581,11 @@ impl Flava {
         let mut project = project("tiny", &sets);
         let experiment = project.experiment().expect("a sound file");
         let stage = experiment.stage(Some("joint")).expect("the stage");
-        let planned = experiment::plan(&mut project, stage, device.limits());
+        let planned = experiment::plan(
+            &mut project,
+            stage,
+            &Planner::without_cache(device.limits()),
+        );
         let planned = planned.unwrap_or_else(|error| panic!("{error}"));
         let mut batches = Sequence {
             objectives: stage.objectives().into_iter().map(str::to_owned).collect(),

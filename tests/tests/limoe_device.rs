@@ -7,6 +7,7 @@ use gatewright_runtime::device::{Choice, Counters, Device};
 use gatewright_runtime::execute::{Executor, Options, Slot};
 use gatewright_runtime::experiment;
 use gatewright_runtime::once::{self, Backend, Once, Results};
+use gatewright_runtime::plans::Planner;
 use gatewright_runtime::verify::{drawn_inputs, initial_parameters};
 use gatewright_tests::backends::backends;
 use gatewright_tests::limoe::{Case, embeddings, objective};
@@ -91,7 +92,7 @@ fn a_training_step_is_one_submission_and_creates_nothing() {
     let mut limoe = project(&model_text("limoe/limoe.gate"), Some("tiny"), &[]);
     let experiment = limoe.experiment().expect("sound sections");
     let stage = experiment.stage(Some("pretrain")).expect("the stage");
-    let planned = experiment::plan(&mut limoe, stage, device.limits());
+    let planned = experiment::plan(&mut limoe, stage, &Planner::without_cache(device.limits()));
     let planned = planned.unwrap_or_else(|error| panic!("{error}"));
     let inputs = drawn_inputs(&planned.lowered[0].graph, 0);
     let parameters = initial_parameters(&planned.lowered[0], 0);
@@ -127,7 +128,7 @@ fn trained(device: &Device, optimizer: &str, limits: &Limits) -> (Plan, Tensors,
     let mut limoe = project(&model_text("limoe/limoe.gate"), Some("tiny"), &sets);
     let experiment = limoe.experiment().expect("sound sections");
     let stage = experiment.stage(Some("pretrain")).expect("the stage");
-    let planned = experiment::plan(&mut limoe, stage, limits);
+    let planned = experiment::plan(&mut limoe, stage, &Planner::without_cache(limits));
     let planned = planned.unwrap_or_else(|error| panic!("{error}"));
     planned
         .plan

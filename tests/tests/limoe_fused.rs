@@ -8,6 +8,7 @@ use gatewright_compiler::optimizer::{Optimizer, Rule};
 use gatewright_compiler::plan::{Command, Limits, Role};
 use gatewright_compiler::precision::Precision;
 use gatewright_runtime::experiment;
+use gatewright_runtime::plans::Planner;
 use gatewright_tests::fused::{Tensors, assert_same, fill, fused};
 use gatewright_tests::spec::{bound, lowered, model_text, project, render};
 
@@ -115,7 +116,7 @@ fn routers_are_measured_by_few_launches_and_once() {
         let experiment = project.experiment().expect("sound sections");
         let stage = experiment.stage(None).expect("a stage");
         let limits = Limits::cpu_vulkan();
-        let plan = experiment::plan(&mut project, stage, &limits);
+        let plan = experiment::plan(&mut project, stage, &Planner::without_cache(&limits));
         let plan = plan.unwrap_or_else(|error| panic!("{error}")).plan;
         let metrics = plan.buffers.iter().filter(|buffer| {
             let metric = matches!(buffer.role, Role::Output(OutputKind::Metric));

@@ -14,6 +14,7 @@ use gatewright_runtime::execute::{Executor, Options, Slot};
 use gatewright_runtime::experiment::{self, StagePlan};
 use gatewright_runtime::failure::Failure;
 use gatewright_runtime::once::{self, Backend, Once, Tensors};
+use gatewright_runtime::plans::Planner;
 use gatewright_runtime::reference::State;
 use gatewright_runtime::tensor::{HostData, HostTensor};
 use gatewright_runtime::train::{Batches, StepRecord, TrainOptions, Trainer, Update};
@@ -91,7 +92,11 @@ fn planned(text: &str, device: &Device) -> (StagePlan, u64) {
         .experiment()
         .unwrap_or_else(|mistakes| panic!("{}", render(&mistakes.sources, &mistakes.diagnostics)));
     let stage = experiment.stage(Some("joint")).expect("the stage");
-    let planned = experiment::plan(&mut project, stage, device.limits());
+    let planned = experiment::plan(
+        &mut project,
+        stage,
+        &Planner::without_cache(device.limits()),
+    );
     (
         planned.unwrap_or_else(|error| panic!("{}", said(&error))),
         stage.batch.expect("a batch"),
@@ -329,7 +334,11 @@ fn an_objective_that_reaches_nothing_is_named() {
     let mut project = project(&text, None, &[]);
     let experiment = project.experiment().expect("sound sections");
     let stage = experiment.stage(Some("joint")).expect("the stage");
-    let refused = experiment::plan(&mut project, stage, device.limits());
+    let refused = experiment::plan(
+        &mut project,
+        stage,
+        &Planner::without_cache(device.limits()),
+    );
     let message = said(&refused.expect_err("it trains nothing"));
     assert!(
         message.contains("E0620") && message.contains("objective `right` of stage `joint` reaches"),

@@ -11,6 +11,7 @@ use gatewright_runtime::execute::{Executor, Options, Slot};
 use gatewright_runtime::experiment::{self, StagePlan};
 use gatewright_runtime::failure::Failure;
 use gatewright_runtime::once::Tensors;
+use gatewright_runtime::plans::Planner;
 use gatewright_runtime::tensor::{HostData, HostTensor};
 use gatewright_runtime::train::{StepRecord, TrainOptions, Trainer};
 use gatewright_runtime::verify::initial_parameters;
@@ -62,7 +63,8 @@ fn planned(
         .experiment()
         .map_err(|mistakes| render(&mistakes.sources, &mistakes.diagnostics))?;
     let stage = experiment.stage(Some("pretrain")).expect("the stage");
-    experiment::plan(&mut project, stage, limits).map_err(|failure| said(&failure))
+    experiment::plan(&mut project, stage, &Planner::without_cache(limits))
+        .map_err(|failure| said(&failure))
 }
 
 /// A number from -1 to 1 for each place, which a step changes.

@@ -12,6 +12,7 @@ use gatewright_runtime::execute::{Executor, Options, Slot};
 use gatewright_runtime::experiment::{self, StagePlan};
 use gatewright_runtime::failure::Failure;
 use gatewright_runtime::once::{Backend, Tensors};
+use gatewright_runtime::plans::Planner;
 use gatewright_runtime::train::{StepRecord, TrainOptions, Trainer};
 use gatewright_runtime::verify::{drawn_inputs, initial_parameters};
 use gatewright_tests::backends::{backends, name};
@@ -35,7 +36,8 @@ fn planned(
     let mut project = project(text, preset, sets);
     let experiment = project.experiment().expect("a sound spec");
     let stage = experiment.stage(Some("pretrain")).expect("the stage");
-    experiment::plan(&mut project, stage, limits).map_err(|failure| match failure {
+    let planned = experiment::plan(&mut project, stage, &Planner::without_cache(limits));
+    planned.map_err(|failure| match failure {
         Failure::Spec(mistakes) => render(&mistakes.sources, &mistakes.diagnostics),
         other => other.to_string(),
     })

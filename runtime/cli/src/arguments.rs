@@ -1,7 +1,12 @@
 //! Arguments that several verbs share.
 
+use crate::failure::Failure;
+use crate::output::Output;
 use clap::{Args, ValueEnum};
+use etcetera::BaseStrategy;
 use gatewright_compiler::lower::Route;
+use gatewright_runtime::cache::Cache;
+use gatewright_runtime::device::{Choice, Device};
 use std::path::PathBuf;
 
 /// Which spec file, and with which settings.
@@ -23,6 +28,40 @@ pub(crate) struct DeviceChoice {
     /// `auto`, `reference` (slow, needs no driver), or a part of an adapter's name
     #[arg(long, value_name = "NAME", default_value = "auto")]
     pub(crate) device: String,
+    /// Compile everything anew, and keep no plan; GATEWRIGHT_CACHE names the folder that keeps them
+    #[arg(long)]
+    no_cache: bool,
+}
+
+impl DeviceChoice {
+    /// Opens the device, with its cache unless that is unwanted. What the cache has to say follows when the
+    /// verb has ended.
+    ///
+    /// # Errors
+    /// There is no such adapter, or it refuses.
+    pub(crate) fn open(&self, out: &mut Output) -> Result<Device, Failure> {
+        let device = Device::open(&Choice::parse(&self.device))?;
+        let folder = if self.no_cache { None } else { cache_folder() };
+        let Some(folder) = folder else {
+            return Ok(device);
+        };
+        let cache = Cache::new(folder);
+        out.speaks_for(cache.clone());
+        Ok(device.with_cache(cache))
+    }
+}
+
+/// What GATEWRIGHT_CACHE says, where nothing means none; else `gatewright` below where the system keeps
+/// caches.
+pub(crate) fn cache_folder() -> Option<PathBuf> {
+    match std::env::var_os("GATEWRIGHT_CACHE") {
+        Some(folder) if folder.is_empty() => None,
+        Some(folder) => Some(PathBuf::from(folder)),
+        None => {
+            let strategy = etcetera::choose_base_strategy().ok()?;
+            Some(strategy.cache_dir().join("gatewright"))
+        }
+    }
 }
 
 /// Where random numbers start.

@@ -26,7 +26,9 @@ fn main() -> ExitCode {
     // clap prints usage errors itself and exits with 2, or with 0 after --help and --version.
     let cli = Cli::parse();
     let mut output = Output::standard(cli.quiet, cli.verbose);
-    match cli.verb.run(&mut output) {
+    let ended = cli.verb.run(&mut output);
+    output.notes();
+    match ended {
         Ok(code) => code,
         Err(failure) => failure.report(&mut output),
     }

@@ -3,6 +3,7 @@
 use gatewright::render;
 use gatewright_grammar::diagnostic::{Diagnostic, Severity};
 use gatewright_grammar::source::Sources;
+use gatewright_runtime::cache::Cache;
 use std::io::{IsTerminal, Write};
 
 /// Standard output for results (as [`Write`]) and standard error for everything else.
@@ -12,6 +13,7 @@ pub(crate) struct Output {
     quiet: bool,
     verbose: u8,
     color: bool,
+    caches: Vec<Cache>,
 }
 
 impl Output {
@@ -24,6 +26,7 @@ impl Output {
             quiet,
             verbose,
             color: render::wants_colour(std::io::stderr().is_terminal(), no_color.as_deref()),
+            caches: Vec::new(),
         }
     }
 
@@ -43,6 +46,27 @@ impl Output {
     pub(crate) fn detail(&mut self, line: &str) {
         if self.verbose > 0 {
             self.progress(line);
+        }
+    }
+
+    /// Notes of this cache are shown by [`Self::notes`].
+    pub(crate) fn speaks_for(&mut self, cache: Cache) {
+        self.caches.push(cache);
+    }
+
+    /// What caches left out, and for those who want details what they had.
+    pub(crate) fn notes(&mut self) {
+        for cache in std::mem::take(&mut self.caches) {
+            for note in cache.take_notes() {
+                self.progress(&format!("note: {note}"));
+            }
+            let tally = cache.tally();
+            self.detail(&format!(
+                "{} plans found in {}, {} compiled",
+                tally.found,
+                cache.folder().display(),
+                tally.made
+            ));
         }
     }
 

@@ -42,6 +42,7 @@ fn call(more: &[&str]) -> Call {
 
 fn call_with(weights: &Path, more: &[&str]) -> Call {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gatewright"));
+    command.env("GATEWRIGHT_CACHE", "");
     command
         .arg("generate")
         .arg(at("models/moe_llava/moe_llava.gate"));

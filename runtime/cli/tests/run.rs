@@ -73,6 +73,7 @@ impl Run {
     /// The exit code and standard error of a run with more arguments.
     fn call(&self, more: &[&str]) -> (Option<i32>, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gatewright"));
+        command.env("GATEWRIGHT_CACHE", "");
         command.arg("run").arg(at("models/limoe/limoe.gate"));
         command.args(["--preset", "tiny", "--map", "reference"]);
         let weights = at("tests/fixtures/limoe/weights.safetensors");
@@ -173,6 +174,33 @@ fn what_cannot_be_is_said() {
     assert_eq!(code, Some(1));
     assert!(errors.contains("E0312"), "{errors}");
     assert!(errors.contains("trunk.2."), "{errors}");
+}
+
+#[test]
+fn where_the_time_goes_is_told() {
+    let run = Run::new();
+    let trace = run.path("trace.json");
+    let more = [
+        "--entry",
+        "embed_image",
+        "--profile",
+        trace.to_str().unwrap(),
+    ];
+    let (code, errors) = run.call(&[&more[..], &["--device", "reference"]].concat());
+    assert_eq!(code, Some(2), "{errors}");
+    assert!(errors.contains("the reference has none"), "{errors}");
+    if Device::adapters().is_empty() {
+        return;
+    }
+    let (code, errors) = run.call(&more);
+    assert_eq!(code, Some(0), "{errors}");
+    for word in ["family", "line", "matmul", "limoe.gate:", "3 more runs"] {
+        assert!(errors.contains(word), "{word} in {errors}");
+    }
+    let trace = std::fs::read_to_string(&trace).unwrap();
+    let trace: serde_json::Value = serde_json::from_str(&trace).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    assert!(events.iter().any(|it| it["ph"] == "X"));
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::process::{Command, Output};
 fn verify(more: &[&str]) -> Output {
     let limoe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/limoe/limoe.gate");
     let mut command = Command::new(env!("CARGO_BIN_EXE_gatewright"));
+    command.env("GATEWRIGHT_CACHE", "");
     command.arg("verify").arg(limoe).args(["--preset", "tiny"]);
     command.args(more).output().unwrap()
 }

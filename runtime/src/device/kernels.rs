@@ -133,7 +133,7 @@ pub(super) fn create_kernel(
                     constants: &[],
                     zero_initialize_workgroup_memory: checked,
                 },
-                cache: None,
+                cache: device.pipelines.as_ref().map(|it| &it.raw),
             })
     });
     device.created.pipelines.fetch_add(1, Ordering::Relaxed);

@@ -69,6 +69,7 @@ impl Prepared {
             runs: first_runs(plan),
         };
         warm.run(device, &kernels)?;
+        device.keep_pipelines();
         // One block more than there are words, so that the last block can be bound in full.
         let uniforms = device.allocate_uniforms(plan.uniforms.len() as u64 * 4 + 256)?;
         if !plan.uniforms.is_empty() {

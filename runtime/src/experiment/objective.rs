@@ -3,6 +3,7 @@
 use super::plan;
 use crate::failure::Failure;
 use crate::once;
+use crate::plans::Planner;
 use crate::project::{Mistakes, Project};
 use crate::train::Update;
 use gatewright_compiler::compile::{
@@ -11,7 +12,7 @@ use gatewright_compiler::compile::{
 use gatewright_compiler::couple::Coupling;
 use gatewright_compiler::lower::{Lowered, Mode, Recorded, Request, Target};
 use gatewright_compiler::optimizer::Optimizer;
-use gatewright_compiler::plan::Limits;
+use gatewright_compiler::plan::{Limits, Plan};
 use gatewright_compiler::precision::Precision;
 use gatewright_compiler::size::Bindings;
 use gatewright_compiler::stage::{self, Negatives, ParameterFacts, StageSpec};
@@ -99,12 +100,25 @@ impl Step {
     /// # Errors
     /// What no plan can be made of.
     pub fn compile(&self, name: &str, limits: &Limits) -> Result<CompiledStage, CompileError> {
-        let graphs = [self.objective.graphs()];
-        let options = Options {
+        let options = self.options(name, limits);
+        compile::compile_stage(&[self.objective.graphs()], &options, &self.schedule)
+    }
+
+    /// The plan that [`Self::compile`] makes, or that was made of the same before.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn plan(&self, name: &str, planner: &Planner) -> Result<Plan, CompileError> {
+        let options = self.options(name, planner.limits());
+        let planned = planner.stage(&[self.objective.graphs()], &options, &self.schedule)?;
+        Ok(planned.plan)
+    }
+
+    fn options<'a>(&'a self, name: &str, limits: &'a Limits) -> Options<'a> {
+        Options {
             precision: self.precision,
             ..options(name.to_owned(), limits, &self.optimizer)
-        };
-        compile::compile_stage(&graphs, &options, &self.schedule)
+        }
     }
 }
 
@@ -124,6 +138,20 @@ impl Subject {
         match self {
             Self::Entry(lowered) => lowered,
             Self::Step(step) => &step.objective.lowered,
+        }
+    }
+
+    /// The plan that [`Self::compile`] makes, or that was made of the same before.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn plan(&self, name: &str, planner: &Planner) -> Result<Plan, CompileError> {
+        match self {
+            Self::Step(step) => step.plan(name, planner),
+            Self::Entry(lowered) => {
+                let none = BTreeSet::new();
+                once::planned(name, lowered, planner, none, None, None)
+            }
         }
     }
 

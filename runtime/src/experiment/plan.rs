@@ -2,13 +2,13 @@
 
 use super::objective::{Objective, options};
 use crate::failure::Failure;
+use crate::plans::{Planned, Planner};
 use crate::project::Project;
 use crate::train::Update;
-use gatewright_compiler::compile::{self, CompileError, CompiledStage, StageGraph};
-use gatewright_compiler::graph::{Graph, OutputKind};
+use gatewright_compiler::compile::{self, CompileError, StageGraph};
 use gatewright_compiler::lower::{Lowered, ParameterInfo, Recorded};
 use gatewright_compiler::optimizer::Optimizer;
-use gatewright_compiler::plan::{Limits, Plan, Split};
+use gatewright_compiler::plan::Plan;
 use gatewright_compiler::stage::{self, ParameterFacts, StageSpec};
 use gatewright_grammar::diagnostic::Code;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,14 +29,14 @@ pub struct StagePlan {
     pub update: Update,
 }
 
-/// Traces, differentiates, fuses and plans the objectives of a stage.
+/// Traces, differentiates, fuses and plans the objectives of a stage, or finds the plan that was made of them.
 ///
 /// # Errors
 /// Mistakes in the spec, and what no plan can be made of.
 pub fn plan(
     project: &mut Project,
     stage: &StageSpec,
-    limits: &Limits,
+    planner: &Planner,
 ) -> Result<StagePlan, Failure> {
     let objectives: Vec<String> = stage.objectives().into_iter().map(str::to_owned).collect();
     let routing = match stage.watch {
@@ -54,12 +54,9 @@ pub fn plan(
         return Err(project.mistakes(diagnostics).into());
     };
     project.warn(diagnostics);
-    let compiled = compiled(project, stage, &traced, limits, &optimizer)?;
+    let compiled = compiled(project, stage, &traced, planner, &optimizer)?;
     let mut reached: BTreeSet<String> = BTreeSet::new();
-    for (objective, passes) in objectives.iter().zip(&compiled.objectives) {
-        let own = passes
-            .last()
-            .map_or_else(BTreeSet::new, |it| reached_by(&it.graph));
+    for (objective, own) in objectives.iter().zip(compiled.reached) {
         if own.is_empty() {
             let headline = format!(
                 "objective `{objective}` of stage `{}` reaches no parameter that trains",
@@ -124,15 +121,16 @@ fn compiled(
     project: &Project,
     stage: &StageSpec,
     traced: &[Objective],
-    limits: &Limits,
+    planner: &Planner,
     optimizer: &Optimizer,
-) -> Result<CompiledStage, Failure> {
+) -> Result<Planned, Failure> {
     let options = compile::Options {
         precision: stage.precision,
-        ..options(format!("stage {}", stage.name), limits, optimizer)
+        ..options(format!("stage {}", stage.name), planner.limits(), optimizer)
     };
     let graphs: Vec<StageGraph> = traced.iter().map(Objective::graphs).collect();
-    compile::compile_stage(&graphs, &options, &stage.schedule()).map_err(|error| match error {
+    let planned = planner.stage(&graphs, &options, &stage.schedule());
+    planned.map_err(|error| match error {
         CompileError::Couple(error) => in_parts(project, stage, &error.to_string()),
         CompileError::Budget {
             budget,
@@ -165,16 +163,6 @@ fn union(
         }
     }
     Ok(all)
-}
-
-fn reached_by(graph: &Graph) -> BTreeSet<String> {
-    let outputs = graph.outputs().iter();
-    outputs
-        .filter_map(|output| match &output.kind {
-            OutputKind::Gradient(path) => Some(Split::whole(path).to_owned()),
-            _ => None,
-        })
-        .collect()
 }
 
 fn facts(parameters: &BTreeMap<String, ParameterInfo>) -> Vec<ParameterFacts<'_>> {

@@ -6,12 +6,13 @@ use crate::error::Error;
 use crate::execute::{self, Executor, Slot};
 use crate::failure::Failure;
 use crate::once::{Backend, Tensors, floats};
+use crate::plans::Planner;
 use crate::tensor::{HostData, HostTensor};
-use gatewright_compiler::compile::{self, compile_stored};
+use gatewright_compiler::compile;
 use gatewright_compiler::evaluate::evaluate;
 use gatewright_compiler::graph::{Graph, OutputKind};
 use gatewright_compiler::lower::{Decoding, ORIGIN};
-use gatewright_compiler::plan::{BufferId, Command, Limits, Plan};
+use gatewright_compiler::plan::{BufferId, Command, Plan};
 use gatewright_compiler::precision::Precision;
 use gatewright_compiler::rewrite::packable;
 use gatewright_compiler::size::Bindings;
@@ -75,18 +76,18 @@ pub fn plan(
     name: &str,
     programs: &Decoding,
     storage: Option<Storage>,
-    limits: &Limits,
+    planner: &Planner,
 ) -> Result<Plan, Failure> {
     let options = compile::Options {
         name: name.to_owned(),
-        limits,
+        limits: planner.limits(),
         bindings: Bindings::new(),
         replay: BTreeSet::new(),
         precision: Precision::Full,
         gradients: None,
         optimizer: None,
     };
-    Ok(compile_stored(&programs.programs(), &options, storage)?)
+    Ok(planner.programs(&programs.programs(), &options, storage)?)
 }
 
 /// What is left of parameters in a storage.
@@ -118,7 +119,7 @@ impl Programs {
         let mut traffic = Traffic::default();
         let place = match backend {
             Backend::Device(device) => {
-                let plan = plan("generate", programs, storage, device.limits())?;
+                let plan = plan("generate", programs, storage, &Planner::of(device))?;
                 for command in plan.program("step").iter().flat_map(|it| &it.commands) {
                     if let Command::Dispatch(dispatch) = command {
                         traffic.step_bytes += dispatch.bytes;

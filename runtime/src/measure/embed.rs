@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::execute::{self, Executor, Slot};
 use crate::failure::Failure;
 use crate::once::{self, Tensors};
+use crate::plans::Planner;
 use crate::project::Project;
 use crate::tensor::HostTensor;
 use gatewright_compiler::lower::{Lowered, Mode, Request, Target};
@@ -91,8 +92,8 @@ impl Encoder {
         };
         names.extend(observed.iter().cloned());
         let none = BTreeSet::new();
-        let compiled = once::compiled(&name, &lowered, device.limits(), none, None, None)?;
-        let executor = Executor::new(device, compiled.plan, &execute::Options::default())?;
+        let plan = once::planned(&name, &lowered, &Planner::of(device), none, None, None)?;
+        let executor = Executor::new(device, plan, &execute::Options::default())?;
         let outputs = names.iter().map(|it| executor.find(Slot::Output, it));
         let outputs = outputs.collect::<Result<_>>()?;
         Ok(Self {

@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::execute::{self, Executor, Slot};
 use crate::failure::Failure;
 use crate::once::{self, Tensors};
+use crate::plans::Planner;
 use crate::project::Project;
 use gatewright_compiler::lower::{Chooser, Mode, Recorded, Request, RouterInstance, Target};
 use gatewright_compiler::plan::{BufferId, STEP_WORDS};
@@ -158,8 +159,8 @@ impl Observer {
         }
         let routes = project.routes.inputs(&lowered)?;
         let none = BTreeSet::new();
-        let compiled = once::compiled("routing", &lowered, device.limits(), none, None, None)?;
-        let executor = Executor::new(device, compiled.plan, &execute::Options::default())?;
+        let plan = once::planned("routing", &lowered, &Planner::of(device), none, None, None)?;
+        let executor = Executor::new(device, plan, &execute::Options::default())?;
         let watched = lowered.routers.iter().map(|it| watched(&executor, it));
         let routers = watched.collect::<Result<Vec<_>>>()?;
         let inputs = executor.types(Slot::Input);

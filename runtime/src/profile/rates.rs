@@ -4,6 +4,7 @@ use crate::device::Device;
 use crate::execute::{self, Executor, Slot};
 use crate::failure::Failure;
 use crate::once;
+use crate::plans::Planner;
 use gatewright_compiler::cost::Launches;
 use gatewright_compiler::lower::{Mode, Request, Target, lower};
 use gatewright_compiler::model::{BindOptions, bind};
@@ -150,7 +151,6 @@ fn prepared(device: &Device, entry: &str) -> Result<Executor, Failure> {
     let (lowered, diagnostics) = lower(&model, &request);
     let lowered = lowered.ok_or_else(|| mistakes(diagnostics))?;
     let none = Default::default();
-    let compiled = once::compiled(entry, &lowered, device.limits(), none, None, None)?;
-    let options = execute::Options::default();
-    Ok(Executor::new(device, compiled.plan, &options)?)
+    let plan = once::planned(entry, &lowered, &Planner::of(device), none, None, None)?;
+    Ok(Executor::new(device, plan, &execute::Options::default())?)
 }

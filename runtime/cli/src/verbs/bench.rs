@@ -8,7 +8,6 @@ use crate::project;
 use crate::target;
 use gatewright_compiler::lower::Recorded;
 use gatewright_runtime::bench::{Bench, Measured, Watching, measure, watching};
-use gatewright_runtime::device::{Choice, Device};
 use gatewright_runtime::experiment::Subject;
 use gatewright_runtime::profile::{Rates, families, lines};
 use std::io::Write;
@@ -55,7 +54,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
         ));
     }
     let mut project = project::open(&args.spec, out)?;
-    let device = Device::open(&Choice::parse(&args.device.device))?;
+    let device = args.device.open(out)?;
     let mut documents = Vec::new();
     let mut rates = None;
     for wanted in target::wanted(&project, &args.target)? {

@@ -10,6 +10,7 @@ use gatewright_compiler::lower::Recorded;
 use gatewright_compiler::plan::Limits;
 use gatewright_grammar::source::FileId;
 use gatewright_runtime::generate;
+use gatewright_runtime::plans::Planner;
 use gatewright_runtime::project::Project;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -76,7 +77,7 @@ fn generation(
         &format!("generate {name}"),
         &traced.programs,
         traced.storage,
-        limits,
+        &Planner::without_cache(limits),
     )?;
     let json = serde_json::to_string_pretty(&plan).map_err(|e| Failure::Bug(e.to_string()))?;
     write(&args.out.join("plan.json"), &json)?;

@@ -6,7 +6,6 @@ use crate::output::Output;
 use crate::project;
 use gatewright_compiler::lower::Target;
 use gatewright_runtime::data::{self, BadRecords, Loading, Split};
-use gatewright_runtime::device::{Choice, Device};
 use gatewright_runtime::error::Error;
 use gatewright_runtime::experiment;
 use gatewright_runtime::measure::{Encoder, export};
@@ -77,7 +76,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     let split = part.map_or(Split::Trained, Split::HeldOut);
     let locate = |path: &_| project.locate(path);
     let batches = data::open(spec, split, &loading, &locate).map_err(Error::from)?;
-    let device = Device::open(&Choice::parse(&args.device.device))?;
+    let device = args.device.open(out)?;
     let bindings = experiment::bindings(&project, stage);
     let target = Target::Entry(args.entry.clone());
     let mut encoder = Encoder::new(&mut project, target, &bindings, &device)?;

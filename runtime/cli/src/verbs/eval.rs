@@ -7,7 +7,6 @@ use crate::project;
 use crate::table;
 use gatewright_runtime::checkpoint::{Checkpoints, read_tensors};
 use gatewright_runtime::data::BadRecords;
-use gatewright_runtime::device::{Choice, Device};
 use gatewright_runtime::measure::{Evaluator, Overrides};
 use gatewright_runtime::once::Tensors;
 use gatewright_runtime::project::Project;
@@ -64,7 +63,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     let stage = project::stage(&experiment, args.stage.as_deref())?;
     let source = (args.run.as_deref(), args.weights.as_deref());
     let (step, parameters) = parameters(&mut project, source, args.map.as_deref())?;
-    let device = Device::open(&Choice::parse(&args.device.device))?;
+    let device = args.device.open(out)?;
     let data = args.data.iter();
     let overrides = Overrides {
         data: data

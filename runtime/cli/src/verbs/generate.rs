@@ -7,7 +7,6 @@ use crate::project;
 use gatewright_compiler::stage::{GenerateSpec, WeightsSpec};
 use gatewright_runtime::checkpoint::read_tensors;
 use gatewright_runtime::data::Findings;
-use gatewright_runtime::device::{Choice, Device};
 use gatewright_runtime::generate::{
     self, Answer, Generator, Message, Prompt, Sampling, Search, Text, Token, Traced,
 };
@@ -141,7 +140,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     let given = args.inputs.as_deref().map(read_tensors).transpose()?;
     let backend = match args.device.device.as_str() {
         "reference" => Backend::Reference,
-        name => Backend::Device(Device::open(&Choice::parse(name))?),
+        _ => Backend::Device(args.device.open(out)?),
     };
     let given = given.unwrap_or_default();
     let mut generator = Generator::new(&traced, &parameters, given, &backend)?;

@@ -3,18 +3,23 @@
 use crate::arguments::{DeviceChoice, Forced, Mode, Seed, Spec};
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::profile;
 use crate::project;
 use gatewright_compiler::lower::{self, Request, Target};
 use gatewright_compiler::stage::StageSpec;
 use gatewright_runtime::checkpoint::{export, read_tensors, write_tensors};
-use gatewright_runtime::device::{Choice, Device};
+use gatewright_runtime::device::Device;
 use gatewright_runtime::experiment;
 use gatewright_runtime::once::{self, Backend, Once, Steps};
+use gatewright_runtime::profile::{Rates, Recording};
 use gatewright_runtime::project::Project;
 use gatewright_runtime::train::Update;
 use gatewright_runtime::weights;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+/// Evaluations after the one with results, which are measured kernel by kernel.
+const PROFILED: u64 = 3;
 
 /// Arguments of `run`.
 #[derive(clap::Args, Debug)]
@@ -57,6 +62,9 @@ pub(crate) struct Args {
     /// Write the parameters after the steps
     #[arg(long, value_name = "FILE", requires = "steps")]
     params: Option<PathBuf>,
+    /// Write a trace of the kernels for Perfetto or Chrome, and tell where the time goes
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
     #[command(flatten)]
     forced: Forced,
     #[command(flatten)]
@@ -67,6 +75,11 @@ pub(crate) struct Args {
 
 /// Evaluates and writes the results.
 pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
+    if args.profile.is_some() && args.device.device == "reference" {
+        let message =
+            "`--profile` measures kernels, and the reference has none: name an adapter or `auto`";
+        return Err(Failure::Usage(message.to_owned()));
+    }
     let mut project = project::open(&args.spec, out)?;
     project::force(&mut project, &args.forced)?;
     let request = request(args);
@@ -113,9 +126,10 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     };
     let backend = match args.device.device.as_str() {
         "reference" => Backend::Reference,
-        name => Backend::Device(Device::open(&Choice::parse(name))?),
+        _ => Backend::Device(args.device.open(out)?),
     };
-    let results = once::evaluate(&lowered, &once, &backend)?;
+    let recording = args.profile.as_ref().map(|_| Recording::new(0..PROFILED));
+    let results = once::recorded(&lowered, &once, &backend, recording.as_ref())?;
     write(&args.out, &results.outputs)?;
     for (path, tensors) in [
         (&args.grads, &results.gradients),
@@ -132,7 +146,35 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
         results.outputs.len(),
         args.out.display()
     ));
+    if let (Some(path), Some(recording), Backend::Device(device)) =
+        (&args.profile, &recording, &backend)
+    {
+        show_profile(path, recording, device, &project, out)?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the trace and prints where the time of an evaluation went.
+fn show_profile(
+    path: &Path,
+    recording: &Recording,
+    device: &Device,
+    project: &Project,
+    out: &mut Output,
+) -> Result<(), Failure> {
+    profile::write(recording, path)?;
+    let rates = Rates::measure(device).map_err(|failure| project::failure(project, failure))?;
+    let Some(rates) = rates else {
+        out.progress("the device has no timestamps: no time per kernel");
+        return Ok(());
+    };
+    let (rows, runs) = (recording.rows(), PROFILED as usize);
+    out.progress(&profile::text(&rows, runs, &rates, &project.sources));
+    out.progress(&format!(
+        "{runs} more runs measured; trace in {}",
+        path.display()
+    ));
+    Ok(())
 }
 
 fn request(args: &Args) -> Request {

@@ -9,7 +9,7 @@ use crate::project;
 use crate::table;
 use gatewright_compiler::stage::{Experiment, StageSpec};
 use gatewright_runtime::data::BadRecords;
-use gatewright_runtime::device::{Choice, Device};
+use gatewright_runtime::device::Device;
 use gatewright_runtime::experiment::{self, Options, Summary};
 use gatewright_runtime::profile::{Rates, Recording, Track};
 use gatewright_runtime::project::Project;
@@ -85,7 +85,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     let mut project = project::open(&args.spec, out)?;
     project::force(&mut project, &args.forced)?;
     let experiment = project::experiment(&mut project, out)?;
-    let device = Device::open(&Choice::parse(&args.device.device))?;
+    let device = args.device.open(out)?;
     let stop = stop_on_interrupt()?;
     let mut from = args.from.clone();
     for (stage, folder) in stages(args, &experiment)? {

@@ -8,7 +8,6 @@ use gatewright_compiler::lower::{self, Recorded, Request, Target};
 use gatewright_grammar::ast::FormulaKind;
 use gatewright_grammar::source::{Sources, Span};
 use gatewright_runtime::checkpoint::read_tensors;
-use gatewright_runtime::device::{Choice, Device};
 use gatewright_runtime::project::Project;
 use gatewright_runtime::verify::{self, Fault, FirstDifference, Kind, Report};
 use serde::Serialize;
@@ -79,7 +78,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
         let message = "the reference is what a device is compared with: name an adapter or `auto`";
         return Err(Failure::Usage(message.to_owned()));
     }
-    let device = Device::open(&Choice::parse(&args.device.device))?;
+    let device = args.device.open(out)?;
     let inputs = match &args.inputs {
         Some(path) => read_tensors(path)?,
         None => BTreeMap::new(),

@@ -6,7 +6,10 @@ use std::process::{Command, Output};
 
 /// The command under test.
 pub(crate) fn gatewright() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_gatewright"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gatewright"));
+    // No test depends on what another one left.
+    command.env("GATEWRIGHT_CACHE", "");
+    command
 }
 
 /// Whether any adapter answers.
