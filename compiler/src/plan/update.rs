@@ -79,10 +79,12 @@ impl Assembly<'_> {
             let factored = summed_axes(&optimizer.rule, &split.shape);
             let trained = optimizer.trained.contains(path);
             if trained && factored.is_some_and(|axes| axes.contains(&split.axis)) {
-                let parts = split.sizes.len();
+                let bytes = 4 * split.shape.iter().product::<usize>();
                 let message = format!(
-                    "lies in {parts} parts along axis {}, over which adafactor sums its squared gradients: \
-                     use adamw, lion or sgd, or a device with larger bindings",
+                    "takes {bytes} bytes, and a binding of the device holds {}: it lies in {} parts along axis {}, \
+                     over which adafactor sums its squared gradients",
+                    self.request.limits.max_binding_bytes,
+                    split.sizes.len(),
                     split.axis
                 );
                 return Err(PlanError {

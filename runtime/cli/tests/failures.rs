@@ -155,19 +155,27 @@ fn a_model_that_does_not_fit() {
     }
     let place = Place::new();
     let spec = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/limoe/limoe.gate");
-    let mut command = gatewright();
-    command
-        .arg("train")
-        .arg(spec)
-        .arg("--run")
-        .arg(place.path("run"));
-    command.args(["--preset=h14", "--set=B=2"]);
-    let words = [
-        ".ffn.expert.",
-        "838860800 bytes",
-        "parameters are as large in any batch",
+    let fails = |optimizer: &[&str], code: &str, said: &[&str]| {
+        let mut command = gatewright();
+        command.arg("train").arg(&spec);
+        command.arg("--run").arg(place.path("run"));
+        command.args(["--preset=h14", "--set=B=2"]).args(optimizer);
+        fails(&mut command, "train --preset h14", code, said);
+    };
+    let adafactor = [
+        "read.embedding.table",
+        "163840000 bytes",
+        "a binding of the device holds 134217728",
+        "adamw",
+        "limoe.gate:",
     ];
-    fails(&mut command, "train --preset h14", "E0604", &words);
+    fails(&[], "E0620", &adafactor);
+    let adamw = ["bytes", "parameters are as large in any batch"];
+    fails(
+        &["--set=pretrain.optimizer=adamw(lr: 1e-3)"],
+        "E0604",
+        &adamw,
+    );
     assert!(!place.path("run").join("manifest.json").exists());
 }
 

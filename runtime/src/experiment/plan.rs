@@ -107,6 +107,14 @@ fn beyond(project: &Project, stage: &StageSpec, [budget, least, without]: [u64; 
     super::refuse(project, stage, headline, help)
 }
 
+/// A stage that no plan for the device can be made of.
+fn unplanned(project: &Project, stage: &StageSpec, why: &str) -> Failure {
+    let headline = format!("stage `{}` does not fit this device: {why}", stage.name);
+    let help = "use a device with larger bindings, smaller sizes, or an optimizer that takes every element by \
+                itself: adamw, lion or sgd";
+    super::refuse(project, stage, headline, help)
+}
+
 /// A stage that stores what the device cannot.
 fn no_halves(project: &Project, stage: &StageSpec) -> Failure {
     let headline = format!(
@@ -138,6 +146,7 @@ fn compiled(
             without,
         } => beyond(project, stage, [budget, least, without]),
         CompileError::NoHalves => no_halves(project, stage),
+        CompileError::Plan(error) => unplanned(project, stage, &error.to_string()),
         error => error.into(),
     })
 }
