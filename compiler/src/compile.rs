@@ -566,16 +566,20 @@ pub(crate) fn differentiate(
     let Some(objective) = precision::objective(graph) else {
         return Err(OpError::new("there is no objective to differentiate", []));
     };
+    let scaled;
     let (graph, objective) = match precision {
-        Precision::Full => (graph.clone(), objective),
-        Precision::Mixed => precision::scaled(graph, objective)?,
+        Precision::Full => (graph, objective),
+        Precision::Mixed => {
+            scaled = precision::scaled(graph, objective)?;
+            (&scaled.0, scaled.1)
+        }
     };
     let parameters = graph.parameters();
     let wrt: Vec<ValueId> = paths
         .iter()
         .filter_map(|path| parameters.get(path).copied())
         .collect();
-    let (mut graph, gradients) = autodiff::gradients(&graph, objective, &wrt)?;
+    let (mut graph, gradients) = autodiff::gradients(graph, objective, &wrt)?;
     for path in paths {
         let parameter = parameters.get(path);
         if let Some(gradient) = parameter.and_then(|id| gradients.get(id)) {
