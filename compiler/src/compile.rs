@@ -373,9 +373,7 @@ fn part<'a>(name: &str, (graph, groups, bindings): &'a Fused) -> plan::Part<'a> 
 
 /// The name of the objective that a graph computes.
 fn objective_name(graph: &Graph) -> &str {
-    let mut outputs = graph.outputs().iter();
-    let objective = outputs.find(|output| output.kind == OutputKind::Objective);
-    let name = objective.map_or("", |output| output.name.as_str());
+    let name = graph.objective().map_or("", |output| output.name.as_str());
     name.strip_prefix("objective.").unwrap_or(name)
 }
 

@@ -349,8 +349,7 @@ impl<'a> Coupling<'a> {
                 graph.add_output(output.name.clone(), OutputKind::Metric, output.value);
             }
         }
-        let mut outputs = self.part.outputs().iter();
-        let objective = outputs.find(|it| it.kind == OutputKind::Objective);
+        let objective = self.part.objective();
         let origin = objective.map_or_else(Origin::default, |it| {
             self.part.node(it.value).origin.clone()
         });

@@ -6,7 +6,7 @@
 //! vanish; the update divides by it again, and changes nothing where a gradient is not finite
 //! (Micikevicius et al., arXiv 1710.03740).
 
-use crate::graph::{DType, Graph, OutputKind, ValueId};
+use crate::graph::{DType, Graph, ValueId};
 use crate::ops::{Class, Input, Mul, Op, OpError};
 use crate::size::Bindings;
 use serde::{Deserialize, Serialize};
@@ -65,7 +65,7 @@ pub(crate) fn differentiable(
     graph: &Graph,
     precision: Precision,
 ) -> Result<(Cow<'_, Graph>, ValueId), OpError> {
-    let Some(objective) = objective(graph) else {
+    let Some(objective) = graph.objective().map(|output| output.value) else {
         return Err(OpError::new("there is no objective to differentiate", []));
     };
     match precision {
@@ -88,11 +88,4 @@ fn scaled(graph: &Graph, objective: ValueId) -> Result<(Graph, ValueId), OpError
     let scale = graph.add(input.into(), &[], origin.clone())?;
     let scaled = graph.add(Mul {}.into(), &[objective, scale], origin)?;
     Ok((graph, scaled))
-}
-
-/// The objective of a graph.
-fn objective(graph: &Graph) -> Option<ValueId> {
-    let mut outputs = graph.outputs().iter();
-    let objective = outputs.find(|output| output.kind == OutputKind::Objective);
-    objective.map(|output| output.value)
 }
