@@ -373,6 +373,6 @@ pub fn linear_grid(count: usize, limits: &Limits) -> [u32; 3] {
 pub fn row_tile(limits: &Limits) -> usize {
     match limits.profile {
         crate::plan::Profile::CpuVulkan => 32,
-        crate::plan::Profile::Gpu => 64,
+        crate::plan::Profile::Gpu => limits.tiles.grouped.within(limits).side(),
     }
 }

@@ -12,6 +12,7 @@ mod meeting;
 mod memory;
 mod split;
 mod text;
+mod tiles;
 mod training;
 mod update;
 mod verify;
@@ -19,6 +20,7 @@ mod verify;
 pub use assemble::{ALIGN_WORDS, CACHE, Part, Placed, PlanError, Request, aligned, assemble};
 pub use meeting::Meeting;
 pub use split::Split;
+pub use tiles::{Tile, Tiles};
 pub use training::{ACCUMULATE, Objective, Passes, Training};
 
 use crate::graph::{DType, Origin, OutputKind};
@@ -59,6 +61,9 @@ pub struct Limits {
     /// 16-bit floats in storage.
     #[serde(default)]
     pub halves: bool,
+    /// Which tiles of the gpu family suit it.
+    #[serde(default)]
+    pub tiles: Tiles,
 }
 
 /// Families of skeletons.
@@ -86,6 +91,7 @@ impl Limits {
             offset_alignment: 256,
             subgroup_size: 8,
             halves: true,
+            tiles: Tiles::default(),
         }
     }
 
@@ -118,6 +124,7 @@ impl Limits {
             offset_alignment: 256,
             subgroup_size: 0,
             halves: false,
+            tiles: Tiles::default(),
         }
     }
 }

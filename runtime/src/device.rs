@@ -21,7 +21,7 @@ pub use probe::{DeviceReport, ProbeResult};
 use crate::cache::Cache;
 use crate::error::{Error, Result};
 use faults::Faults;
-use gatewright_compiler::plan::{Limits, Profile};
+use gatewright_compiler::plan::{Limits, Profile, Tiles};
 use pipelines::Pipelines;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -184,6 +184,13 @@ impl Device {
         (profile == Profile::Gpu || self.limits.subgroup_size == 8).then_some(device)
     }
 
+    /// The same device, with plans whose products have these tiles; the cpu family has its own.
+    #[must_use]
+    pub fn with_tiles(mut self, tiles: Tiles) -> Self {
+        self.limits.tiles = tiles;
+        self
+    }
+
     /// The same device, with plans and what its driver makes of their kernels kept in files.
     #[must_use]
     pub fn with_cache(mut self, cache: Cache) -> Self {
@@ -315,5 +322,6 @@ fn plan_limits(
         offset_alignment: limits.min_storage_buffer_offset_alignment,
         subgroup_size,
         halves: features.contains(wgpu::Features::SHADER_F16),
+        tiles: Tiles::default(),
     }
 }
