@@ -61,6 +61,9 @@ pub struct Limits {
     /// 16-bit floats in storage.
     #[serde(default)]
     pub halves: bool,
+    /// Matrix units that multiply 16 x 16 16-bit floats and add up in f32, found to compute rightly.
+    #[serde(default)]
+    pub cooperative: bool,
     /// Which tiles of the gpu family suit it.
     #[serde(default)]
     pub tiles: Tiles,
@@ -91,6 +94,7 @@ impl Limits {
             offset_alignment: 256,
             subgroup_size: 8,
             halves: true,
+            cooperative: false,
             tiles: Tiles::default(),
         }
     }
@@ -124,6 +128,7 @@ impl Limits {
             offset_alignment: 256,
             subgroup_size: 0,
             halves: false,
+            cooperative: false,
             tiles: Tiles::default(),
         }
     }

@@ -1,9 +1,9 @@
 //! Kernels on the adapter at hand against their meaning in f64.
 
-use crate::gpu_harness::Harness;
+use crate::gpu_harness::{Harness, Rewrite};
 use gatewright_compiler::graph::DType;
 use gatewright_compiler::kernel::interpret::{self, Draws};
-use gatewright_compiler::kernel::lower;
+use gatewright_compiler::kernel::lower_product;
 use gatewright_compiler::kernel::spec::{
     Binary, CrossEntropyResult, Instr, InstrId, KernelSpec, Matrix, Operand, Program, Reduce,
     Store, Unary, View,
@@ -11,8 +11,26 @@ use gatewright_compiler::kernel::spec::{
 use gatewright_compiler::plan::{Limits, Profile, STEP_WORDS};
 use gatewright_compiler::wgsl;
 
-/// Relative to the largest magnitude of an output.
-const TOLERANCE: f64 = 1e-5;
+/// How kernels are run and compared.
+#[derive(Clone, Copy, Debug)]
+pub struct How {
+    /// Relative to the largest magnitude of an output.
+    pub tolerance: f64,
+    /// Operands of products are 16-bit floats: so are the inputs, though stored as f32.
+    pub rounded: bool,
+    /// What is done to the text of a kernel before it runs.
+    pub rewrite: Rewrite,
+}
+
+impl Default for How {
+    fn default() -> Self {
+        Self {
+            tolerance: 1e-5,
+            rounded: false,
+            rewrite: |text| text,
+        }
+    }
+}
 
 /// What a harness leaves where nothing is written.
 const UNTOUCHED: u32 = 0x7f7f_7f7f;
@@ -199,10 +217,15 @@ fn report_skipped(specs: usize) {
 }
 
 /// Validates a module; needs no device.
-fn validate(text: &str) {
+///
+/// # Panics
+/// Where naga finds a mistake.
+pub fn validate(text: &str) {
     let module = naga::front::wgsl::parse_str(text)
         .unwrap_or_else(|error| panic!("{}\n{text}", error.emit_to_string(text)));
-    let features = naga::valid::Capabilities::SUBGROUP;
+    let features = naga::valid::Capabilities::SUBGROUP
+        | naga::valid::Capabilities::SHADER_FLOAT16
+        | naga::valid::Capabilities::COOPERATIVE_MATRIX;
     naga::valid::Validator::new(naga::valid::ValidationFlags::all(), features)
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
         .subgroup_operations(naga::valid::SubgroupOperationSet::all())
@@ -229,9 +252,17 @@ pub fn check(specs: &[KernelSpec]) {
 /// # Panics
 /// Where something differs.
 pub fn check_for(specs: &[KernelSpec], devices: &[Limits]) {
+    check_how(specs, devices, How::default());
+}
+
+/// [`check_for`] in another way.
+///
+/// # Panics
+/// Where something differs.
+pub fn check_how(specs: &[KernelSpec], devices: &[Limits], how: How) {
     for limits in devices {
         for spec in specs.iter().filter(|spec| binds(spec, limits)) {
-            let lowered = lower(spec, limits).expect("the spec is covered");
+            let lowered = lower_product(spec, limits, how.rounded).expect("the spec is covered");
             lowered
                 .launches
                 .iter()
@@ -246,18 +277,22 @@ pub fn check_for(specs: &[KernelSpec], devices: &[Limits]) {
     for limits in devices.iter().filter(fits) {
         for (number, spec) in specs.iter().enumerate() {
             if binds(spec, limits) {
-                check_one(&harness, spec, limits, number);
+                check_one(&harness, spec, limits, how, number);
             }
         }
     }
 }
 
-fn check_one(harness: &Harness, spec: &KernelSpec, limits: &Limits, number: usize) {
+fn check_one(harness: &Harness, spec: &KernelSpec, limits: &Limits, how: How, number: usize) {
     let [inputs, outputs] = operands(spec);
     let mut words: Vec<Vec<u32>> = (0..)
         .zip(&inputs)
         .map(|(seed, (dtype, elements))| fill(*dtype, *elements, seed))
         .collect();
+    if how.rounded {
+        // What 16-bit floats lack of the bits of larger ones.
+        words.iter_mut().flatten().for_each(|it| *it &= !0x1fff);
+    }
     if let KernelSpec::Matmul {
         a,
         b,
@@ -273,11 +308,12 @@ fn check_one(harness: &Harness, spec: &KernelSpec, limits: &Limits, number: usiz
         .zip(&inputs)
         .map(|(words, (dtype, _))| numbers(*dtype, words))
         .collect();
-    let lowered = lower(spec, limits).unwrap_or_else(|error| panic!("spec {number}: {error}"));
+    let lowered = lower_product(spec, limits, how.rounded);
+    let lowered = lowered.unwrap_or_else(|error| panic!("spec {number}: {error}"));
     let lengths: Vec<usize> = outputs.iter().map(|(_, elements)| *elements).collect();
     let mut step = [0; STEP_WORDS];
     step[..2].copy_from_slice(&[DRAWS.seed, DRAWS.step]);
-    let prepared = harness.prepare(&lowered, &words, &lengths, step);
+    let prepared = harness.prepare_rewritten(&lowered, &words, &lengths, step, how.rewrite);
     harness.run(&prepared, 1);
     let results = harness.read(&prepared);
     // NaN stays where the spec writes nothing.
@@ -293,7 +329,7 @@ fn check_one(harness: &Harness, spec: &KernelSpec, limits: &Limits, number: usiz
         for (at, value) in expected.iter().enumerate() {
             let close = match value.is_nan() {
                 true => results[output][at] == UNTOUCHED,
-                false => (got[at] - value).abs() <= TOLERANCE * largest,
+                false => (got[at] - value).abs() <= how.tolerance * largest,
             };
             assert!(
                 close,

@@ -4,7 +4,7 @@
 //! tiles along y (or the other way round), batches times splits along z. A split takes one part of the summed axis and writes to
 //! scratch; a pointwise pass adds the parts in order and runs the epilogue. `subgroup` keeps a tile in
 //! the registers of eight lanes, `workgroup` stages panels in workgroup memory, `vector_workgroup` shares the
-//! summed axis of a few rows among lanes.
+//! summed axis of a few rows among lanes, `cooperative` uses the matrix units of a graphics card.
 //!
 //! Bounds: row and column indices of loads are clamped to the matrix, stores are guarded where a
 //! tile may stick out. Past the end of k the left operand counts as zero and the right one repeats its last
@@ -14,14 +14,16 @@
 //! every row tile does, the first one stores.
 
 mod ahead;
+mod cooperative;
 pub(super) mod grouped;
+mod stage;
 mod subgroup;
 mod unpack;
 mod vector_workgroup;
 mod workgroup;
 
 use super::column::Column;
-use super::ir::{Array, Builder, Builtin, Expr, Scalar};
+use super::ir::{Array, Builder, Builtin, Expr, FRAGMENT, Scalar};
 use super::operand::{Operands, Place, fits_vec4};
 use super::pointwise::{Partials, Pointwise, arithmetic, traffic};
 use super::program::{Values, emit, value};
@@ -48,6 +50,8 @@ pub(crate) struct Matmul<'a> {
     pub(crate) program: &'a Program,
     pub(crate) outputs: &'a [Store],
     pub(crate) column_sums: Option<&'a Operand>,
+    /// Operands may be rounded to 16-bit floats.
+    pub(crate) rounded: bool,
 }
 
 /// How a panel is read four elements at a time.
@@ -373,6 +377,8 @@ enum Body {
     Workgroup { block: usize },
     /// A workgroup, all rows at once; its lanes lie along k first where the right operand does.
     Vector { k_first: bool },
+    /// The matrix units of a graphics card, which round operands to halves.
+    Cooperative,
 }
 
 impl Body {
@@ -381,6 +387,7 @@ impl Body {
             Self::Subgroup => subgroup::body(b, frame, tiling),
             Self::Workgroup { block } => workgroup::body(b, frame, tiling, block),
             Self::Vector { k_first } => vector_workgroup::body(b, frame, tiling, k_first),
+            Self::Cooperative => cooperative::body(b, frame, tiling),
         }
     }
 }
@@ -528,6 +535,7 @@ impl Matmul<'_> {
                 let rows = [8, 16].into_iter().find(|it| self.m <= *it).unwrap_or(32);
                 Tiling::of_subgroup(rows, self.n)
             }
+            Profile::Gpu if self.suits_matrix_units(limits) => cooperative::tiling(limits),
             Profile::Gpu if self.m <= vector_workgroup::MOST_ROWS => {
                 return self.vector_tiling(batches, limits);
             }
@@ -565,15 +573,28 @@ impl Matmul<'_> {
         }
     }
 
+    /// Whether operands may be rounded, and are large enough that it pays.
+    fn suits_matrix_units(&self, limits: &Limits) -> bool {
+        let large = self.m.min(self.n) >= cooperative::TILE && self.k >= 2 * FRAGMENT as usize;
+        self.rounded && large && self.packed.is_none() && cooperative::fits(limits) && {
+            let tiling = cooperative::tiling(limits);
+            self.instructions(tiling, cooperative::copies(limits)) <= MOST_INSTRUCTIONS
+        }
+    }
+
     /// This tile, or a smaller one where the epilogue would be written out too often.
     fn affordable(&self, tile: Tile) -> Tile {
-        let tiling = Tiling::of(tile);
-        let wide = self.is_wide(tiling, self.inputs, self.outputs);
-        let copies = tile.block().pow(2) / if wide { 4 } else { 1 };
-        match copies * self.program.instrs.len() > MOST_INSTRUCTIONS {
+        let copies = tile.block().pow(2) / 4;
+        match self.instructions(Tiling::of(tile), copies) > MOST_INSTRUCTIONS {
             true => tile.min(Tile::Side64),
             false => tile,
         }
+    }
+
+    /// Instructions of all copies of the epilogue, of which there are so many for four columns at once.
+    fn instructions(&self, tiling: Tiling, copies: usize) -> usize {
+        let wide = self.is_wide(tiling, self.inputs, self.outputs);
+        copies * self.program.instrs.len() * if wide { 1 } else { 4 }
     }
 
     /// Whether the left operand lies transposed in memory.
@@ -675,7 +696,8 @@ impl Matmul<'_> {
         let (batch, part) = self.position(b, split);
         let (a, right) = (self.left(b, &batch), right.panel(b, &batch));
         let k = b.size("k", self.k);
-        let chunk = self.k.div_ceil(tiling.splits).next_multiple_of(16);
+        let chunk = self.k.div_ceil(tiling.splits);
+        let chunk = chunk.next_multiple_of(tiling.step.next_multiple_of(16));
         let k_range = match &part {
             None => [0u32.into(), k],
             Some(part) => {

@@ -18,7 +18,8 @@
 //! Both panels lie in memory as k rows of vec4 along the kept axis, one vec4 of padding per row. A
 //! panel that is contiguous along k is transposed while it is staged. Two barriers per step.
 
-use super::{Access, Frame, Panel, Tiling};
+use super::stage::{Layout, Stage};
+use super::{Frame, Tiling};
 use crate::kernel::ir::{Array, Builder, Builtin, Expr, Ty};
 
 pub(super) fn body(
@@ -41,10 +42,20 @@ pub(super) fn body(
     );
     let row = b.bind("row", Expr::builtin(Builtin::GroupY) * tile);
     let column = b.bind("column", Expr::builtin(Builtin::GroupX) * tile);
-    let stages = [
-        Stage::new(b, &frame.a, left, &row, shape, true),
-        Stage::new(b, &frame.b, right, &column, shape, false),
-    ];
+    // Rows of k, one vec4 of padding each.
+    let layout = Layout {
+        k: 4 * (width + 1),
+        outer: 1,
+    };
+    let left_stage = Stage::new(b, &frame.a, (left, layout), &row, tiling, tiling.rows);
+    let right_stage = Stage::new(
+        b,
+        &frame.b,
+        (right, layout),
+        &column,
+        tiling,
+        tiling.columns,
+    );
     let zero = Expr::from(0.0f32).splat();
     // Rows of the block, each with its vec4 of columns.
     let mut row_of_sums = |i| {
@@ -54,9 +65,8 @@ pub(super) fn body(
     let sums: Vec<Vec<Expr>> = (0..block).map(&mut row_of_sums).collect();
     let [begin, end] = &frame.k_range;
     b.repeat("step", begin, end, shape.step, |b, k| {
-        for stage in &stages {
-            stage.copy(b, k, end, frame.k_tail);
-        }
+        left_stage.copy(b, k, end, frame.k_tail, true);
+        right_stage.copy(b, k, end, frame.k_tail, false);
         b.barrier();
         // A loop of a uniform length: unrolling is the driver's choice.
         b.repeat("k_of_step", 0u32, shape.step, 1u32, |b, kk| {
@@ -130,105 +140,5 @@ impl Shape {
         };
         let all = (0..self.quarters()).map(|it| b.bind(name, panel.at4(place(it))));
         all.collect()
-    }
-}
-
-/// Moves one panel's step into workgroup memory; every invocation moves as many vec4.
-struct Stage<'a> {
-    panel: &'a Panel,
-    target: Array,
-    shape: Shape,
-    /// Address of the rows this invocation moves, per move.
-    rows: Vec<Vec<Expr>>,
-    /// Along k within the step, in elements, per move.
-    k: Vec<Expr>,
-    /// Along the kept axis within the tile, in elements, per move.
-    outer: Vec<Expr>,
-    /// Elements past the end of k count as zero.
-    zeroed: bool,
-}
-
-impl<'a> Stage<'a> {
-    fn new(
-        b: &mut Builder,
-        panel: &'a Panel,
-        target: Array,
-        tile: &Expr,
-        shape: Shape,
-        zeroed: bool,
-    ) -> Self {
-        let mut stage = Self {
-            panel,
-            target,
-            shape,
-            rows: Vec::new(),
-            k: Vec::new(),
-            outer: Vec::new(),
-            zeroed,
-        };
-        let Shape { width, lanes, step } = shape;
-        let fours_of_k = step / 4;
-        for number in 0..step * width / (lanes * lanes) {
-            let place = Expr::builtin(Builtin::LocalIndex) + number * lanes * lanes;
-            let place = b.bind("place", place);
-            let along_k = panel.access == Access::AlongK;
-            let (k, outer) = match along_k {
-                true => (
-                    (&place & (fours_of_k - 1)) * 4u32,
-                    &place >> fours_of_k.trailing_zeros(),
-                ),
-                false => (&place / width, (&place % width) * 4u32),
-            };
-            let (k, outer) = (b.bind("stage_k", k), b.bind("stage_outer", outer));
-            let first = tile + &outer;
-            let rows = match panel.access {
-                Access::AlongK => vec![panel.row(b, "stage_row", &first)],
-                Access::AlongOuter => vec![panel.row(b, "stage_row", &(first >> 2u32))],
-                Access::Scalar => [0u32, 1, 2, 3]
-                    .map(|part| panel.row(b, "stage_row", &(&first + part)))
-                    .to_vec(),
-            };
-            stage.rows.push(rows);
-            stage.k.push(k);
-            stage.outer.push(outer);
-        }
-        stage
-    }
-
-    fn copy(&self, b: &mut Builder, step: &Expr, end: &Expr, tail: bool) {
-        for ((rows, k), outer) in self.rows.iter().zip(&self.k).zip(&self.outer) {
-            let now = b.bind("k_now", step + k);
-            let panel = self.panel;
-            let index = match panel.access {
-                Access::AlongK => &now >> 2u32,
-                _ => now.clone(),
-            };
-            let index = if tail { panel.clamp_k(&index) } else { index };
-            let parts: Vec<Expr> = rows.iter().map(|row| panel.load(b, row, &index)).collect();
-            let value = match <[Expr; 4]>::try_from(parts) {
-                Ok(parts) => Expr::vec4(parts),
-                Err(parts) => parts[0].clone(),
-            };
-            let masked = tail && self.zeroed;
-            let value = if masked {
-                now.less(end).select(value, 0.0f32)
-            } else {
-                value
-            };
-            let value = b.copy("staged", value);
-            self.put(b, k, outer, &value);
-        }
-    }
-
-    fn put(&self, b: &mut Builder, k: &Expr, outer: &Expr, value: &Expr) {
-        let pitch = self.shape.width + 1;
-        if self.panel.access != Access::AlongK {
-            b.store(self.target, k * pitch + (outer >> 2u32), value);
-            return;
-        }
-        for part in 0..4 {
-            let index = (k + part as u32) * (4 * pitch) + outer;
-            b.store(self.target, index, value.component(part));
-        }
     }
 }
