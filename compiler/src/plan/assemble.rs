@@ -555,15 +555,24 @@ impl<'a> Assembly<'a> {
         if let Some(known) = self.of.get(&id) {
             return Ok(*known);
         }
-        let shape = self.shape(id)?;
-        let (name, dtype) = (self.path(id).to_owned(), self.part.graph.ty(id).dtype);
-        let buffer = self.float(name, dtype, shape);
+        let buffer = self.full_buffer_of(id)?;
         let part = self.part;
         if self.request.precision == Precision::Mixed
             && precision::is_half(part.graph, id, part.bindings)
         {
             self.plan.buffers[buffer.0 as usize].narrow();
         }
+        Ok(buffer)
+    }
+
+    /// The buffer of a value that keeps 32 bits for an element unless it lies somewhere already.
+    pub(super) fn full_buffer_of(&mut self, id: ValueId) -> Result<BufferId, PlanError> {
+        if let Some(known) = self.of.get(&id) {
+            return Ok(*known);
+        }
+        let shape = self.shape(id)?;
+        let (name, dtype) = (self.path(id).to_owned(), self.part.graph.ty(id).dtype);
+        let buffer = self.float(name, dtype, shape);
         self.of.insert(id, buffer);
         Ok(buffer)
     }
