@@ -1,6 +1,6 @@
 """Training steps of LIMoE and of FLAVA on pairs in PyTorch on the processor, beside ours.
 
-    python training_step_torch.py limoe|flava FOLDER [--compiled] [--steps N]
+    python training_step_torch.py limoe|flava FOLDER [--compiled] [--steps N] [--threads N]
 
 FOLDER holds what `bench-peers batches` wrote: first parameters, batches, and what AdamW does in each step; and
 what `bench-peers steps` wrote: our losses. The models are those of models/limoe/limoe.gate (one tower, experts
@@ -22,6 +22,7 @@ from torch.nn.functional import cross_entropy, embedding, gelu, layer_norm, scal
 import shared
 
 WARM = 10
+BOUNDS = (1e-5, 1e-3)
 
 
 class Model:
@@ -232,25 +233,40 @@ def batches(folder):
     return found
 
 
-def compared(folder, kind, losses):
-    with open(os.path.join(folder, "ours.json")) as file:
-        ours = [one[kind.objective] for one in json.load(file)]
-    pairs = list(zip(ours, losses))
+def compared(whose, others, losses):
+    """How far two runs are apart; what rounding alone does is seen between an eager and a compiled run."""
+    pairs = list(zip(others, losses))
     apart = [abs(a - b) / abs(a) for a, b in pairs]
-    print(f"losses: ours {pairs[0][0]:.6f} to {pairs[-1][0]:.6f}, theirs {pairs[0][1]:.6f} to {pairs[-1][1]:.6f}")
+    beyond = {bound: next((step for step, it in enumerate(apart) if it > bound), None) for bound in BOUNDS}
+    beyond = (f"{'never' if step is None else f'from step {step}'} beyond {it:.0e}" for it, step in beyond.items())
     print(
-        f"relative differences: {apart[0]:.1e} in the first step, at most {max(apart):.1e} in {len(apart)}, "
-        f"{apart[-1]:.1e} in the last one"
+        f"losses: {pairs[0][1]:.6f} to {pairs[-1][1]:.6f}, {whose} {pairs[0][0]:.6f} to {pairs[-1][0]:.6f}; "
+        f"apart by {apart[0]:.1e} in the first step, {apart[-1]:.1e} in the last one, {max(apart):.1e} at most; "
+        f"{', '.join(beyond)}"
     )
-    for bound in (1e-5, 1e-4, 1e-3, 1e-2):
-        beyond = next((step for step, it in enumerate(apart) if it > bound), None)
-        print(f"beyond {bound:.0e}: {'never' if beyond is None else f'from step {beyond}'}")
+
+
+def compare(folder, kind, compiled, losses):
+    with open(os.path.join(folder, "ours.json")) as file:
+        compared("ours", [one[kind.objective] for one in json.load(file)], losses)
+    eager = os.path.join(folder, "eager.json")
+    if compiled and os.path.exists(eager):
+        with open(eager) as file:
+            compared("eager", json.load(file), losses)
+    elif not compiled:
+        with open(eager, "w") as file:
+            json.dump(losses, file)
+
+
+def option(name, otherwise):
+    return int(sys.argv[sys.argv.index(name) + 1]) if name in sys.argv else otherwise
 
 
 def main(name, folder):
     kind = {"limoe": Limoe, "flava": Flava}[name]
     compiled = "--compiled" in sys.argv
-    steps = int(sys.argv[sys.argv.index("--steps") + 1]) if "--steps" in sys.argv else 200
+    steps = option("--steps", 200)
+    torch.set_num_threads(option("--threads", torch.get_num_threads()))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {'compiled' if compiled else 'eager'}")
     with open(os.path.join(folder, "settings.json")) as file:
         settings = json.load(file)
@@ -297,7 +313,7 @@ def main(name, folder):
             f"{steps} steps: {worked:.1f} ms of processors (mean), {warm[len(warm) // 2]:.1f} ms on the wall "
             f"(median), {warm[0]:.1f} (least)"
         )
-        compared(folder, kind, losses)
+        compare(folder, kind, compiled, losses)
     print(f"peak memory {shared.peak_megabytes():.0f} MB")
 
 
