@@ -12,6 +12,7 @@ mod meeting;
 mod memory;
 mod split;
 mod text;
+mod tiles;
 mod training;
 mod update;
 mod verify;
@@ -19,6 +20,7 @@ mod verify;
 pub use assemble::{ALIGN_WORDS, CACHE, Part, Placed, PlanError, Request, aligned, assemble};
 pub use meeting::Meeting;
 pub use split::Split;
+pub use tiles::{Tile, Tiles};
 pub use training::{ACCUMULATE, Objective, Passes, Training};
 
 use crate::graph::{DType, Origin, OutputKind};
@@ -59,6 +61,12 @@ pub struct Limits {
     /// 16-bit floats in storage.
     #[serde(default)]
     pub halves: bool,
+    /// Matrix units that multiply 16 x 16 16-bit floats and add up in f32, found to compute rightly.
+    #[serde(default)]
+    pub cooperative: bool,
+    /// Which tiles of the gpu family suit it.
+    #[serde(default)]
+    pub tiles: Tiles,
 }
 
 /// Families of skeletons.
@@ -86,6 +94,8 @@ impl Limits {
             offset_alignment: 256,
             subgroup_size: 8,
             halves: true,
+            cooperative: false,
+            tiles: Tiles::default(),
         }
     }
 
@@ -118,6 +128,8 @@ impl Limits {
             offset_alignment: 256,
             subgroup_size: 0,
             halves: false,
+            cooperative: false,
+            tiles: Tiles::default(),
         }
     }
 }

@@ -611,15 +611,16 @@ impl<'a> Assembly<'a> {
             .first()
             .map_or("", |id| self.path(*id))
             .to_owned();
-        let lowered =
-            kernel::lower(&group.spec, self.request.limits).map_err(|message| PlanError {
-                path: path.clone(),
-                message,
-            })?;
         let mut buffers = |ids: &[ValueId]| -> Result<Vec<BufferId>, PlanError> {
             ids.iter().map(|id| self.buffer_of(*id)).collect()
         };
         let (inputs, outputs) = (buffers(&group.inputs)?, buffers(&group.outputs)?);
+        let rounded = self.multiplies_halves(&group.spec, &inputs);
+        let lowered = kernel::lower_product(&group.spec, self.request.limits, rounded);
+        let lowered = lowered.map_err(|message| PlanError {
+            path: path.clone(),
+            message,
+        })?;
         let scratch: Vec<BufferId> = lowered
             .scratch
             .iter()
@@ -645,6 +646,21 @@ impl<'a> Assembly<'a> {
             outputs,
         });
         Ok(())
+    }
+
+    /// Whether a product's operands are stored as halves; a parameter beside one may be rounded, too.
+    fn multiplies_halves(&self, spec: &KernelSpec, inputs: &[BufferId]) -> bool {
+        let KernelSpec::Matmul { a, .. } = spec else {
+            return false;
+        };
+        let buffer = |id: &BufferId| &self.plan.buffers[id.0 as usize];
+        let is_half = |id: &BufferId| buffer(id).half;
+        let is_operand = |id: &BufferId| is_half(id) || buffer(id).role == Role::Parameter;
+        let (left, right) = inputs.split_at(a.inputs());
+        let Some(right) = right.first() else {
+            return false;
+        };
+        left.iter().any(is_operand) && is_operand(right) && left.iter().chain([right]).any(is_half)
     }
 
     fn origins_of(&mut self, members: &[ValueId]) -> Vec<u32> {

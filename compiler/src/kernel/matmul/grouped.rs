@@ -19,9 +19,9 @@ use super::super::spec::{
     DispatchLayout, Instr, Matrix, NONE, Operand, Program, RowAddress, Store, View,
 };
 use super::super::{Launch, Lowered, Slot};
-use super::{Epilogue, Frame, Gather, Outline, Tiling, subgroup, workgroup};
+use super::{Epilogue, Frame, Gather, Outline, Tiling};
 use crate::graph::DType;
-use crate::plan::{Limits, Profile};
+use crate::plan::{Limits, Profile, Tile};
 use crate::storage::Packed;
 
 /// A grouped matmul spec.
@@ -178,12 +178,12 @@ impl Grouped<'_> {
 
     fn launch(&self, weight: Weight, limits: &Limits) -> Result<Lowered, String> {
         let tiling = tiling(self.layout.tile, self.n, limits)?;
-        let mut b = Builder::new("grouped_matmul", invocations(tiling, limits));
+        let mut b = Builder::new("grouped_matmul", tiling.invocations);
         b.doc("A row tile belongs to one expert; tiles past the last expert leave.");
         let (frame, slots) = self.frame(&mut b, weight, tiling, limits);
         let here = frame.dispatched.as_ref().map(|it| it.here.clone());
         let here = here.ok_or("a grouped matmul reads no plan")?;
-        b.when(here, |b| body(b, &frame, tiling, limits))?;
+        b.when(here, |b| tiling.body.write(b, &frame, tiling))?;
         let blocks = self.layout.rows / tiling.rows;
         let grid = [self.n.div_ceil(tiling.columns), blocks, 1];
         let assignments = self.layout.assignments * weight.experts / self.layout.experts.max(1);
@@ -331,12 +331,12 @@ fn lower_outer(outer: &Outer, limits: &Limits) -> Result<Lowered, String> {
         return Ok(Lowered::default());
     }
     let side = match limits.profile {
-        Profile::Gpu if m.min(n) >= 64 && limits.max_invocations >= 256 => 64,
-        _ => 32,
+        Profile::CpuVulkan => 32,
+        Profile::Gpu => limits.tiles.of(experts, m, n).within(limits).side(),
     };
     let mut tiling = tiling(side, n, limits)?;
     tiling.rows_first = super::rows_first(m, n, limits);
-    let mut b = Builder::new("grouped_outer", invocations(tiling, limits));
+    let mut b = Builder::new("grouped_outer", tiling.invocations);
     b.doc("Sums over the used rows of one expert.");
     let mut program = Program::default();
     let value = program.push(Instr::Accumulator, DType::F32);
@@ -398,7 +398,7 @@ fn lower_outer(outer: &Outer, limits: &Limits) -> Result<Lowered, String> {
         epilogue,
         dispatched: None,
     };
-    body(&mut b, &frame, tiling, limits)?;
+    tiling.body.write(&mut b, &frame, tiling)?;
     let grid = tiling.grid(m, n, experts);
     let assignments = layout.assignments * experts / layout.experts.max(1);
     let words = assignments * (m + n) + experts * m * n;
@@ -410,38 +410,14 @@ fn lower_outer(outer: &Outer, limits: &Limits) -> Result<Lowered, String> {
 }
 
 fn tiling(rows: usize, n: usize, limits: &Limits) -> Result<Tiling, String> {
-    let fits = match limits.profile {
-        Profile::CpuVulkan => rows == 32,
-        Profile::Gpu => rows == 32 || (rows == 64 && limits.max_invocations >= 256),
+    let tiling = match limits.profile {
+        Profile::CpuVulkan => (rows == 32).then(|| Tiling::of_subgroup(rows, n)),
+        Profile::Gpu => {
+            let mut tiles = Tile::ALL.into_iter().filter(|it| it.fits(limits));
+            tiles.find(|it| it.side() == rows).map(Tiling::of)
+        }
     };
-    if !fits {
-        return Err(format!("a row tile of {rows} does not fit the device"));
-    }
-    let (columns, step) = match limits.profile {
-        Profile::CpuVulkan => (if n <= 16 { 8 } else { 32 }, 4),
-        Profile::Gpu => (rows, 16),
-    };
-    Ok(Tiling {
-        rows,
-        columns,
-        step,
-        splits: 1,
-        rows_first: false,
-    })
-}
-
-fn invocations(tiling: Tiling, limits: &Limits) -> [u32; 3] {
-    match limits.profile {
-        Profile::CpuVulkan => [8, 1, 1],
-        Profile::Gpu => [tiling.columns as u32 / 4, tiling.rows as u32 / 4, 1],
-    }
-}
-
-fn body(b: &mut Builder, frame: &Frame<'_>, tiling: Tiling, limits: &Limits) -> Result<(), String> {
-    match limits.profile {
-        Profile::CpuVulkan => subgroup::body(b, frame, tiling),
-        Profile::Gpu => workgroup::body(b, frame, tiling),
-    }
+    tiling.ok_or_else(|| format!("a row tile of {rows} does not fit the device"))
 }
 
 fn launch(

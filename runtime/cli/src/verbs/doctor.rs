@@ -1,10 +1,12 @@
 //! `gatewright doctor`: what this machine offers.
 
-use crate::arguments::{DeviceChoice, Form};
+use crate::arguments::{DeviceChoice, Form, Opened};
 use crate::failure::Failure;
 use crate::output::Output;
-use gatewright_runtime::device::{Choice, Device, DeviceReport};
+use gatewright_compiler::plan::Profile;
+use gatewright_runtime::device::{Device, DeviceReport};
 use gatewright_runtime::error::Error;
+use gatewright_runtime::matrix_units::MatrixUnits;
 use gatewright_runtime::profile::Rates;
 use gatewright_runtime::selftest::{self, SelfTest};
 use std::io::Write;
@@ -29,17 +31,17 @@ pub(crate) struct Args {
 
 /// Prints what a device is and does; fails with 1 when it does not answer or computes wrongly.
 pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
-    let choice = Choice::parse(&args.device.device);
     if args.device.device == "reference" {
         return Err(Failure::Usage(
             "the reference device has nothing to examine; name an adapter or leave `--device` out"
                 .to_owned(),
         ));
     }
-    let device = Device::open(&choice)?;
+    let opened = args.device.examine(true, out)?;
+    let device = &opened.device;
     let report = device.report()?;
-    let test = selftest::run(&device).map_err(Failure::from)?;
-    let rates = Rates::measure(&device)?;
+    let test = selftest::run(device).map_err(Failure::from)?;
+    let rates = Rates::measure(device)?;
     if let Some(path) = &args.rates {
         let rates = rates.ok_or_else(|| {
             Failure::Message("the device has no timestamps: nothing can be measured".to_owned())
@@ -52,19 +54,27 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
         })?;
     }
     if args.form.json {
-        let document = serde_json::json!({ "version": 1, "device": report, "self_test": test, "rates": rates });
+        let document = serde_json::json!({
+            "version": 1,
+            "device": report,
+            "tiles": opened.tiles,
+            "matrix_units": opened.units,
+            "self_test": test,
+            "rates": rates,
+        });
         writeln!(out, "{document}")?;
     } else {
         write!(
             out,
-            "{}{}{}",
+            "{}{}{}{}",
             text(&report, &Device::adapters()),
+            suiting(&opened),
             rates.map_or_else(String::new, |rates| reached(&rates)),
             tested(&test)
         )?;
     }
     Ok(ExitCode::from(u8::from(
-        !report.probe.correct || !test.agrees,
+        !report.probe.correct || !test.agrees || opened.units.note().is_some(),
     )))
 }
 
@@ -75,6 +85,29 @@ fn reached(rates: &Rates) -> String {
         rates.bytes_per_second * 1e-9,
         rates.seconds_per_launch * 1e6,
     )
+}
+
+/// The tiles and the matrix units of a graphics card.
+fn suiting(opened: &Opened) -> String {
+    if opened.device.limits().profile != Profile::Gpu {
+        return String::new();
+    }
+    let tiles = &opened.tiles;
+    let units = match &opened.units {
+        MatrixUnits::Absent => "none that kernels use".to_owned(),
+        MatrixUnits::Agree(difference) => {
+            format!("agree with the other kernels, largest difference {difference:.1e}")
+        }
+        MatrixUnits::Differ(difference) => format!("DIFFER by {difference:.1e}: not used"),
+        MatrixUnits::Refused(reason) => format!("REFUSED: {reason}: not used"),
+    };
+    let mut text = format!("tiles         {} ({})\n", tiles.table(), tiles.origin());
+    for time in &tiles.times {
+        let name = format!("{} {}", time.class, time.candidate);
+        let microseconds = time.nanoseconds * 1e-3;
+        text += &format!("              {name:<12} {microseconds:.1} us\n");
+    }
+    text + &format!("matrix units  {units}\n")
 }
 
 fn tested(test: &SelfTest) -> String {
