@@ -3,7 +3,7 @@
 use crate::arguments::{DeviceChoice, Form};
 use crate::failure::Failure;
 use crate::output::Output;
-use gatewright_runtime::device::{Choice, Device, DeviceReport};
+use gatewright_runtime::device::{Choice, Device, DeviceReport, Gathers};
 use gatewright_runtime::error::Error;
 use gatewright_runtime::profile::Rates;
 use gatewright_runtime::selftest::{self, SelfTest};
@@ -57,8 +57,9 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     } else {
         write!(
             out,
-            "{}{}{}",
+            "{}{}{}{}",
             text(&report, &Device::adapters()),
+            report.gathers.as_ref().map_or_else(String::new, gathered),
             rates.map_or_else(String::new, |rates| reached(&rates)),
             tested(&test)
         )?;
@@ -75,6 +76,22 @@ fn reached(rates: &Rates) -> String {
         rates.bytes_per_second * 1e-9,
         rates.seconds_per_launch * 1e6,
     )
+}
+
+/// How a software driver reads memory, and what to do when it is slow.
+fn gathered(gathers: &Gathers) -> String {
+    let rates = format!(
+        "reads         {:.1} GB/s from storage, {:.1} GB/s from a texture\n",
+        gathers.storage_gigabytes_per_second, gathers.texture_gigabytes_per_second,
+    );
+    match gathers.storage_is_slow() {
+        false => rates,
+        true => {
+            rates
+                + "              kernels read storage, which this driver does slowly on this processor: Mesa 25 \
+                 or newer\n              does not (Debian 12: `mesa-vulkan-drivers` from bookworm-backports)\n"
+        }
+    }
 }
 
 fn tested(test: &SelfTest) -> String {
