@@ -59,6 +59,9 @@ pub struct Limits {
     /// 16-bit floats in storage.
     #[serde(default)]
     pub halves: bool,
+    /// 64-bit whole numbers.
+    #[serde(default)]
+    pub long_words: bool,
 }
 
 /// Families of skeletons.
@@ -86,6 +89,7 @@ impl Limits {
             offset_alignment: 256,
             subgroup_size: 8,
             halves: true,
+            long_words: true,
         }
     }
 
@@ -118,6 +122,7 @@ impl Limits {
             offset_alignment: 256,
             subgroup_size: 0,
             halves: false,
+            long_words: false,
         }
     }
 }

@@ -40,7 +40,8 @@ impl Harness {
         let adapter = pollster::block_on(adapter).ok()?;
         let info = adapter.get_info();
         let device = adapter.request_device(&wgpu::DeviceDescriptor {
-            required_features: adapter.features() & wgpu::Features::SUBGROUP,
+            required_features: adapter.features()
+                & (wgpu::Features::SUBGROUP | wgpu::Features::SHADER_INT64),
             required_limits: adapter.limits(),
             ..Default::default()
         });
@@ -133,12 +134,21 @@ impl Harness {
 
     /// Runs the launches `times` times in one submission and waits.
     pub fn run(&self, prepared: &Prepared, times: usize) {
+        self.submit((0..times).map(|_| prepared));
+    }
+
+    /// Runs the launches of each in one submission and waits.
+    pub fn run_each(&self, prepared: &[Prepared]) {
+        self.submit(prepared.iter());
+    }
+
+    fn submit<'a>(&self, all: impl Iterator<Item = &'a Prepared>) {
         let mut encoder = self
             .device
             .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for _ in 0..times {
+            for prepared in all {
                 for (pipeline, group, [x, y, z]) in &prepared.launches {
                     pass.set_pipeline(pipeline);
                     pass.set_bind_group(0, group, &[]);

@@ -195,7 +195,7 @@ fn report_skipped(specs: usize) {
 fn validate(text: &str) {
     let module = naga::front::wgsl::parse_str(text)
         .unwrap_or_else(|error| panic!("{}\n{text}", error.emit_to_string(text)));
-    let features = naga::valid::Capabilities::SUBGROUP;
+    let features = naga::valid::Capabilities::SUBGROUP | naga::valid::Capabilities::SHADER_INT64;
     naga::valid::Validator::new(naga::valid::ValidationFlags::all(), features)
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
         .subgroup_operations(naga::valid::SubgroupOperationSet::all())
@@ -646,30 +646,14 @@ fn matmul(
         outputs.push(store(value, f32s(count, &strides)));
     }
     let [a, b] = forms;
+    let layout = |transposed| Layout { transposed, slack };
     KernelSpec::Matmul {
         batch: batch.to_vec(),
         m,
         n,
         k,
-        a: matrix(
-            batch,
-            m,
-            k,
-            Layout {
-                transposed: a,
-                slack,
-            },
-        )
-        .into(),
-        b: matrix(
-            batch,
-            k,
-            n,
-            Layout {
-                transposed: b,
-                slack,
-            },
-        ),
+        a: matrix(batch, m, k, layout(a)).into(),
+        b: matrix(batch, k, n, layout(b)),
         packed: None,
         inputs,
         program: p.0,
@@ -679,19 +663,11 @@ fn matmul(
 }
 
 #[test]
-fn aligned_matmuls_match() {
+fn aligned_and_ragged_matmuls_match() {
     let mut specs = Vec::new();
     for forms in [[false, false], [false, true], [true, false], [true, true]] {
         specs.push(matmul(&[], [64, 32, 96], forms, 0, false));
         specs.push(matmul(&[], [44, 20, 36], forms, 4, false));
-    }
-    check(&specs);
-}
-
-#[test]
-fn ragged_matmuls_match() {
-    let mut specs = Vec::new();
-    for forms in [[false, false], [false, true], [true, false], [true, true]] {
         specs.push(matmul(&[], [37, 19, 41], forms, 0, false));
     }
     specs.extend([
@@ -701,6 +677,37 @@ fn ragged_matmuls_match() {
         matmul(&[], [12, 8, 16], [false, true], 0, true),
         matmul(&[], [33, 5, 3], [false, false], 1, false),
     ]);
+    check(&specs);
+}
+
+#[test]
+fn products_of_few_rows_match() {
+    let mut specs = Vec::new();
+    for m in 1..=4 {
+        for transposed in [false, true] {
+            // Whole steps and odd ones, one part of a strip and several, a sum in parts.
+            for [k, n] in [
+                [64, 128],
+                [37, 20],
+                [36, 36],
+                [12, 520],
+                [20, 1100],
+                [1100, 40],
+            ] {
+                specs.push(matmul(&[], [m, k, n], [false, transposed], 0, m == 2));
+            }
+        }
+        specs.push(matmul(&[], [m, 36, 1028], [true, false], 4, true));
+        specs.push(matmul(&[2, 3], [m, 40, 24], [false, false], 0, true));
+        specs.push(matmul(&[3], [m, 40, 9], [false, true], 0, false));
+        specs.push(computed(&[], [m, 36, 32]));
+        specs.push(computed(&[2], [m, 19, 20]));
+        for storage in ["int8", "int8:32", "int4:16", "int4"] {
+            specs.push(packed([m, 72, 1032], false, storage));
+            specs.push(packed([m, 68, 20], true, storage));
+            specs.push(packed([m, 1100, 36], false, storage));
+        }
+    }
     check(&specs);
 }
 
@@ -722,16 +729,15 @@ fn packed_matmuls_match() {
     let mut specs = Vec::new();
     for storage in ["int8", "int8:32", "int4:16", "int4"] {
         for transposed in [false, true] {
-            // Whole fours, odd sizes, few columns, few rows, a sum in parts, a group that ends early.
-            for sizes in [
+            // Whole fours, odd sizes, few columns, a sum in parts, a group that ends early.
+            for m_k_n in [
                 [40, 64, 128],
                 [37, 19, 41],
                 [3, 128, 12],
-                [1, 36, 64],
                 [7, 1100, 32],
                 [33, 50, 5],
             ] {
-                specs.push(packed(sizes, transposed, storage));
+                specs.push(packed(m_k_n, transposed, storage));
             }
         }
     }

@@ -3,7 +3,8 @@
 //! Both profiles cut the result into tiles, one workgroup each: column tiles along x and row
 //! tiles along y (or the other way round), batches times splits along z. A split takes one part of the summed axis and writes to
 //! scratch; a pointwise pass adds the parts in order and runs the epilogue. `subgroup` keeps a tile in
-//! the registers of eight lanes, `workgroup` stages panels in workgroup memory.
+//! the registers of eight lanes, `few` has no tile but walks of its own for products of few rows, `workgroup` stages
+//! panels in workgroup memory.
 //!
 //! Bounds: row and column indices of loads are clamped to the matrix, stores are guarded where a
 //! tile may stick out. Past the end of k the left operand counts as zero and the right one repeats its last
@@ -13,6 +14,7 @@
 //! every row tile does, the first one stores.
 
 mod ahead;
+mod few;
 pub(super) mod grouped;
 mod subgroup;
 mod unpack;
@@ -141,10 +143,15 @@ struct Outline<'a> {
     k: usize,
     k_stride: usize,
     packed: Option<&'a Packed>,
+    /// Read by single elements, whatever would fit.
+    scalar: bool,
 }
 
 impl Outline<'_> {
     fn access(&self) -> Access {
+        if self.scalar {
+            return Access::Scalar;
+        }
         let aligned = |it: usize| it.is_multiple_of(4);
         let matrix = self.matrix;
         let rest = aligned(matrix.elements)
@@ -231,8 +238,8 @@ impl Panel {
         (inputs, program, value): (&[Operand], &Program, InstrId),
         [m, k]: [usize; 2],
         batch: &[Expr],
+        vec4: bool,
     ) -> Self {
-        let vec4 = k.is_multiple_of(4) && inputs.iter().all(fits_vec4);
         let operands = Operands::bind(b, program, inputs, &[], 0, k, vec4);
         let unit = if vec4 { 4 } else { 1 };
         Self {
@@ -275,6 +282,43 @@ impl Panel {
         match &self.gather {
             Some(gather) if gather.along_k => gather.token(k).min(&self.k_last),
             _ => k.min(&self.k_last),
+        }
+    }
+
+    /// Whether elements are codes and scales.
+    pub(crate) fn is_packed(&self) -> bool {
+        matches!(self.source, Source::Packed(_))
+    }
+
+    /// How far a place along the sum is shifted to its group of scales, where the groups of a column lie along
+    /// the sum and are several.
+    pub(crate) fn group_shift(&self) -> Option<&Expr> {
+        match &self.source {
+            Source::Packed(packed) => packed.group_shift(),
+            _ => None,
+        }
+    }
+
+    /// As [`load`](Self::load), four columns at once, without scales; with `pairs`, the four behind
+    /// them too, which the same word holds.
+    pub(crate) fn unscaled(&self, b: &mut Builder, row: &Expr, k: &Expr, pairs: bool) -> Vec<Expr> {
+        match &self.source {
+            Source::Packed(packed) if pairs => packed.eight(b, &self.place(row, k)).into(),
+            Source::Packed(packed) => vec![packed.codes(b, &self.place(row, k))],
+            _ => vec![self.load(b, row, k)],
+        }
+    }
+
+    /// Whether one word holds eight columns.
+    pub(crate) fn pairs(&self) -> bool {
+        matches!(&self.source, Source::Packed(packed) if packed.pairs())
+    }
+
+    /// The scales of four columns at `k`; ones where there are none.
+    pub(crate) fn scales(&self, row: &Expr, k: &Expr) -> Expr {
+        match &self.source {
+            Source::Packed(packed) => packed.scales(packed.scale(row, k)),
+            _ => Expr::from(1.0f32).splat(),
         }
     }
 
@@ -372,6 +416,10 @@ pub(crate) struct Tiling {
     splits: usize,
     /// Row tiles lie along x of the grid and column tiles along y.
     rows_first: bool,
+    /// Rows from the first of a workgroup to the first of the next one.
+    pitch: usize,
+    /// The walk of a product of few rows, which has no tile.
+    few: Option<few::Form>,
 }
 
 impl Tiling {
@@ -465,12 +513,17 @@ impl Matmul<'_> {
     }
 
     fn tiling(&self, batches: usize, limits: &Limits) -> Tiling {
-        let (rows, columns, step, wanted) = match limits.profile {
-            Profile::CpuVulkan => {
+        let few = self.few(limits);
+        let (rows, columns, step, wanted) = match (limits.profile, few) {
+            (_, Some(form)) => {
+                let columns = form.columns(self.m, self.n, self.packed.is_some());
+                (self.m, columns, form.step(columns), 4)
+            }
+            (Profile::CpuVulkan, None) => {
                 let rows = [8, 16].into_iter().find(|it| self.m <= *it).unwrap_or(32);
                 (rows, if self.n <= 16 { 8 } else { 32 }, 4, 4)
             }
-            Profile::Gpu => {
+            (Profile::Gpu, None) => {
                 let tiles = batches * self.m.div_ceil(64) * self.n.div_ceil(64);
                 let large = tiles >= 128 && limits.max_invocations >= 256;
                 let side = if large { 64 } else { 32 };
@@ -478,14 +531,34 @@ impl Matmul<'_> {
             }
         };
         let tiles = batches * self.m.div_ceil(rows) * self.n.div_ceil(columns);
-        let splits = (wanted / tiles).min(self.k / 256).clamp(1, 16);
+        let parts = match few {
+            Some(form) if form.splits(columns, self.packed.is_some()) => usize::MAX,
+            _ => wanted / tiles,
+        };
+        let splits = parts.min(self.k / 256).clamp(1, 16);
         Tiling {
             rows,
             columns,
             step,
             splits,
-            rows_first: self.sweeps_rows() && rows_first(self.m, self.n, limits),
+            rows_first: few.is_none() && self.sweeps_rows() && rows_first(self.m, self.n, limits),
+            pitch: rows,
+            few,
         }
+    }
+
+    /// How the product walks when its rows are few.
+    fn few(&self, limits: &Limits) -> Option<few::Form> {
+        let fits = limits.profile == Profile::CpuVulkan && self.column_sums.is_none();
+        let left = match self.a {
+            Left::Matrix(matrix) => self.left_outline(matrix).access(),
+            Left::Computed { inputs, .. } => match computed_fits_vec4(inputs, self.k) {
+                true => Access::AlongK,
+                false => Access::Scalar,
+            },
+        };
+        let form = few::Form::choose([left, self.right_outline().access()], self.m, self.n);
+        form.filter(|_| fits)
     }
 
     /// Whether the left operand lies transposed in memory.
@@ -558,10 +631,7 @@ impl Matmul<'_> {
             frame.sums = Some((array, 0u32.into()));
             slots.push(Slot::Output(outputs.len()));
         }
-        match limits.profile {
-            Profile::CpuVulkan => subgroup::body(&mut b, &frame, tiling)?,
-            Profile::Gpu => workgroup::body(&mut b, &frame, tiling)?,
-        }
+        body(&mut b, &frame, tiling, limits)?;
         let batches: usize = self.batch.iter().product();
         let grid = tiling.grid(self.m, self.n, batches * tiling.splits);
         let grid = grid.map(|it| u32::try_from(it).unwrap_or(u32::MAX));
@@ -582,20 +652,16 @@ impl Matmul<'_> {
         inputs: &[Operand],
         outputs: &'s [Store],
     ) -> Frame<'s> {
-        let right = Outline {
-            name: "b",
-            matrix: self.b,
-            outer: self.n,
-            outer_stride: self.b.column_stride,
-            k: self.k,
-            k_stride: self.b.row_stride,
-            packed: self.packed,
-        };
         let split = tiling.splits > 1;
         let (batch, part) = self.position(b, split);
-        let (a, right) = (self.left(b, &batch), right.panel(b, &batch));
+        let scalar = tiling.few == Some(few::Form::Strips);
+        let a = self.left(b, &batch, scalar);
+        let right = self.right_outline().panel(b, &batch);
         let k = b.size("k", self.k);
-        let chunk = self.k.div_ceil(tiling.splits).next_multiple_of(16);
+        // No part ends inside a group of scales.
+        let groups = self.packed.filter(|it| it.groups() > 1);
+        let whole = groups.map_or(16, Packed::group);
+        let chunk = self.k.div_ceil(tiling.splits).next_multiple_of(whole);
         let k_range = match &part {
             None => [0u32.into(), k],
             Some(part) => {
@@ -632,23 +698,48 @@ impl Matmul<'_> {
         }
     }
 
-    fn left(&self, b: &mut Builder, batch: &[Expr]) -> Panel {
+    fn left_outline<'s>(&self, matrix: &'s Matrix) -> Outline<'s> {
+        Outline {
+            name: "a",
+            matrix,
+            outer: self.m,
+            outer_stride: matrix.row_stride,
+            k: self.k,
+            k_stride: matrix.column_stride,
+            packed: None,
+            scalar: false,
+        }
+    }
+
+    fn right_outline(&self) -> Outline<'_> {
+        Outline {
+            name: "b",
+            matrix: self.b,
+            outer: self.n,
+            outer_stride: self.b.column_stride,
+            k: self.k,
+            k_stride: self.b.row_stride,
+            packed: self.packed,
+            scalar: false,
+        }
+    }
+
+    /// The left panel; by single elements when `scalar` says so.
+    fn left(&self, b: &mut Builder, batch: &[Expr], scalar: bool) -> Panel {
         match self.a {
             Left::Matrix(matrix) => Outline {
-                name: "a",
-                matrix,
-                outer: self.m,
-                outer_stride: matrix.row_stride,
-                k: self.k,
-                k_stride: matrix.column_stride,
-                packed: None,
+                scalar,
+                ..self.left_outline(matrix)
             }
             .panel(b, batch),
             Left::Computed {
                 inputs,
                 program,
                 value,
-            } => Panel::computed(b, (inputs, program, *value), [self.m, self.k], batch),
+            } => {
+                let vec4 = !scalar && computed_fits_vec4(inputs, self.k);
+                Panel::computed(b, (inputs, program, *value), [self.m, self.k], batch, vec4)
+            }
         }
     }
 
@@ -674,6 +765,19 @@ impl Matmul<'_> {
             0 => (Vec::new(), part),
             _ => (super::pointwise::split(b, &z, &sizes), part),
         }
+    }
+}
+
+/// Whether four neighbours along k of a computed left operand are computed at once.
+fn computed_fits_vec4(inputs: &[Operand], k: usize) -> bool {
+    k.is_multiple_of(4) && inputs.iter().all(fits_vec4)
+}
+
+fn body(b: &mut Builder, frame: &Frame<'_>, tiling: Tiling, limits: &Limits) -> Result<(), String> {
+    match (limits.profile, tiling.few) {
+        (Profile::CpuVulkan, Some(form)) => few::body(b, frame, tiling, form),
+        (Profile::CpuVulkan, None) => subgroup::body(b, frame, tiling),
+        (Profile::Gpu, _) => workgroup::body(b, frame, tiling),
     }
 }
 

@@ -19,7 +19,7 @@ use super::super::spec::{
     DispatchLayout, Instr, Matrix, NONE, Operand, Program, RowAddress, Store, View,
 };
 use super::super::{Launch, Lowered, Slot};
-use super::{Epilogue, Frame, Gather, Outline, Tiling, subgroup, workgroup};
+use super::{Epilogue, Frame, Gather, Outline, Tiling, body, few};
 use crate::graph::DType;
 use crate::plan::{Limits, Profile};
 use crate::storage::Packed;
@@ -177,14 +177,17 @@ impl Grouped<'_> {
     }
 
     fn launch(&self, weight: Weight, limits: &Limits) -> Result<Lowered, String> {
-        let tiling = tiling(self.layout.tile, self.n, limits)?;
+        let tiling = match self.few(limits) {
+            Some(few) => few,
+            None => tiling(self.layout.tile, self.n, limits)?,
+        };
         let mut b = Builder::new("grouped_matmul", invocations(tiling, limits));
         b.doc("A row tile belongs to one expert; tiles past the last expert leave.");
         let (frame, slots) = self.frame(&mut b, weight, tiling, limits);
         let here = frame.dispatched.as_ref().map(|it| it.here.clone());
         let here = here.ok_or("a grouped matmul reads no plan")?;
         b.when(here, |b| body(b, &frame, tiling, limits))?;
-        let blocks = self.layout.rows / tiling.rows;
+        let blocks = self.layout.rows / tiling.pitch;
         let grid = [self.n.div_ceil(tiling.columns), blocks, 1];
         let assignments = self.layout.assignments * weight.experts / self.layout.experts.max(1);
         let flops = assignments * self.n * (2 * self.k + arithmetic(self.program));
@@ -198,6 +201,63 @@ impl Grouped<'_> {
         launch(b, slots, grid, [flops, 4 * words])
     }
 
+    /// Where no expert can have more than a few rows, these rows of its tile alone, at the walk of such products.
+    fn few(&self, limits: &Limits) -> Option<Tiling> {
+        let rows = self.layout.assignments;
+        let (left, right) = (self.left_matrix(), self.right_matrix(1));
+        let operands = [self.left(&left, false), self.right(&right, None)];
+        let form = few::Form::choose(operands.map(|it| it.access()), rows, self.n)?;
+        let columns = form.columns(rows, self.n, self.packed.is_some());
+        let tiling = Tiling {
+            rows,
+            columns,
+            step: form.step(columns),
+            splits: 1,
+            rows_first: false,
+            pitch: self.layout.tile,
+            few: Some(form),
+        };
+        (limits.profile == Profile::CpuVulkan).then_some(tiling)
+    }
+
+    fn left_matrix(&self) -> Matrix {
+        let tokens = self.layout.assignments / self.layout.choices;
+        let rows = if self.gather {
+            tokens
+        } else {
+            self.layout.rows
+        };
+        contiguous(rows, self.k, Vec::new())
+    }
+
+    fn left<'m>(&self, matrix: &'m Matrix, scalar: bool) -> Outline<'m> {
+        Outline {
+            scalar,
+            ..outline(
+                "a",
+                matrix,
+                [matrix.elements / self.k.max(1), self.k],
+                [self.k, 1],
+            )
+        }
+    }
+
+    fn right_matrix(&self, experts: usize) -> Matrix {
+        contiguous(experts * self.k, self.n, vec![self.k * self.n])
+    }
+
+    fn right<'m>(&self, matrix: &'m Matrix, packed: Option<&'m Packed>) -> Outline<'m> {
+        let strides = if self.transpose {
+            [self.k, 1]
+        } else {
+            [1, self.n]
+        };
+        Outline {
+            packed,
+            ..outline("b", matrix, [self.n, self.k], strides)
+        }
+    }
+
     fn frame(
         &self,
         b: &mut Builder,
@@ -206,21 +266,15 @@ impl Grouped<'_> {
         limits: &Limits,
     ) -> (Frame<'_>, Vec<Slot>) {
         let Self { layout, n, k, .. } = *self;
-        let tokens = layout.assignments / layout.choices;
-        let rows = if self.gather { tokens } else { layout.rows };
-        let left = contiguous(rows, k, Vec::new());
-        let a = outline("a", &left, [rows, k], [k, 1]);
-        let right = contiguous(part.experts * k, n, vec![k * n]);
-        let strides = if self.transpose { [k, 1] } else { [1, n] };
+        let left = self.left_matrix();
+        let a = self.left(&left, tiling.few == Some(few::Form::Strips));
+        let right = self.right_matrix(part.experts);
         // A part has the experts that it has.
         let packed = self.packed.map(|whole| Packed {
             shape: [&[part.experts], &whole.shape[1..]].concat(),
             storage: whole.storage,
         });
-        let right = Outline {
-            packed: packed.as_ref(),
-            ..outline("b", &right, [n, k], strides)
-        };
+        let right = self.right(&right, packed.as_ref());
         let mut a = a.panel(b, &[]);
         let expert_of_block = b.size("block_expert", layout.block_expert());
         let weight = right.bind(b);
@@ -244,8 +298,8 @@ impl Grouped<'_> {
                 along_k: false,
             });
         }
-        let segment =
-            (limits.profile == Profile::CpuVulkan).then(|| self.segment(b, plan, &expert, tiling));
+        let of_tiles = limits.profile == Profile::CpuVulkan && tiling.few.is_none();
+        let segment = of_tiles.then(|| self.segment(b, plan, &expert, tiling));
         let dispatched = Dispatched {
             plan,
             expert,
@@ -427,6 +481,8 @@ fn tiling(rows: usize, n: usize, limits: &Limits) -> Result<Tiling, String> {
         step,
         splits: 1,
         rows_first: false,
+        pitch: rows,
+        few: None,
     })
 }
 
@@ -434,13 +490,6 @@ fn invocations(tiling: Tiling, limits: &Limits) -> [u32; 3] {
     match limits.profile {
         Profile::CpuVulkan => [8, 1, 1],
         Profile::Gpu => [tiling.columns as u32 / 4, tiling.rows as u32 / 4, 1],
-    }
-}
-
-fn body(b: &mut Builder, frame: &Frame<'_>, tiling: Tiling, limits: &Limits) -> Result<(), String> {
-    match limits.profile {
-        Profile::CpuVulkan => subgroup::body(b, frame, tiling),
-        Profile::Gpu => workgroup::body(b, frame, tiling),
     }
 }
 
@@ -482,6 +531,7 @@ fn outline<'a>(
         k,
         k_stride,
         packed: None,
+        scalar: false,
     }
 }
 
