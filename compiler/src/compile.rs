@@ -221,9 +221,6 @@ fn compile_segments(
             return Err(CompileError::NoHalves);
         }
         let coupled = match whole {
-            Some(_) if options.precision == Precision::Mixed => {
-                return Err(CoupleError::Mixed.into());
-            }
             Some(whole) => couple(graph, whole, options, accumulate)?,
             None => None,
         };
@@ -293,7 +290,7 @@ fn couple(
     };
     let (part, whole) = (cut(part)?, cut(whole)?);
     let trained = parts_of(options.gradients.as_deref().unwrap_or(&[]), &splits);
-    Ok(Coupling::new(&part, &whole, accumulate as usize)?.split(&trained)?)
+    Ok(Coupling::new(&part, &whole, accumulate as usize)?.split(&trained, options.precision)?)
 }
 
 fn fused_and_bound(
@@ -376,9 +373,7 @@ fn part<'a>(name: &str, (graph, groups, bindings): &'a Fused) -> plan::Part<'a> 
 
 /// The name of the objective that a graph computes.
 fn objective_name(graph: &Graph) -> &str {
-    let mut outputs = graph.outputs().iter();
-    let objective = outputs.find(|output| output.kind == OutputKind::Objective);
-    let name = objective.map_or("", |output| output.name.as_str());
+    let name = graph.objective().map_or("", |output| output.name.as_str());
     name.strip_prefix("objective.").unwrap_or(name)
 }
 
@@ -563,23 +558,13 @@ pub(crate) fn differentiate(
     paths: &[String],
     precision: Precision,
 ) -> Result<Graph, OpError> {
-    let Some(objective) = precision::objective(graph) else {
-        return Err(OpError::new("there is no objective to differentiate", []));
-    };
-    let scaled;
-    let (graph, objective) = match precision {
-        Precision::Full => (graph, objective),
-        Precision::Mixed => {
-            scaled = precision::scaled(graph, objective)?;
-            (&scaled.0, scaled.1)
-        }
-    };
+    let (graph, objective) = precision::differentiable(graph, precision)?;
     let parameters = graph.parameters();
     let wrt: Vec<ValueId> = paths
         .iter()
         .filter_map(|path| parameters.get(path).copied())
         .collect();
-    let (mut graph, gradients) = autodiff::gradients(graph, objective, &wrt)?;
+    let (mut graph, gradients) = autodiff::gradients(&graph, objective, &wrt)?;
     for path in paths {
         let parameter = parameters.get(path);
         if let Some(gradient) = parameter.and_then(|id| gradients.get(id)) {

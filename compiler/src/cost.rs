@@ -196,7 +196,7 @@ fn step(
     };
     let coupled = match request.parts.whole {
         Some(whole) => Coupling::new(&request.lowered.graph, &whole.graph, count as usize)?
-            .split(&optimizer.trained)?,
+            .split(&optimizer.trained, request.parts.precision)?,
         None => None,
     };
     let Some(coupled) = coupled else {

@@ -23,7 +23,7 @@ mod state;
 use crate::autodiff;
 use crate::graph::{DType, Graph, Origin, OutputKind, Type, ValueId};
 use crate::ops::{Add, Concat, Constant, Input, Mul, Op, OpError, Slice, Sum};
-use crate::precision::Precision;
+use crate::precision::{self, Precision};
 use crate::size::Size;
 use rows::Layout;
 use state::{State, States};
@@ -32,9 +32,6 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Why a batch cannot be split.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CoupleError {
-    /// The gradients that cross from the whole to the parts are not scaled.
-    #[error("its two passes store what they compute as f32: say `precision = full`")]
-    Mixed,
     /// The sizes of the batch changed what was traced.
     #[error("a part of the batch and the whole are not the same computation: `{path}` differs")]
     Differs {
@@ -128,17 +125,21 @@ impl<'a> Coupling<'a> {
     }
 
     /// Splits the objective with gradients for these parameters; nothing when the mean over the parts
-    /// is the whole already.
+    /// is the whole already. With [`Precision::Mixed`] all gradients are scaled, those that cross too.
     ///
     /// # Errors
     /// Rows that meet where they cannot be gathered.
-    pub fn split(&self, trained: &[String]) -> Result<Option<Coupled>, CoupleError> {
+    pub fn split(
+        &self,
+        trained: &[String],
+        precision: Precision,
+    ) -> Result<Option<Coupled>, CoupleError> {
         let read = self.read_by_losses();
         if !read.iter().any(|id| self.state(*id) == &State::Whole) {
             return Ok(None);
         }
         let pieces = self.pieces(&read)?;
-        let (whole, gradients) = self.whole_graph(&read, &pieces, trained)?;
+        let (whole, gradients) = self.whole_graph(&read, &pieces, (trained, precision))?;
         let shared: Vec<String> = gradients.shared;
         let crossings = pieces.iter().map(|piece| Crossing {
             name: piece.name.clone(),
@@ -267,7 +268,7 @@ impl<'a> Coupling<'a> {
         &self,
         read: &BTreeSet<ValueId>,
         pieces: &[Piece],
-        trained: &[String],
+        wanted: (&[String], Precision),
     ) -> Result<(Graph, Seeds), CoupleError> {
         let mut graph = Graph::with_dims_of(self.whole);
         let mut placed: BTreeMap<ValueId, ValueId> = BTreeMap::new();
@@ -293,7 +294,7 @@ impl<'a> Coupling<'a> {
             }
         }
         let graph = crate::compile::classes_in_parts(&graph)?;
-        differentiate_whole(&graph, pieces, trained)
+        differentiate_whole(&graph, pieces, wanted)
     }
 
     /// What the pieces of one value are together.
@@ -348,8 +349,7 @@ impl<'a> Coupling<'a> {
                 graph.add_output(output.name.clone(), OutputKind::Metric, output.value);
             }
         }
-        let mut outputs = self.part.outputs().iter();
-        let objective = outputs.find(|it| it.kind == OutputKind::Objective);
+        let objective = self.part.objective();
         let origin = objective.map_or_else(Origin::default, |it| {
             self.part.node(it.value).origin.clone()
         });
@@ -374,6 +374,7 @@ impl<'a> Coupling<'a> {
             graph.add_output(name, OutputKind::Objective, sum);
         }
         let graph = crate::compile::classes_in_parts(&graph)?;
+        // The seeds are scaled as the step wants it.
         let graph = crate::compile::differentiate(&graph, trained, Precision::Full)?;
         Ok(without_objective(&graph)?)
     }
@@ -408,13 +409,9 @@ struct Seeds {
 fn differentiate_whole(
     graph: &Graph,
     pieces: &[Piece],
-    trained: &[String],
+    (trained, precision): (&[String], Precision),
 ) -> Result<(Graph, Seeds), CoupleError> {
-    let mut outputs = graph.outputs().iter();
-    let objective = outputs.find(|it| it.kind == OutputKind::Objective);
-    let Some(objective) = objective else {
-        return Err(OpError::new("there is no objective to differentiate", []).into());
-    };
+    let (graph, objective) = precision::differentiable(graph, precision)?;
     let (inputs, parameters) = (graph.inputs(), graph.parameters());
     let given = pieces.iter().filter_map(|piece| {
         let id = inputs.get(&whole(&piece.name))?;
@@ -430,7 +427,7 @@ fn differentiate_whole(
     let shared: Vec<_> = shared.collect();
     let wrt = given.iter().chain(&shared).map(|(.., id)| *id);
     let wrt: Vec<ValueId> = wrt.collect();
-    let (mut graph, gradients) = autodiff::gradients(graph, objective.value, &wrt)?;
+    let (mut graph, gradients) = autodiff::gradients(&graph, objective, &wrt)?;
     let mut reached = |all: Vec<(String, String, ValueId)>| {
         let mut names = Vec::new();
         for (output, name, id) in all {

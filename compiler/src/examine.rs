@@ -1,7 +1,6 @@
 //! Everything that can be known about a model without a device: what `gatewright check` says.
 
 use crate::autodiff;
-use crate::graph::OutputKind;
 use crate::lower::{self, Lowered, Mode, ParameterInfo, Request, Target};
 use crate::model::Model;
 use crate::stage::{self, Experiment, ParameterFacts, StageSpec};
@@ -62,8 +61,7 @@ fn training(model: &Model, stage: &StageSpec) -> Vec<Diagnostic> {
 
 /// The paths of the parameters that the objective sends a gradient to.
 fn with_gradient(lowered: &Lowered) -> Vec<String> {
-    let mut outputs = lowered.graph.outputs().iter();
-    let Some(objective) = outputs.find(|output| output.kind == OutputKind::Objective) else {
+    let Some(objective) = lowered.graph.objective() else {
         return Vec::new();
     };
     let parameters = &lowered.parameters;

@@ -337,6 +337,13 @@ impl Graph {
         self.outputs.iter().find(|output| output.name == name)
     }
 
+    /// What is minimised, where anything is.
+    #[must_use]
+    pub fn objective(&self) -> Option<&Output> {
+        let mut outputs = self.outputs.iter();
+        outputs.find(|output| output.kind == OutputKind::Objective)
+    }
+
     /// The node behind a value. Ids come from this graph only.
     #[must_use]
     pub fn node(&self, id: ValueId) -> &Node {

@@ -135,6 +135,15 @@ impl Lowered {
 /// # Errors
 /// What of the spec no skeleton covers, or a limit of the device that it exceeds.
 pub fn lower(spec: &KernelSpec, limits: &Limits) -> Result<Lowered, String> {
+    lower_product(spec, limits, false)
+}
+
+/// [`lower`] where the operands of a product may be `rounded` to 16-bit floats, because that is how they are
+/// stored.
+///
+/// # Errors
+/// As there.
+pub fn lower_product(spec: &KernelSpec, limits: &Limits, rounded: bool) -> Result<Lowered, String> {
     let mut lowered = match spec {
         KernelSpec::Pointwise {
             space,
@@ -205,6 +214,7 @@ pub fn lower(spec: &KernelSpec, limits: &Limits) -> Result<Lowered, String> {
             program,
             outputs,
             column_sums: column_sums.as_ref(),
+            rounded,
         }
         .lower(limits),
         KernelSpec::Attention {
@@ -377,6 +387,6 @@ pub fn linear_grid(count: usize, limits: &Limits) -> [u32; 3] {
 pub fn row_tile(limits: &Limits) -> usize {
     match limits.profile {
         Profile::CpuVulkan => 32,
-        Profile::Gpu => 64,
+        Profile::Gpu => limits.tiles.grouped.within(limits).side(),
     }
 }

@@ -12,6 +12,7 @@ mod meeting;
 mod memory;
 mod split;
 mod text;
+mod tiles;
 mod training;
 mod update;
 mod verify;
@@ -19,6 +20,7 @@ mod verify;
 pub use assemble::{ALIGN_WORDS, CACHE, Part, Placed, PlanError, Request, aligned, assemble};
 pub use meeting::Meeting;
 pub use split::Split;
+pub use tiles::{Tile, Tiles};
 pub use training::{ACCUMULATE, Objective, Passes, Training};
 
 use crate::graph::{DType, Origin, OutputKind};
@@ -62,6 +64,12 @@ pub struct Limits {
     /// 64-bit whole numbers.
     #[serde(default)]
     pub long_words: bool,
+    /// Matrix units that multiply 16 x 16 16-bit floats and add up in f32, found to compute rightly.
+    #[serde(default)]
+    pub cooperative: bool,
+    /// Which tiles of the gpu family suit it.
+    #[serde(default)]
+    pub tiles: Tiles,
 }
 
 /// Families of skeletons.
@@ -90,6 +98,8 @@ impl Limits {
             subgroup_size: 8,
             halves: true,
             long_words: true,
+            cooperative: false,
+            tiles: Tiles::default(),
         }
     }
 
@@ -123,6 +133,8 @@ impl Limits {
             subgroup_size: 0,
             halves: false,
             long_words: false,
+            cooperative: false,
+            tiles: Tiles::default(),
         }
     }
 }

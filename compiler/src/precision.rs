@@ -6,10 +6,11 @@
 //! vanish; the update divides by it again, and changes nothing where a gradient is not finite
 //! (Micikevicius et al., arXiv 1710.03740).
 
-use crate::graph::{DType, Graph, OutputKind, ValueId};
+use crate::graph::{DType, Graph, ValueId};
 use crate::ops::{Class, Input, Mul, Op, OpError};
 use crate::size::Bindings;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 /// How activations and their gradients are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,11 +56,28 @@ pub fn is_half(graph: &Graph, id: ValueId, bindings: &Bindings) -> bool {
     ty.dtype == DType::F32 && large && !summary(&node.op) && !graph.users(id).iter().any(compared)
 }
 
-/// The graph with its objective multiplied by the loss scale; the objective itself becomes one of its losses.
+/// What gradients are taken of: the objective, or with mixed precision the objective times the loss scale, which the
+/// graph gains. Its results stay as they are.
 ///
 /// # Errors
-/// Ill-typed nodes, which are bugs.
-pub(crate) fn scaled(graph: &Graph, objective: ValueId) -> Result<(Graph, ValueId), OpError> {
+/// No objective; ill-typed nodes, which are bugs.
+pub(crate) fn differentiable(
+    graph: &Graph,
+    precision: Precision,
+) -> Result<(Cow<'_, Graph>, ValueId), OpError> {
+    let Some(objective) = graph.objective().map(|output| output.value) else {
+        return Err(OpError::new("there is no objective to differentiate", []));
+    };
+    match precision {
+        Precision::Full => Ok((Cow::Borrowed(graph), objective)),
+        Precision::Mixed => {
+            let (graph, objective) = scaled(graph, objective)?;
+            Ok((Cow::Owned(graph), objective))
+        }
+    }
+}
+
+fn scaled(graph: &Graph, objective: ValueId) -> Result<(Graph, ValueId), OpError> {
     let mut graph = graph.clone();
     let origin = graph.node(objective).origin.clone();
     let input = Input {
@@ -70,11 +88,4 @@ pub(crate) fn scaled(graph: &Graph, objective: ValueId) -> Result<(Graph, ValueI
     let scale = graph.add(input.into(), &[], origin.clone())?;
     let scaled = graph.add(Mul {}.into(), &[objective, scale], origin)?;
     Ok((graph, scaled))
-}
-
-/// The objective of a graph.
-pub(crate) fn objective(graph: &Graph) -> Option<ValueId> {
-    let mut outputs = graph.outputs().iter();
-    let objective = outputs.find(|output| output.kind == OutputKind::Objective);
-    objective.map(|output| output.value)
 }

@@ -5,7 +5,8 @@
 //! are used without an `enable` line, which naga does not take.
 
 use crate::kernel::ir::{
-    Array, BindingDecl, Builtin, Expr, Function, Kernel, Node, Operator, Scalar, Space, Stmt, Ty,
+    Array, BindingDecl, Builtin, Expr, FRAGMENT, Fragment, Function, Kernel, Node, Operator,
+    Scalar, Side, Space, Stmt, Ty,
 };
 use std::fmt::Write;
 
@@ -107,16 +108,18 @@ fn builtin(builtin: Builtin) -> &'static str {
         Builtin::LocalY => "local.y",
         Builtin::LocalIndex => "local_index",
         Builtin::Lane => "lane",
+        Builtin::Subgroup => "subgroup",
     }
 }
 
 /// Parameters of the entry point: name, WGSL builtin, type.
-const PARAMETERS: [(&str, &str, &str); 5] = [
+const PARAMETERS: [(&str, &str, &str); 6] = [
     ("workgroup", "workgroup_id", "vec3<u32>"),
     ("workgroups", "num_workgroups", "vec3<u32>"),
     ("local", "local_invocation_id", "vec3<u32>"),
     ("local_index", "local_invocation_index", "u32"),
     ("lane", "subgroup_invocation_id", "u32"),
+    ("subgroup", "subgroup_id", "u32"),
 ];
 
 fn type_name(ty: Ty) -> &'static str {
@@ -164,8 +167,14 @@ impl Writer<'_> {
 
     fn declarations(&mut self) {
         let kernel = self.kernel;
-        if kernel.bindings.iter().any(|it| it.half) {
-            self.line(0, "enable f16;");
+        let arrays = &kernel.workgroup_arrays;
+        let halves = kernel.bindings.iter().any(|it| it.half) || arrays.iter().any(|it| it.half);
+        let fragments = has_fragments(&kernel.body);
+        let extensions = [(halves, "f16"), (fragments, "wgpu_cooperative_matrix")];
+        for (_, extension) in extensions.iter().filter(|(used, _)| *used) {
+            self.line(0, &format!("enable {extension};"));
+        }
+        if halves || fragments {
             self.line(0, "");
         }
         let blocks = kernel.sizes.len().div_ceil(4).max(1);
@@ -195,7 +204,10 @@ impl Writer<'_> {
             );
         }
         for array in &kernel.workgroup_arrays {
-            let element = element_name(array.ty, array.atomic);
+            let element = match array.half {
+                true => half_name(array.ty.vec4),
+                false => element_name(array.ty, array.atomic),
+            };
             let (name, length) = (&array.name, array.length);
             self.line(
                 0,
@@ -303,8 +315,44 @@ impl Writer<'_> {
             Stmt::Break => "break;".to_owned(),
             Stmt::Barrier(Space::Workgroup) => "workgroupBarrier();".to_owned(),
             Stmt::Barrier(Space::Storage) => "storageBarrier();".to_owned(),
+            Stmt::Fragment(fragment) => self.fragment(fragment),
         };
         self.line(depth, &text);
+    }
+
+    /// The T of these functions is row by row.
+    fn fragment(&self, fragment: &Fragment) -> String {
+        let ty =
+            |element: &str, role: &str| format!("coop_mat{FRAGMENT}x{FRAGMENT}<{element}, {role}>");
+        match fragment {
+            Fragment::Sum { name } => format!("var {name}: {};", ty("f32", "C")),
+            Fragment::Load {
+                name,
+                side,
+                array,
+                index,
+                pitch,
+            } => {
+                let role = match side {
+                    Side::Left => "A",
+                    Side::Right => "B",
+                };
+                let (ty, place) = (ty("f16", role), self.place(*array, index, false));
+                format!("let {name} = coopLoadT<{ty}>(&{place}, {pitch}u);")
+            }
+            Fragment::MultiplyAdd { sum, left, right } => {
+                format!("{sum} = coopMultiplyAdd({left}, {right}, {sum});")
+            }
+            Fragment::Store {
+                name,
+                array,
+                index,
+                pitch,
+            } => {
+                let place = self.place(*array, index, false);
+                format!("coopStoreT({name}, &{place}, {pitch}u);")
+            }
+        }
     }
 
     fn nested(&mut self, depth: usize, statement: &Stmt) {
@@ -357,8 +405,12 @@ impl Writer<'_> {
     }
 
     fn is_half(&self, array: Array) -> bool {
-        let bindings = &self.kernel.bindings;
-        array.space == Space::Storage && bindings.get(array.index).is_some_and(|it| it.half)
+        let kernel = self.kernel;
+        match array.space {
+            Space::Storage => kernel.bindings.get(array.index).map(|it| it.half),
+            Space::Workgroup => kernel.workgroup_arrays.get(array.index).map(|it| it.half),
+        }
+        .unwrap_or_default()
     }
 
     fn is_paired(&self, array: Array) -> bool {
@@ -478,6 +530,17 @@ fn used_builtins(body: &[Stmt]) -> Vec<&'static str> {
         }
     });
     used
+}
+
+fn has_fragments(body: &[Stmt]) -> bool {
+    body.iter().any(|statement| match statement {
+        Stmt::Fragment(_) => true,
+        Stmt::For { body, .. } => has_fragments(body),
+        Stmt::If {
+            then, otherwise, ..
+        } => has_fragments(then) || has_fragments(otherwise),
+        _ => false,
+    })
 }
 
 #[cfg(test)]

@@ -36,6 +36,10 @@ pub(crate) enum Kind {
     Plan,
     /// What a driver wants to be given when it creates pipelines again.
     Pipelines,
+    /// Which tiles suit a graphics card.
+    Tiles,
+    /// Whether its matrix units compute rightly.
+    MatrixUnits,
 }
 
 impl Kind {
@@ -43,6 +47,8 @@ impl Kind {
         match self {
             Self::Plan => "plan",
             Self::Pipelines => "pipelines",
+            Self::Tiles => "tiles",
+            Self::MatrixUnits => "matrix-units",
         }
     }
 }

@@ -20,10 +20,10 @@ pub(crate) mod warm;
 pub use gathers::Gathers;
 pub use probe::{DeviceReport, ProbeResult};
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Key};
 use crate::error::{Error, Result};
 use faults::Faults;
-use gatewright_compiler::plan::{Limits, Profile};
+use gatewright_compiler::plan::{Limits, Profile, Tiles};
 use pipelines::Pipelines;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -115,7 +115,7 @@ impl Device {
     /// has. What a graphics card has shows when it refuses.
     #[must_use]
     pub fn free_bytes(&self) -> Option<u64> {
-        if self.info.device_type != wgpu::DeviceType::Cpu {
+        if !self.is_software() {
             return None;
         }
         let text = std::fs::read_to_string("/proc/meminfo").ok()?;
@@ -126,6 +126,24 @@ impl Device {
         Some(kibibytes * 1_024)
     }
 
+    /// Whether it is a driver that runs on the processor.
+    #[must_use]
+    pub fn is_software(&self) -> bool {
+        self.info.device_type == wgpu::DeviceType::Cpu
+    }
+
+    /// Of what is known of this adapter with this driver.
+    pub(crate) fn key(&self, what: &str, build: &str) -> Key {
+        let info = &self.info;
+        Key::of([
+            ("what", what.to_owned()),
+            ("adapter", format!("{} {:?}", info.name, info.backend)),
+            ("driver", format!("{} {}", info.driver, info.driver_info)),
+            ("limits", format!("{:?}", self.limits)),
+            ("compiler", build.to_owned()),
+        ])
+    }
+
     /// Another device on the same adapter, with a queue of its own.
     fn sibling(&self) -> Result<Self> {
         Self::on(self.adapter.clone())
@@ -133,12 +151,17 @@ impl Device {
 
     fn on(adapter: wgpu::Adapter) -> Result<Self> {
         let info = adapter.get_info();
-        let wanted = select::USEFUL_FEATURES & adapter.features();
+        let mut wanted = select::USEFUL_FEATURES & adapter.features();
+        let units = select::has_matrix_units(&adapter.cooperative_matrix_properties());
+        if units && wanted.contains(wgpu::Features::SHADER_F16) {
+            wanted |= select::MATRIX_UNITS & adapter.features();
+        }
         let request = adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("gatewright"),
             required_features: wanted,
             required_limits: adapter.limits(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
+            experimental_features: select::experiments(wanted),
             ..Default::default()
         });
         let (raw, queue) = pollster::block_on(request).map_err(|error| Error::AdapterRefused {
@@ -184,6 +207,23 @@ impl Device {
         let mut device = self.clone();
         device.limits.profile = profile;
         (profile == Profile::Gpu || self.limits.subgroup_size == 8).then_some(device)
+    }
+
+    /// The same device, with plans that use its matrix units; nothing where it has none that kernels of its
+    /// family could use. [`crate::matrix_units::verified`] finds out whether they compute rightly.
+    #[must_use]
+    pub(crate) fn with_matrix_units(&self) -> Option<Self> {
+        let offered = self.raw.features().contains(select::MATRIX_UNITS);
+        let mut device = self.clone();
+        device.limits.cooperative = true;
+        (offered && self.limits.profile == Profile::Gpu).then_some(device)
+    }
+
+    /// The same device, with plans whose products have these tiles; the cpu family has its own.
+    #[must_use]
+    pub fn with_tiles(mut self, tiles: Tiles) -> Self {
+        self.limits.tiles = tiles;
+        self
     }
 
     /// The same device, with plans and what its driver makes of their kernels kept in files.
@@ -318,5 +358,7 @@ fn plan_limits(
         subgroup_size,
         halves: features.contains(wgpu::Features::SHADER_F16),
         long_words: features.contains(wgpu::Features::SHADER_INT64),
+        cooperative: false,
+        tiles: Tiles::default(),
     }
 }

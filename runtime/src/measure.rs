@@ -17,6 +17,7 @@ mod pathways;
 mod probe;
 mod retrieval;
 mod routing;
+mod rows;
 
 pub use embed::Encoder;
 pub use evaluator::{Evaluator, Overrides};

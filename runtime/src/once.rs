@@ -15,7 +15,7 @@ use crate::train::Update;
 use gatewright_compiler::autodiff;
 use gatewright_compiler::compile::{self, CompileError, Compiled, bind_dims};
 use gatewright_compiler::evaluate::evaluate_values;
-use gatewright_compiler::graph::{DType, Graph, OutputKind, Type, ValueId};
+use gatewright_compiler::graph::{DType, Graph, Type, ValueId};
 use gatewright_compiler::lower::{Lowered, Request};
 use gatewright_compiler::ops::Op;
 use gatewright_compiler::optimizer::Optimizer;
@@ -325,12 +325,8 @@ fn on_device(
 
 fn on_reference(lowered: &Lowered, once: &Once) -> Result<Results, Failure> {
     let graph = &lowered.graph;
-    let objective = graph
-        .outputs()
-        .iter()
-        .find(|it| it.kind == OutputKind::Objective);
     let parameters = graph.parameters();
-    let (graph, gradients) = match objective {
+    let (graph, gradients) = match graph.objective() {
         Some(objective) if once.gradients || once.steps.is_some() => {
             let wrt: Vec<_> = parameters.values().copied().collect();
             autodiff::gradients(graph, objective.value, &wrt)?

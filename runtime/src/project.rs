@@ -64,6 +64,24 @@ impl Project {
         Self::bind(path, text, overrides)
     }
 
+    /// Binds a text of our own, which imports nothing, with these settings.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn of_text(
+        name: &str,
+        text: &str,
+        sets: &[(&str, &str)],
+    ) -> Result<Self, Box<Mistakes>> {
+        let sets = sets.iter();
+        let sets = sets.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let overrides = Overrides {
+            sets: sets.collect(),
+            ..Overrides::default()
+        };
+        Self::bind(Path::new(name), text.to_owned(), &overrides)
+    }
+
     /// Binds a text that stands at a path.
     fn bind(path: &Path, text: String, overrides: &Overrides) -> Result<Self, Box<Mistakes>> {
         let mut sources = Sources::default();

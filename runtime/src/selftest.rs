@@ -3,12 +3,10 @@
 use crate::device::Device;
 use crate::failure::Failure;
 use crate::once::{self, Tensors};
-use crate::project::{Mistakes, Overrides, Project};
+use crate::project::Project;
 use crate::verify::{Verify, verify};
 use gatewright_compiler::lower::{Mode, Recorded, Request, Target};
-use gatewright_compiler::model::{BindOptions, bind};
 use gatewright_compiler::plan::Command;
-use gatewright_grammar::source::Sources;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -61,7 +59,7 @@ pub struct SelfTest {
 /// # Errors
 /// What compiler and device report; a wrong result is not an error but part of the answer.
 pub fn run(device: &Device) -> Result<SelfTest, Failure> {
-    let mut project = project()?;
+    let mut project = Project::of_text("self-test", SPEC, &[])?;
     let request = Request {
         routing: Recorded::Everything,
         ..Request::new(Target::Objective("all".to_owned()), Mode::Train)
@@ -92,27 +90,5 @@ pub fn run(device: &Device) -> Result<SelfTest, Failure> {
         difference: worst.map_or(0.0, |it| it.difference),
         worst: worst.map_or_else(String::new, |it| it.name.clone()),
         agrees: report.agrees(),
-    })
-}
-
-fn project() -> Result<Project, Failure> {
-    let mut sources = Sources::default();
-    let root = sources.add("self-test", SPEC.to_owned());
-    let (model, diagnostics) = bind(&mut sources, root, &BindOptions::default());
-    let Some(model) = model else {
-        let mistakes = Mistakes {
-            sources,
-            diagnostics,
-        };
-        return Err(Box::new(mistakes).into());
-    };
-    Ok(Project {
-        sources,
-        model,
-        path: "self-test".into(),
-        text: SPEC.to_owned(),
-        overrides: Overrides::default(),
-        routes: Default::default(),
-        warnings: Vec::new(),
     })
 }

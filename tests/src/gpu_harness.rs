@@ -25,6 +25,9 @@ pub fn bench_limits() -> Limits {
     }
 }
 
+/// What is done to the text of a kernel before it runs.
+pub type Rewrite = fn(String) -> String;
+
 /// A lowered spec with its buffers, ready to run again and again.
 pub struct Prepared {
     launches: Vec<(wgpu::ComputePipeline, wgpu::BindGroup, [u32; 3])>,
@@ -41,7 +44,9 @@ impl Harness {
         let info = adapter.get_info();
         let device = adapter.request_device(&wgpu::DeviceDescriptor {
             required_features: adapter.features()
-                & (wgpu::Features::SUBGROUP | wgpu::Features::SHADER_INT64),
+                & (wgpu::Features::SUBGROUP
+                    | wgpu::Features::SHADER_F16
+                    | wgpu::Features::SHADER_INT64),
             required_limits: adapter.limits(),
             ..Default::default()
         });
@@ -55,8 +60,8 @@ impl Harness {
         })
     }
 
-    fn pipeline(&self, launch: &Launch) -> wgpu::ComputePipeline {
-        let text = wgsl::write(&launch.kernel);
+    fn pipeline(&self, launch: &Launch, rewrite: Rewrite) -> wgpu::ComputePipeline {
+        let text = rewrite(wgsl::write(&launch.kernel));
         let build = |text: &String| {
             let module = self
                 .device
@@ -95,6 +100,19 @@ impl Harness {
         outputs: &[usize],
         step: [u32; STEP_WORDS],
     ) -> Prepared {
+        self.prepare_rewritten(lowered, inputs, outputs, step, |text| text)
+    }
+
+    /// [`Self::prepare`] with other kernels than the compiler's.
+    #[must_use]
+    pub fn prepare_rewritten(
+        &self,
+        lowered: &Lowered,
+        inputs: &[Vec<u32>],
+        outputs: &[usize],
+        step: [u32; STEP_WORDS],
+        rewrite: Rewrite,
+    ) -> Prepared {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
         let filled = |length: &usize| self.buffer(&vec![0x7f7f_7f7f; (*length).max(1)], usage);
         let inputs: Vec<_> = inputs.iter().map(|it| self.buffer(it, usage)).collect();
@@ -103,7 +121,7 @@ impl Harness {
         let step = self.buffer(&step, usage);
         let mut launches = Vec::new();
         for launch in &lowered.launches {
-            let pipeline = self.pipeline(launch);
+            let pipeline = self.pipeline(launch, rewrite);
             let mut sizes = launch.sizes.clone();
             sizes.resize(sizes.len().div_ceil(4).max(1) * 4, 0);
             let sizes = self.buffer(&sizes, wgpu::BufferUsages::UNIFORM);

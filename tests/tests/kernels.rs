@@ -1,289 +1,13 @@
 //! The dense kernel families on the adapter at hand against their meaning in f64, for both profiles.
 
 use gatewright_compiler::graph::DType;
-use gatewright_compiler::kernel::interpret::{self, Draws};
-use gatewright_compiler::kernel::lower;
 use gatewright_compiler::kernel::spec::{
-    AttentionPass, AttentionResult, Binary, CrossEntropyResult, Instr, InstrId, KernelSpec, Left,
-    MOST_HEAD_WIDTH, Matrix, Operand, Program, Reduce, Store, Unary, View,
+    AttentionPass, AttentionResult, Binary, CrossEntropyResult, Instr, KernelSpec, MOST_HEAD_WIDTH,
+    Matrix, Operand, Reduce, Store, Unary,
 };
 use gatewright_compiler::ops::Distribution;
-use gatewright_compiler::plan::{Limits, Profile, STEP_WORDS};
-use gatewright_compiler::storage::Packed;
-use gatewright_compiler::wgsl;
-use gatewright_tests::gpu_harness::Harness;
-
-/// Relative to the largest magnitude of an output.
-const TOLERANCE: f64 = 1e-5;
-
-/// What a harness leaves where nothing is written.
-const UNTOUCHED: u32 = 0x7f7f_7f7f;
-
-const DRAWS: Draws = Draws { seed: 7, step: 3 };
-
-/// Words of a buffer as numbers.
-fn numbers(dtype: DType, words: &[u32]) -> Vec<f64> {
-    let number = |word: &u32| match dtype {
-        DType::F32 => f64::from(f32::from_bits(*word)),
-        DType::U32 | DType::Bool => f64::from(*word),
-    };
-    words.iter().map(number).collect()
-}
-
-fn view(offset: usize, strides: &[usize]) -> View {
-    View {
-        offset,
-        strides: strides.to_vec(),
-    }
-}
-
-fn operand(dtype: DType, elements: usize, view: View) -> Operand {
-    Operand {
-        dtype,
-        elements,
-        view,
-    }
-}
-
-fn f32s(elements: usize, strides: &[usize]) -> Operand {
-    operand(DType::F32, elements, view(0, strides))
-}
-
-/// Programs in a readable form.
-#[derive(Default)]
-struct P(Program);
-
-impl P {
-    fn f(&mut self, instr: Instr) -> InstrId {
-        self.0.push(instr, DType::F32)
-    }
-    fn u(&mut self, instr: Instr) -> InstrId {
-        self.0.push(instr, DType::U32)
-    }
-    fn load(&mut self, input: usize) -> InstrId {
-        self.f(Instr::Load { input })
-    }
-    fn constant(&mut self, value: f64) -> InstrId {
-        self.f(Instr::Constant(value))
-    }
-    fn un(&mut self, unary: Unary, x: InstrId) -> InstrId {
-        self.f(Instr::Unary(unary, x))
-    }
-    fn bin(&mut self, binary: Binary, x: InstrId, y: InstrId) -> InstrId {
-        self.f(Instr::Binary(binary, x, y))
-    }
-    fn reduce(&mut self, reduce: Reduce, x: InstrId) -> InstrId {
-        self.f(Instr::Reduce(reduce, x))
-    }
-}
-
-fn store(value: InstrId, operand: Operand) -> Store {
-    Store { value, operand }
-}
-
-/// Deterministic numbers in -1..1, or small indices.
-fn fill(dtype: DType, elements: usize, seed: u32) -> Vec<u32> {
-    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12_345);
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        state >> 8
-    };
-    let word = |bits: u32| match dtype {
-        DType::F32 => (bits as f32 / 8_388_608.0 - 1.0).to_bits(),
-        DType::U32 => bits % 5,
-        DType::Bool => bits % 2,
-    };
-    (0..elements).map(|_| word(next())).collect()
-}
-
-/// Element types and lengths of inputs and outputs.
-fn operands(spec: &KernelSpec) -> [Vec<(DType, usize)>; 2] {
-    let describe = |it: &Operand| (it.dtype, it.elements);
-    let stores = |outputs: &[Store]| outputs.iter().map(|it| describe(&it.operand)).collect();
-    match spec {
-        KernelSpec::Pointwise {
-            inputs, outputs, ..
-        }
-        | KernelSpec::Row {
-            inputs, outputs, ..
-        } => [inputs.iter().map(describe).collect(), stores(outputs)],
-        KernelSpec::Column {
-            inputs, outputs, ..
-        } => {
-            let outputs = outputs.iter().map(|(_, it)| describe(&it.operand));
-            [inputs.iter().map(describe).collect(), outputs.collect()]
-        }
-        KernelSpec::Matmul {
-            a,
-            b,
-            packed,
-            inputs,
-            outputs,
-            column_sums,
-            ..
-        } => {
-            let mut all = a.buffers();
-            all.push(match packed {
-                Some(packed) => (DType::U32, packed.words()),
-                None => (DType::F32, b.elements),
-            });
-            all.extend(inputs.iter().map(describe));
-            let mut written: Vec<_> = stores(outputs);
-            written.extend(column_sums.iter().map(describe));
-            [all, written]
-        }
-        KernelSpec::Attention {
-            batch: [batch, heads],
-            queries,
-            operands,
-            mask,
-            outputs,
-            ..
-        } => {
-            let floats = |it: &Matrix| (DType::F32, it.elements);
-            let mut inputs: Vec<_> = operands.iter().map(floats).collect();
-            let per_query = (DType::F32, batch * heads * queries);
-            inputs.extend([per_query; 2].iter().filter(|_| operands.len() > 3));
-            inputs.extend(mask.iter().map(describe));
-            [inputs, outputs.iter().map(|(_, it)| floats(it)).collect()]
-        }
-        KernelSpec::CrossEntropy {
-            rows,
-            x,
-            w,
-            outputs,
-            ..
-        } => {
-            let per_row = (DType::F32, *rows);
-            let mut inputs = vec![(DType::F32, x.elements), (DType::F32, w.elements)];
-            inputs.push((DType::U32, *rows));
-            inputs.extend([per_row; 2].iter().filter(|_| outputs[0].is_gradient()));
-            let output = |it: &CrossEntropyResult| match it {
-                CrossEntropyResult::Rows => (DType::F32, x.elements),
-                CrossEntropyResult::Classes => (DType::F32, w.elements),
-                _ => per_row,
-            };
-            [inputs, outputs.iter().map(output).collect()]
-        }
-        KernelSpec::RowsWhere { count, most } => {
-            [vec![(DType::Bool, *count)], vec![(DType::U32, *most)]]
-        }
-        KernelSpec::WriteRow {
-            dtype,
-            sizes: [batch, blocks, rows, width],
-        } => {
-            let row = batch * blocks * width;
-            let x = (*dtype, row * rows);
-            [vec![x, (*dtype, row), (DType::U32, *batch)], vec![x]]
-        }
-        _ => panic!("not a family of these tests"),
-    }
-}
-
-fn profiles(harness: &Harness) -> Vec<Limits> {
-    let all = [Limits::portable(), Limits::cpu_vulkan()];
-    let fits = |it: &Limits| it.profile == Profile::Gpu || harness.subgroups_of_eight;
-    all.into_iter().filter(fits).collect()
-}
-
-#[allow(clippy::print_stdout, reason = "a skipped test says so")]
-fn report_skipped(specs: usize) {
-    println!("skipped {specs} specs: no adapter");
-}
-
-/// Validates a module; needs no device.
-fn validate(text: &str) {
-    let module = naga::front::wgsl::parse_str(text)
-        .unwrap_or_else(|error| panic!("{}\n{text}", error.emit_to_string(text)));
-    let features = naga::valid::Capabilities::SUBGROUP | naga::valid::Capabilities::SHADER_INT64;
-    naga::valid::Validator::new(naga::valid::ValidationFlags::all(), features)
-        .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
-        .subgroup_operations(naga::valid::SubgroupOperationSet::all())
-        .validate(&module)
-        .unwrap_or_else(|error| panic!("{}\n{text}", error.emit_to_string(text)));
-}
-
-/// Whether the buffers of a spec fit one kernel of the device, as the fuser sees to.
-fn binds(spec: &KernelSpec, limits: &Limits) -> bool {
-    let [inputs, outputs] = operands(spec);
-    inputs.len() + outputs.len() <= limits.max_storage_bindings as usize
-}
-
-/// Validates the modules of the specs, runs them under all profiles and compares every element of every output.
-fn check(specs: &[KernelSpec]) {
-    for limits in [Limits::portable(), Limits::cpu_vulkan()] {
-        for spec in specs.iter().filter(|spec| binds(spec, &limits)) {
-            let lowered = lower(spec, &limits).expect("the spec is covered");
-            lowered
-                .launches
-                .iter()
-                .for_each(|it| validate(&wgsl::write(&it.kernel)));
-        }
-    }
-    let Some(harness) = Harness::open() else {
-        report_skipped(specs.len());
-        return;
-    };
-    for limits in profiles(&harness) {
-        for (number, spec) in specs.iter().enumerate() {
-            if binds(spec, &limits) {
-                check_one(&harness, spec, &limits, number);
-            }
-        }
-    }
-}
-
-fn check_one(harness: &Harness, spec: &KernelSpec, limits: &Limits, number: usize) {
-    let [inputs, outputs] = operands(spec);
-    let mut words: Vec<Vec<u32>> = (0..)
-        .zip(&inputs)
-        .map(|(seed, (dtype, elements))| fill(*dtype, *elements, seed))
-        .collect();
-    if let KernelSpec::Matmul {
-        a,
-        b,
-        packed: Some(packed),
-        ..
-    } = spec
-    {
-        let numbers = fill(DType::F32, b.elements, 99).into_iter();
-        words[a.inputs()] = packed.pack(&numbers.map(f32::from_bits).collect::<Vec<_>>());
-    }
-    let values: Vec<Vec<f64>> = words
-        .iter()
-        .zip(&inputs)
-        .map(|(words, (dtype, _))| numbers(*dtype, words))
-        .collect();
-    let lowered = lower(spec, limits).unwrap_or_else(|error| panic!("spec {number}: {error}"));
-    let lengths: Vec<usize> = outputs.iter().map(|(_, elements)| *elements).collect();
-    let mut step = [0; STEP_WORDS];
-    step[..2].copy_from_slice(&[DRAWS.seed, DRAWS.step]);
-    let prepared = harness.prepare(&lowered, &words, &lengths, step);
-    harness.run(&prepared, 1);
-    let results = harness.read(&prepared);
-    // NaN stays where the spec writes nothing.
-    let mut expected: Vec<Vec<f64>> = lengths.iter().map(|it| vec![f64::NAN; *it]).collect();
-    let inputs: Vec<&[f64]> = values.iter().map(Vec::as_slice).collect();
-    interpret::run(spec, &inputs, &mut expected, DRAWS).expect("the spec has a meaning");
-    for (output, expected) in expected.iter().enumerate() {
-        let got = numbers(outputs[output].0, &results[output]);
-        // The largest of numbers ignores NaN.
-        let largest = expected
-            .iter()
-            .fold(0.0, |most: f64, it| most.max(it.abs()));
-        for (at, value) in expected.iter().enumerate() {
-            let close = match value.is_nan() {
-                true => results[output][at] == UNTOUCHED,
-                false => (got[at] - value).abs() <= TOLERANCE * largest,
-            };
-            assert!(
-                close,
-                "spec {number}, {:?}, output {output}, element {at}: {} is not {value}\n{spec:?}",
-                limits.profile, got[at],
-            );
-        }
-    }
-}
+use gatewright_tests::kernels::{P, check, f32s, operand, store, view};
+use gatewright_tests::products::{computed, matmul, moved, packed, with_sums};
 
 fn pointwise(space: &[usize], inputs: Vec<Operand>, program: P, outputs: Vec<Store>) -> KernelSpec {
     KernelSpec::Pointwise {
@@ -576,98 +300,20 @@ fn column_kernels_match() {
     ]);
 }
 
-/// How a matrix lies in memory.
-#[derive(Clone, Copy)]
-struct Layout {
-    transposed: bool,
-    /// Added to the length of a stored row.
-    slack: usize,
-}
-
-fn matrix(batch: &[usize], rows: usize, columns: usize, layout: Layout) -> Matrix {
-    let (stored, length) = if layout.transposed {
-        (columns, rows)
-    } else {
-        (rows, columns)
-    };
-    let pitch = length + layout.slack;
-    let mut size = stored * pitch;
-    let mut batch_strides = vec![0; batch.len()];
-    for (stride, count) in batch_strides.iter_mut().zip(batch).rev() {
-        *stride = size;
-        size *= count;
-    }
-    let (row_stride, column_stride) = if layout.transposed {
-        (1, pitch)
-    } else {
-        (pitch, 1)
-    };
-    Matrix {
-        elements: size + layout.slack,
-        offset: layout.slack,
-        batch_strides,
-        row_stride,
-        column_stride,
-    }
-}
-
-/// a b + bias, or gelu-like of it with the sum stored too when `long`.
-fn matmul(
-    batch: &[usize],
-    [m, k, n]: [usize; 3],
-    forms: [bool; 2],
-    slack: usize,
-    long: bool,
-) -> KernelSpec {
-    let mut p = P::default();
-    let sum = p.f(Instr::Accumulator);
-    let bias = p.load(0);
-    let biased = p.bin(Binary::Add, sum, bias);
-    let count = batch.iter().product::<usize>() * m * n;
-    let mut strides = vec![n, 1];
-    let mut size = m * n;
-    for count in batch.iter().rev() {
-        strides.insert(0, size);
-        size *= count;
-    }
-    let mut still = vec![0; batch.len() + 1];
-    still.push(1);
-    let mut outputs = vec![store(biased, f32s(count, &strides))];
-    let mut inputs = vec![f32s(n, &still)];
-    if long {
-        let half = p.constant(0.5);
-        let small = p.bin(Binary::Multiply, biased, half);
-        let tanh = p.un(Unary::Tanh, small);
-        let other = p.load(1);
-        let gated = p.bin(Binary::Multiply, tanh, biased);
-        let shifted = p.bin(Binary::Add, gated, other);
-        let value = p.bin(Binary::Multiply, shifted, half);
-        inputs.push(f32s(count, &strides));
-        outputs.push(store(value, f32s(count, &strides)));
-    }
-    let [a, b] = forms;
-    let layout = |transposed| Layout { transposed, slack };
-    KernelSpec::Matmul {
-        batch: batch.to_vec(),
-        m,
-        n,
-        k,
-        a: matrix(batch, m, k, layout(a)).into(),
-        b: matrix(batch, k, n, layout(b)),
-        packed: None,
-        inputs,
-        program: p.0,
-        outputs,
-        column_sums: None,
-    }
-}
-
 #[test]
-fn aligned_and_ragged_matmuls_match() {
+fn aligned_matmuls_match() {
     let mut specs = Vec::new();
     for forms in [[false, false], [false, true], [true, false], [true, true]] {
         specs.push(matmul(&[], [64, 32, 96], forms, 0, false));
         specs.push(matmul(&[], [44, 20, 36], forms, 4, false));
+    }
+    check(&specs);
+}
+
+#[test]
+fn ragged_matmuls_match() {
+    let mut specs = Vec::new();
+    for forms in [[false, false], [false, true], [true, false], [true, true]] {
         specs.push(matmul(&[], [37, 19, 41], forms, 0, false));
     }
     specs.extend([
@@ -711,100 +357,25 @@ fn products_of_few_rows_match() {
     check(&specs);
 }
 
-/// a b with b in codes and scales, as it is or transposed.
-fn packed(sizes: [usize; 3], transposed: bool, storage: &str) -> KernelSpec {
-    let mut spec = matmul(&[], sizes, [false, transposed], 0, false);
-    let [_, k, n] = sizes;
-    if let KernelSpec::Matmul { packed, .. } = &mut spec {
-        *packed = Some(Packed {
-            shape: if transposed { vec![n, k] } else { vec![k, n] },
-            storage: storage.parse().expect("a storage"),
-        });
-    }
-    spec
-}
-
 #[test]
 fn packed_matmuls_match() {
     let mut specs = Vec::new();
     for storage in ["int8", "int8:32", "int4:16", "int4"] {
         for transposed in [false, true] {
-            // Whole fours, odd sizes, few columns, a sum in parts, a group that ends early.
-            for m_k_n in [
+            // Whole fours, odd sizes, few columns, few rows, a sum in parts, a group that ends early.
+            for sizes in [
                 [40, 64, 128],
                 [37, 19, 41],
                 [3, 128, 12],
+                [1, 36, 64],
                 [7, 1100, 32],
                 [33, 50, 5],
             ] {
-                specs.push(packed(m_k_n, transposed, storage));
+                specs.push(packed(sizes, transposed, storage));
             }
         }
     }
     check(&specs);
-}
-
-/// a b with the sums of b over k.
-fn with_sums(sizes: [usize; 3], transposed_a: bool) -> KernelSpec {
-    let mut spec = matmul(&[], sizes, [transposed_a, false], 0, false);
-    if let KernelSpec::Matmul { column_sums, .. } = &mut spec {
-        *column_sums = Some(f32s(sizes[2], &[1]));
-    }
-    spec
-}
-
-/// a b written as `[n / 4, m, 4]`, as a transposition of its result would have it.
-fn moved([m, k, n]: [usize; 3]) -> KernelSpec {
-    let mut spec = matmul(&[], [m, k, n], [false, false], 0, false);
-    if let KernelSpec::Matmul {
-        batch,
-        a,
-        b,
-        n: columns,
-        inputs,
-        outputs,
-        ..
-    } = &mut spec
-    {
-        (*batch, *columns) = (vec![n / 4], 4);
-        if let Left::Matrix(a) = a {
-            a.batch_strides = vec![0];
-        }
-        b.batch_strides = vec![4];
-        inputs[0].view.strides = vec![4, 0, 1];
-        outputs[0].operand.view.strides = vec![4 * m, 4, 1];
-    }
-    spec
-}
-
-/// (tanh(x) * scale[k] + shift[m]) b: a left operand that is computed where it is read.
-fn computed(batch: &[usize], [m, k, n]: [usize; 3]) -> KernelSpec {
-    let mut spec = matmul(batch, [m, k, n], [false, false], 0, false);
-    let mut p = P::default();
-    let x = p.load(0);
-    let tanh = p.un(Unary::Tanh, x);
-    let scale = p.load(1);
-    let scaled = p.bin(Binary::Multiply, tanh, scale);
-    let shift = p.load(2);
-    let value = p.bin(Binary::Add, scaled, shift);
-    let axes = |strides: [usize; 2]| [vec![0; batch.len()], strides.to_vec()].concat();
-    let count = batch.iter().product::<usize>() * m * k;
-    let mut whole = vec![k, 1];
-    if !batch.is_empty() {
-        whole.insert(0, m * k);
-    }
-    if let KernelSpec::Matmul { a, .. } = &mut spec {
-        *a = Left::Computed {
-            inputs: vec![
-                f32s(count, &whole),
-                f32s(k, &axes([0, 1])),
-                f32s(m, &axes([1, 0])),
-            ],
-            program: p.0,
-            value,
-        };
-    }
-    spec
 }
 
 #[test]

@@ -7,7 +7,7 @@
 )]
 
 use gatewright_compiler::lower::{Mode, Recorded, Request, Target};
-use gatewright_compiler::plan::{Command, Limits, Profile};
+use gatewright_compiler::plan::{Command, Limits, Profile, Tile, Tiles};
 use gatewright_runtime::device::{Choice, Device};
 use gatewright_runtime::once::{self, Tensors};
 use gatewright_runtime::project::Project;
@@ -166,18 +166,36 @@ fn kernels_compute_what_the_layer_says() {
     let profiles = [Profile::CpuVulkan, Profile::Gpu];
     for device in profiles.iter().filter_map(|it| device.with_profile(*it)) {
         for (name, sets, tokens) in CASES {
-            let (mut project, inputs) = case(sets, tokens);
-            let wanted = Verify {
-                request: request(),
-                inputs: &inputs,
-                seed: 3,
-                tolerance: 1e-5,
-            };
-            let report = verify(&mut project, &wanted, &device).unwrap_or_else(|e| panic!("{e}"));
-            let worst = report.worst();
-            assert!(report.agrees(), "{name}: {:?} {worst:?}", report.first);
+            assert_agrees(&device, name, case(sets, tokens));
         }
     }
+}
+
+#[test]
+fn every_row_tile_computes_what_the_layer_says() {
+    let Ok(device) = Device::open(&Choice::Auto) else {
+        eprintln!("skipped: no adapter");
+        return;
+    };
+    let device = device.with_profile(Profile::Gpu).expect("runs everywhere");
+    for tile in [Tile::Side32, Tile::Side128] {
+        let device = device.clone().with_tiles(Tiles::all(tile));
+        for (name, sets, tokens) in [CASES[0], CASES[4], CASES[9], CASES[10]] {
+            assert_agrees(&device, &format!("{tile:?}, {name}"), case(sets, tokens));
+        }
+    }
+}
+
+fn assert_agrees(device: &Device, name: &str, (mut project, inputs): (Project, Tensors)) {
+    let wanted = Verify {
+        request: request(),
+        inputs: &inputs,
+        seed: 3,
+        tolerance: 1e-5,
+    };
+    let report = verify(&mut project, &wanted, device).unwrap_or_else(|e| panic!("{e}"));
+    let worst = report.worst();
+    assert!(report.agrees(), "{name}: {:?} {worst:?}", report.first);
 }
 
 #[test]

@@ -6,17 +6,19 @@
 //! - Every variable is defined before its use, in an enclosing scope, once.
 //! - Arrays exist and are accessed with their element type; a vec4 array may also be read and
 //!   written by scalar, with an index that counts scalars.
-//! - Barriers and shuffles stand in uniform control flow: no condition or loop bound around them
+//! - Barriers, shuffles and fragments stand in uniform control flow: no condition or loop bound around them
 //!   depends on the invocation.
 //!
 //! Bounds are the skeletons' duty: the IR has no array lengths.
 
 mod builder;
+mod fragment;
 mod pairs;
 mod reserved;
 mod verify;
 
 pub use builder::Builder;
+pub use fragment::{FRAGMENT, Fragment, FragmentKind, Side};
 
 use std::ops;
 use std::sync::Arc;
@@ -122,6 +124,8 @@ pub enum Builtin {
     LocalIndex,
     /// Invocation index in its subgroup.
     Lane,
+    /// Index of the subgroup in its workgroup.
+    Subgroup,
 }
 
 impl Builtin {
@@ -467,6 +471,7 @@ impl Stmt {
             }
             Self::For { from, to, step, .. } => vec![from, to, step],
             Self::If { condition, .. } => vec![condition],
+            Self::Fragment(fragment) => fragment.access().map(|(_, it)| it).into_iter().collect(),
             Self::Comment(_) | Self::Break | Self::Barrier(_) => Vec::new(),
         }
     }
@@ -635,6 +640,8 @@ pub enum Stmt {
     Break,
     /// Waits for the workgroup; orders accesses to this memory.
     Barrier(Space),
+    /// Something with the matrices that a subgroup holds.
+    Fragment(Fragment),
 }
 
 /// One storage binding.
@@ -665,6 +672,8 @@ pub struct WorkgroupArray {
     pub length: u32,
     /// Atomic u32 elements.
     pub atomic: bool,
+    /// Elements of f32 are stored as f16.
+    pub half: bool,
 }
 
 /// One kernel. Its text depends on structure only; sizes are words of the uniform block.

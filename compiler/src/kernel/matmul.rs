@@ -3,8 +3,8 @@
 //! Both profiles cut the result into tiles, one workgroup each: column tiles along x and row
 //! tiles along y (or the other way round), batches times splits along z. A split takes one part of the summed axis and writes to
 //! scratch; a pointwise pass adds the parts in order and runs the epilogue. `subgroup` keeps a tile in
-//! the registers of eight lanes, `few` has no tile but walks of its own for products of few rows, `workgroup` stages
-//! panels in workgroup memory.
+//! the registers of eight lanes, `few` has walks of its own for products of few rows; `workgroup` stages
+//! panels in workgroup memory, `vector_workgroup` shares the summed axis of a few rows among lanes, `cooperative` uses the matrix units of a graphics card.
 //!
 //! Bounds: row and column indices of loads are clamped to the matrix, stores are guarded where a
 //! tile may stick out. Past the end of k the left operand counts as zero and the right one repeats its last
@@ -14,23 +14,29 @@
 //! every row tile does, the first one stores.
 
 mod ahead;
+mod cooperative;
 mod few;
 pub(super) mod grouped;
+mod stage;
 mod subgroup;
 mod unpack;
+mod vector_workgroup;
 mod workgroup;
 
 use super::column::Column;
-use super::ir::{Array, Builder, Builtin, Expr, Scalar};
+use super::ir::{Array, Builder, Builtin, Expr, FRAGMENT, Scalar};
 use super::operand::{Operands, Place, fits_vec4};
 use super::pointwise::{Partials, Pointwise, arithmetic, traffic};
 use super::program::{Values, emit, value};
 use super::spec::{Instr, InstrId, Left, Matrix, Operand, Program, Reduce, Store, View};
 use super::{Launch, Lowered, Slot};
 use crate::graph::DType;
-use crate::plan::{Limits, Profile};
+use crate::plan::{Limits, Profile, Tile};
 use crate::storage::Packed;
 use unpack::Unpacked;
+
+/// Instructions that all copies of an epilogue may have together: text costs compile time.
+const MOST_INSTRUCTIONS: usize = 640;
 
 /// A matmul spec.
 pub(crate) struct Matmul<'a> {
@@ -45,6 +51,8 @@ pub(crate) struct Matmul<'a> {
     pub(crate) program: &'a Program,
     pub(crate) outputs: &'a [Store],
     pub(crate) column_sums: Option<&'a Operand>,
+    /// Operands may be rounded to 16-bit floats.
+    pub(crate) rounded: bool,
 }
 
 /// How a panel is read four elements at a time.
@@ -403,6 +411,33 @@ pub(crate) struct Part {
     values: Values,
 }
 
+/// Who computes a tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Body {
+    /// Eight lanes in their registers.
+    Subgroup,
+    /// Eight lanes, at the walk of a product of few rows, which has no tile.
+    Few(few::Form),
+    /// A workgroup; each invocation so many rows and columns.
+    Workgroup { block: usize },
+    /// A workgroup, all rows at once; its lanes lie along k first where the right operand does.
+    Vector { k_first: bool },
+    /// The matrix units of a graphics card, which round operands to halves.
+    Cooperative,
+}
+
+impl Body {
+    fn write(self, b: &mut Builder, frame: &Frame<'_>, tiling: Tiling) -> Result<(), String> {
+        match self {
+            Self::Subgroup => subgroup::body(b, frame, tiling),
+            Self::Few(form) => few::body(b, frame, tiling, form),
+            Self::Workgroup { block } => workgroup::body(b, frame, tiling, block),
+            Self::Vector { k_first } => vector_workgroup::body(b, frame, tiling, k_first),
+            Self::Cooperative => cooperative::body(b, frame, tiling),
+        }
+    }
+}
+
 /// What one tiling needs to know of the device and the sizes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tiling {
@@ -412,17 +447,49 @@ pub(crate) struct Tiling {
     pub(crate) columns: usize,
     /// Summed elements per step.
     pub(crate) step: usize,
+    /// Invocations of a workgroup.
+    invocations: [u32; 3],
+    body: Body,
     /// Parts of the summed axis.
     splits: usize,
     /// Row tiles lie along x of the grid and column tiles along y.
     rows_first: bool,
     /// Rows from the first of a workgroup to the first of the next one.
     pitch: usize,
-    /// The walk of a product of few rows, which has no tile.
-    few: Option<few::Form>,
 }
 
 impl Tiling {
+    /// A tile of the gpu family.
+    fn of(tile: Tile) -> Self {
+        let lanes = (tile.side() / tile.block()) as u32;
+        Self {
+            rows: tile.side(),
+            columns: tile.side(),
+            step: tile.step(),
+            invocations: [lanes, lanes, 1],
+            body: Body::Workgroup {
+                block: tile.block(),
+            },
+            splits: 1,
+            rows_first: false,
+            pitch: tile.side(),
+        }
+    }
+
+    /// A tile of software drivers for a product of `n` columns.
+    fn of_subgroup(rows: usize, n: usize) -> Self {
+        Self {
+            rows,
+            columns: if n <= 16 { 8 } else { 32 },
+            step: 4,
+            invocations: [8, 1, 1],
+            body: Body::Subgroup,
+            splits: 1,
+            rows_first: false,
+            pitch: rows,
+        }
+    }
+
     /// Row and column tile of a workgroup.
     pub(crate) fn place(&self) -> [Expr; 2] {
         let [x, y] = [Builtin::GroupX, Builtin::GroupY].map(Expr::builtin);
@@ -460,7 +527,7 @@ impl Matmul<'_> {
         let sums = self.column_sums.filter(|_| beside);
         let mut lowered = if tiling.splits == 1 {
             let outputs = (self.outputs, sums);
-            let launch = self.launch(tiling, self.program, self.inputs, outputs, limits)?;
+            let launch = self.launch(tiling, self.program, self.inputs, outputs)?;
             Lowered {
                 launches: vec![launch],
                 scratch: Vec::new(),
@@ -514,36 +581,36 @@ impl Matmul<'_> {
 
     fn tiling(&self, batches: usize, limits: &Limits) -> Tiling {
         let few = self.few(limits);
-        let (rows, columns, step, wanted) = match (limits.profile, few) {
-            (_, Some(form)) => {
-                let columns = form.columns(self.m, self.n, self.packed.is_some());
-                (self.m, columns, form.step(columns), 4)
+        let tiling = match limits.profile {
+            Profile::CpuVulkan if let Some(form) = few => {
+                form.tiling(self.m, self.n, self.packed.is_some())
             }
-            (Profile::CpuVulkan, None) => {
+            Profile::CpuVulkan => {
                 let rows = [8, 16].into_iter().find(|it| self.m <= *it).unwrap_or(32);
-                (rows, if self.n <= 16 { 8 } else { 32 }, 4, 4)
+                Tiling::of_subgroup(rows, self.n)
             }
-            (Profile::Gpu, None) => {
-                let tiles = batches * self.m.div_ceil(64) * self.n.div_ceil(64);
-                let large = tiles >= 128 && limits.max_invocations >= 256;
-                let side = if large { 64 } else { 32 };
-                (side, side, 16, 128)
+            Profile::Gpu if self.suits_matrix_units(limits) => cooperative::tiling(limits),
+            Profile::Gpu if self.m <= vector_workgroup::MOST_ROWS => {
+                return self.vector_tiling(batches, limits);
+            }
+            Profile::Gpu => {
+                let tile = limits.tiles.of(batches, self.m, self.n).within(limits);
+                Tiling::of(self.affordable(tile))
             }
         };
-        let tiles = batches * self.m.div_ceil(rows) * self.n.div_ceil(columns);
+        let wanted = match limits.profile {
+            Profile::CpuVulkan => 4,
+            Profile::Gpu => 128,
+        };
+        let [x, y, z] = tiling.grid(self.m, self.n, batches);
         let parts = match few {
-            Some(form) if form.splits(columns, self.packed.is_some()) => usize::MAX,
-            _ => wanted / tiles,
+            Some(form) if form.splits(tiling.columns, self.packed.is_some()) => usize::MAX,
+            _ => wanted / (x * y * z),
         };
-        let splits = parts.min(self.k / 256).clamp(1, 16);
         Tiling {
-            rows,
-            columns,
-            step,
-            splits,
+            splits: parts.min(self.k / 256).clamp(1, 16),
             rows_first: few.is_none() && self.sweeps_rows() && rows_first(self.m, self.n, limits),
-            pitch: rows,
-            few,
+            ..tiling
         }
     }
 
@@ -559,6 +626,48 @@ impl Matmul<'_> {
         };
         let form = few::Form::choose([left, self.right_outline().access()], self.m, self.n);
         form.filter(|_| fits)
+    }
+
+    /// All rows at once: parts of k are shared among lanes, and a long one among workgroups.
+    fn vector_tiling(&self, batches: usize, limits: &Limits) -> Tiling {
+        let lanes = limits.tiles.lanes(limits);
+        let k_first = self.b.row_stride == 1;
+        let columns = vector_workgroup::columns(lanes as usize, k_first);
+        let groups = batches * self.n.div_ceil(columns);
+        Tiling {
+            rows: self.m,
+            columns,
+            step: if self.k.is_multiple_of(4) { 4 } else { 1 },
+            invocations: [lanes, 1, 1],
+            body: Body::Vector { k_first },
+            splits: (32 / groups).min(self.k / 4096).clamp(1, 16),
+            rows_first: false,
+            pitch: self.m,
+        }
+    }
+
+    /// Whether operands may be rounded, and are large enough that it pays.
+    fn suits_matrix_units(&self, limits: &Limits) -> bool {
+        let large = self.m.min(self.n) >= cooperative::TILE && self.k >= 2 * FRAGMENT as usize;
+        self.rounded && large && self.packed.is_none() && cooperative::fits(limits) && {
+            let tiling = cooperative::tiling(limits);
+            self.instructions(tiling, cooperative::copies(limits)) <= MOST_INSTRUCTIONS
+        }
+    }
+
+    /// This tile, or a smaller one where the epilogue would be written out too often.
+    fn affordable(&self, tile: Tile) -> Tile {
+        let copies = tile.block().pow(2) / 4;
+        match self.instructions(Tiling::of(tile), copies) > MOST_INSTRUCTIONS {
+            true => tile.min(Tile::Side64),
+            false => tile,
+        }
+    }
+
+    /// Instructions of all copies of the epilogue, of which there are so many for four columns at once.
+    fn instructions(&self, tiling: Tiling, copies: usize) -> usize {
+        let wide = self.is_wide(tiling, self.inputs, self.outputs);
+        copies * self.program.instrs.len() * if wide { 1 } else { 4 }
     }
 
     /// Whether the left operand lies transposed in memory.
@@ -585,7 +694,7 @@ impl Matmul<'_> {
                 },
             },
         };
-        let mut first = self.launch(tiling, &program, &[], (&[store], None), limits)?;
+        let mut first = self.launch(tiling, &program, &[], (&[store], None))?;
         for slot in &mut first.bindings {
             if let Slot::Output(_) = slot {
                 *slot = Slot::Scratch(0);
@@ -616,13 +725,8 @@ impl Matmul<'_> {
         program: &Program,
         inputs: &[Operand],
         (outputs, sums): (&[Store], Option<&Operand>),
-        limits: &Limits,
     ) -> Result<Launch, String> {
-        let lanes = match limits.profile {
-            Profile::CpuVulkan => [8, 1, 1],
-            Profile::Gpu => [tiling.columns as u32 / 4, tiling.rows as u32 / 4, 1],
-        };
-        let mut b = Builder::new("matmul", lanes);
+        let mut b = Builder::new("matmul", tiling.invocations);
         let mut frame = self.frame(&mut b, tiling, program, inputs, outputs);
         let mut slots: Vec<Slot> = (0..=self.a.inputs()).map(Slot::Input).collect();
         slots.extend(&frame.epilogue.operands.slots);
@@ -631,7 +735,7 @@ impl Matmul<'_> {
             frame.sums = Some((array, 0u32.into()));
             slots.push(Slot::Output(outputs.len()));
         }
-        body(&mut b, &frame, tiling, limits)?;
+        tiling.body.write(&mut b, &frame, tiling)?;
         let batches: usize = self.batch.iter().product();
         let grid = tiling.grid(self.m, self.n, batches * tiling.splits);
         let grid = grid.map(|it| u32::try_from(it).unwrap_or(u32::MAX));
@@ -654,14 +758,15 @@ impl Matmul<'_> {
     ) -> Frame<'s> {
         let split = tiling.splits > 1;
         let (batch, part) = self.position(b, split);
-        let scalar = tiling.few == Some(few::Form::Strips);
+        let scalar = tiling.body == Body::Few(few::Form::Strips);
         let a = self.left(b, &batch, scalar);
         let right = self.right_outline().panel(b, &batch);
         let k = b.size("k", self.k);
         // No part ends inside a group of scales.
         let groups = self.packed.filter(|it| it.groups() > 1);
         let whole = groups.map_or(16, Packed::group);
-        let chunk = self.k.div_ceil(tiling.splits).next_multiple_of(whole);
+        let chunk = self.k.div_ceil(tiling.splits);
+        let chunk = chunk.next_multiple_of(tiling.step.next_multiple_of(whole));
         let k_range = match &part {
             None => [0u32.into(), k],
             Some(part) => {
@@ -771,14 +876,6 @@ impl Matmul<'_> {
 /// Whether four neighbours along k of a computed left operand are computed at once.
 fn computed_fits_vec4(inputs: &[Operand], k: usize) -> bool {
     k.is_multiple_of(4) && inputs.iter().all(fits_vec4)
-}
-
-fn body(b: &mut Builder, frame: &Frame<'_>, tiling: Tiling, limits: &Limits) -> Result<(), String> {
-    match (limits.profile, tiling.few) {
-        (Profile::CpuVulkan, Some(form)) => few::body(b, frame, tiling, form),
-        (Profile::CpuVulkan, None) => subgroup::body(b, frame, tiling),
-        (Profile::Gpu, _) => workgroup::body(b, frame, tiling),
-    }
 }
 
 /// Whether an input over `[batch..., m, n]` does not move along m.

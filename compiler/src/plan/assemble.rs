@@ -555,15 +555,24 @@ impl<'a> Assembly<'a> {
         if let Some(known) = self.of.get(&id) {
             return Ok(*known);
         }
-        let shape = self.shape(id)?;
-        let (name, dtype) = (self.path(id).to_owned(), self.part.graph.ty(id).dtype);
-        let buffer = self.float(name, dtype, shape);
+        let buffer = self.full_buffer_of(id)?;
         let part = self.part;
         if self.request.precision == Precision::Mixed
             && precision::is_half(part.graph, id, part.bindings)
         {
             self.plan.buffers[buffer.0 as usize].narrow();
         }
+        Ok(buffer)
+    }
+
+    /// The buffer of a value that keeps 32 bits for an element unless it lies somewhere already.
+    pub(super) fn full_buffer_of(&mut self, id: ValueId) -> Result<BufferId, PlanError> {
+        if let Some(known) = self.of.get(&id) {
+            return Ok(*known);
+        }
+        let shape = self.shape(id)?;
+        let (name, dtype) = (self.path(id).to_owned(), self.part.graph.ty(id).dtype);
+        let buffer = self.float(name, dtype, shape);
         self.of.insert(id, buffer);
         Ok(buffer)
     }
@@ -602,15 +611,16 @@ impl<'a> Assembly<'a> {
             .first()
             .map_or("", |id| self.path(*id))
             .to_owned();
-        let lowered =
-            kernel::lower(&group.spec, self.request.limits).map_err(|message| PlanError {
-                path: path.clone(),
-                message,
-            })?;
         let mut buffers = |ids: &[ValueId]| -> Result<Vec<BufferId>, PlanError> {
             ids.iter().map(|id| self.buffer_of(*id)).collect()
         };
         let (inputs, outputs) = (buffers(&group.inputs)?, buffers(&group.outputs)?);
+        let rounded = self.multiplies_halves(&group.spec, &inputs);
+        let lowered = kernel::lower_product(&group.spec, self.request.limits, rounded);
+        let lowered = lowered.map_err(|message| PlanError {
+            path: path.clone(),
+            message,
+        })?;
         let scratch: Vec<BufferId> = lowered
             .scratch
             .iter()
@@ -636,6 +646,21 @@ impl<'a> Assembly<'a> {
             outputs,
         });
         Ok(())
+    }
+
+    /// Whether a product's operands are stored as halves; a parameter beside one may be rounded, too.
+    fn multiplies_halves(&self, spec: &KernelSpec, inputs: &[BufferId]) -> bool {
+        let KernelSpec::Matmul { a, .. } = spec else {
+            return false;
+        };
+        let buffer = |id: &BufferId| &self.plan.buffers[id.0 as usize];
+        let is_half = |id: &BufferId| buffer(id).half;
+        let is_operand = |id: &BufferId| is_half(id) || buffer(id).role == Role::Parameter;
+        let (left, right) = inputs.split_at(a.inputs());
+        let Some(right) = right.first() else {
+            return false;
+        };
+        left.iter().any(is_operand) && is_operand(right) && left.iter().chain([right]).any(is_half)
     }
 
     fn origins_of(&mut self, members: &[ValueId]) -> Vec<u32> {

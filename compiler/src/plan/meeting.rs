@@ -62,7 +62,7 @@ impl<'a> Assembly<'a> {
                 add(SEEDS, couple::seed(name), &own);
             }
             let base = self.base(value);
-            kept.push((self.buffer_of(base)?, whole));
+            kept.push((self.full_buffer_of(base)?, whole));
         }
         self.shared_seeds(meeting)?;
         let commands = self.commands()?;

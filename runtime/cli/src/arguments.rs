@@ -5,8 +5,11 @@ use crate::output::Output;
 use clap::{Args, ValueEnum};
 use etcetera::BaseStrategy;
 use gatewright_compiler::lower::Route;
+use gatewright_compiler::plan::Profile;
 use gatewright_runtime::cache::Cache;
 use gatewright_runtime::device::{Choice, Device};
+use gatewright_runtime::matrix_units::{self, MatrixUnits};
+use gatewright_runtime::tiles::{self, Chosen};
 use std::path::PathBuf;
 
 /// Which spec file, and with which settings.
@@ -31,6 +34,34 @@ pub(crate) struct DeviceChoice {
     /// Compile everything anew, and keep no plan; GATEWRIGHT_CACHE names the folder that keeps them
     #[arg(long)]
     no_cache: bool,
+    /// Which family of kernels: that of graphics cards runs everywhere
+    #[arg(long, value_name = "FAMILY", default_value = "auto")]
+    kernels: Family,
+    /// Tiles of products on graphics cards: `auto` (measured once and kept in the cache), `default`,
+    /// `measured`, or for example `small=32,medium=64,large=128,grouped=64,vector=128`
+    #[arg(long, value_name = "TABLE", default_value = "auto")]
+    tiles: tiles::Choice,
+}
+
+/// Families of kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Family {
+    /// What suits the device
+    Auto,
+    /// Of software drivers
+    CpuVulkan,
+    /// Of graphics cards
+    Gpu,
+}
+
+/// A device with what is known of it.
+pub(crate) struct Opened {
+    /// The device.
+    pub(crate) device: Device,
+    /// The tiles of its plans.
+    pub(crate) tiles: Chosen,
+    /// Its matrix units.
+    pub(crate) units: MatrixUnits,
 }
 
 impl DeviceChoice {
@@ -40,15 +71,60 @@ impl DeviceChoice {
     /// # Errors
     /// There is no such adapter, or it refuses.
     pub(crate) fn open(&self, out: &mut Output) -> Result<Device, Failure> {
-        let device = Device::open(&Choice::parse(&self.device))?;
-        let folder = if self.no_cache { None } else { cache_folder() };
-        let Some(folder) = folder else {
-            return Ok(device);
-        };
-        let cache = Cache::new(folder);
-        out.speaks_for(cache.clone());
-        Ok(device.with_cache(cache))
+        Ok(self.examine(out)?.device)
     }
+
+    /// [`Self::open`] with what is known of the device.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn examine(&self, out: &mut Output) -> Result<Opened, Failure> {
+        let device = Device::open(&Choice::parse(&self.device))?;
+        let profile = match self.kernels {
+            Family::Auto => device.limits().profile,
+            Family::CpuVulkan => Profile::CpuVulkan,
+            Family::Gpu => Profile::Gpu,
+        };
+        let device = device.with_profile(profile).ok_or_else(|| {
+            Failure::Usage(format!(
+                "`{}` has no subgroups of eight lanes, which `--kernels cpu-vulkan` needs",
+                device.name()
+            ))
+        })?;
+        let folder = if self.no_cache { None } else { cache_folder() };
+        let device = match folder.map(Cache::new) {
+            None => device,
+            Some(cache) => {
+                out.speaks_for(cache.clone());
+                device.with_cache(cache)
+            }
+        };
+        suited(device, self.tiles, out)
+    }
+}
+
+/// The device with the tiles and the matrix units that its plans use.
+///
+/// # Errors
+/// What it reports while it is measured.
+pub(crate) fn suited(
+    device: Device,
+    choice: tiles::Choice,
+    out: &mut Output,
+) -> Result<Opened, Failure> {
+    let (device, tiles) = tiles::choose(device, choice)?;
+    let (device, units) = matrix_units::verified(device)?;
+    for note in tiles.notes.iter().chain(&units.note()) {
+        out.progress(&format!("note: {note}"));
+    }
+    if device.limits().profile == Profile::Gpu {
+        out.detail(&format!("tiles: {} ({})", tiles.table(), tiles.origin()));
+    }
+    Ok(Opened {
+        device,
+        tiles,
+        units,
+    })
 }
 
 /// What GATEWRIGHT_CACHE says, where nothing means none; else `gatewright` below where the system keeps

@@ -1,9 +1,13 @@
 //! Tables of where time went.
 
 use crate::failure::Failure;
+use crate::output::Output;
+use crate::project;
 use gatewright_grammar::source::Sources;
+use gatewright_runtime::device::Device;
 use gatewright_runtime::execute::ProfileRow;
 use gatewright_runtime::profile::{Rates, Recording, Row, families, lines};
+use gatewright_runtime::project::Project;
 use std::path::Path;
 
 /// Lines of the spec that are shown.
@@ -17,6 +21,26 @@ pub(crate) fn write(recording: &Recording, path: &Path) -> Result<(), Failure> {
     let text = recording.trace().to_json().to_string();
     std::fs::write(path, text)
         .map_err(|error| Failure::Message(format!("cannot write {}: {error}", path.display())))
+}
+
+/// Writes the trace of so many steps or evaluations, and prints where their time went. `measured` says what they were.
+pub(crate) fn show(
+    recording: &Recording,
+    path: &Path,
+    (device, project): (&Device, &Project),
+    (runs, measured): (usize, &str),
+    out: &mut Output,
+) -> Result<(), Failure> {
+    write(recording, path)?;
+    let rates = Rates::measure(device).map_err(|failure| project::failure(project, failure))?;
+    let rows = recording.rows();
+    let Some(rates) = rates.filter(|_| !rows.is_empty()) else {
+        out.progress("the device has no timestamps, or nothing was measured: no time per kernel");
+        return Ok(());
+    };
+    out.progress(&text(&rows, runs, &rates, &project.sources));
+    out.progress(&format!("{runs} {measured}; trace in {}", path.display()));
+    Ok(())
 }
 
 /// Both tables of some dispatches, per run.

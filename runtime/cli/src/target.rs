@@ -1,18 +1,20 @@
 //! What `--entry` and `--stage` ask for, and what `--device` plans for.
 
-use crate::arguments::Target;
+use crate::arguments::{Target, cache_folder, suited};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::project;
 use gatewright_compiler::lower::{self, Mode, Recorded, Request};
 use gatewright_compiler::plan::Limits;
 use gatewright_compiler::stage::{StageSpec, experiment};
+use gatewright_runtime::cache::Cache;
 use gatewright_runtime::device::{Choice, Device};
 use gatewright_runtime::error::Error;
 use gatewright_runtime::experiment::{Step, Subject};
 use gatewright_runtime::generate::{self, Traced};
 use gatewright_runtime::profile::Rates;
 use gatewright_runtime::project::Project;
+use gatewright_runtime::tiles;
 use std::path::Path;
 
 /// One graph to trace: an entry, or one objective of a stage.
@@ -108,12 +110,20 @@ pub(crate) fn generation(project: &mut Project, name: &str) -> Result<Traced, Fa
 ///
 /// # Errors
 /// No such adapter.
-pub(crate) fn limits(device: &str) -> Result<Limits, Failure> {
+pub(crate) fn limits(device: &str, out: &mut Output) -> Result<Limits, Failure> {
     match device {
         "portable" => Ok(Limits::portable()),
         "cpu-vulkan" => Ok(Limits::cpu_vulkan()),
         "desktop" => Ok(Limits::desktop()),
-        name => Ok(Device::open(&Choice::parse(name))?.limits().clone()),
+        name => {
+            let device = Device::open(&Choice::parse(name))?;
+            let device = match cache_folder() {
+                Some(folder) => device.with_cache(Cache::new(folder)),
+                None => device,
+            };
+            let opened = suited(device, tiles::Choice::Auto, out)?;
+            Ok(opened.device.limits().clone())
+        }
     }
 }
 

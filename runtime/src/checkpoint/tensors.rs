@@ -165,10 +165,11 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     sync_folder(path)
 }
 
-/// A name in the same folder that no reader takes for a checkpoint; one per process.
+/// A name in the same folder that no reader takes for a checkpoint; one per thread of a process.
 fn temporary_name(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
+    let (process, thread) = (std::process::id(), std::thread::current().id());
+    path.with_file_name(format!(".{name}.{process}.{thread:?}.tmp"))
 }
 
 /// Makes a rename in the folder of `path` last. Only Unix can open folders.

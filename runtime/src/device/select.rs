@@ -13,6 +13,35 @@ pub(super) const USEFUL_FEATURES: wgpu::Features = wgpu::Features::SUBGROUP
     .union(wgpu::Features::SHADER_F16)
     .union(wgpu::Features::SHADER_INT64);
 
+/// Requested where the adapter lists what kernels use of it.
+pub(super) const MATRIX_UNITS: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+
+/// Whether matrices of 16 x 16 16-bit floats can be multiplied and added up in f32.
+pub(super) fn has_matrix_units(listed: &[wgpu::CooperativeMatrixProperties]) -> bool {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    let fits = |it: &wgpu::CooperativeMatrixProperties| {
+        [it.m_size, it.n_size, it.k_size] == [16; 3]
+            && (it.ab_type, it.cr_type, it.saturating_accumulation) == (F16, F32, false)
+    };
+    listed.iter().any(fits)
+}
+
+/// Leave to use what wgpu calls experimental, where that is wanted.
+pub(super) fn experiments(wanted: wgpu::Features) -> wgpu::ExperimentalFeatures {
+    if !wanted.contains(MATRIX_UNITS) {
+        return wgpu::ExperimentalFeatures::disabled();
+    }
+    #[allow(
+        unsafe_code,
+        reason = "wgpu asks for it where a feature may have faults"
+    )]
+    // SAFETY: one feature of them is requested; its kernels are compared with others before plans use them,
+    // and what they read and write lies in workgroup memory at places known to the compiler.
+    unsafe {
+        wgpu::ExperimentalFeatures::enabled()
+    }
+}
+
 /// The adapter of this choice.
 pub(super) fn select(choice: &Choice) -> Result<wgpu::Adapter> {
     let mut adapters = adapters();
@@ -84,4 +113,33 @@ fn matches(info: &wgpu::AdapterInfo, wanted: &str) -> bool {
     let kind = kind_words(info.device_type);
     let words = format!("{} {} {kind}", info.name, info.driver).to_lowercase();
     words.contains(&wanted.to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wgpu::CooperativeScalarType::{F16, F32};
+
+    #[test]
+    fn matrix_units_of_one_kind_are_used() {
+        let listed =
+            |m_size, ab_type, cr_type, saturating_accumulation| wgpu::CooperativeMatrixProperties {
+                m_size,
+                n_size: 16,
+                k_size: 16,
+                ab_type,
+                cr_type,
+                saturating_accumulation,
+            };
+        let right = listed(16, F16, F32, false);
+        let wrong = [
+            listed(8, F16, F32, false),
+            listed(16, F16, F16, false),
+            listed(16, F32, F32, false),
+            listed(16, F16, F32, true),
+        ];
+        assert!(!has_matrix_units(&[]));
+        assert!(!has_matrix_units(&wrong));
+        assert!(has_matrix_units(&[&wrong[..], &[right]].concat()));
+    }
 }

@@ -42,6 +42,10 @@ fn check_target(plan: &Plan, limits: &Limits) -> Result<()> {
     let same_width = made_for.subgroup_size == 0 || made_for.subgroup_size == limits.subgroup_size;
     let same_profile =
         made_for.profile != Profile::CpuVulkan || limits.profile == Profile::CpuVulkan;
+    if made_for.cooperative && !limits.cooperative {
+        let missing = "it was compiled for matrix units, which the device has not, or not verified";
+        return Err(Error::plan(missing.to_owned()));
+    }
     if same_width && same_profile {
         return Ok(());
     }

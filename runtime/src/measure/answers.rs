@@ -3,12 +3,11 @@
 //! The tokens that it thinks likeliest behind the given ones are compared with the given ones. Where all of
 //! an answer agree, decoding it greedily gives the same answer, so that nothing has to be generated.
 
-use super::embed::Encoder;
 use super::evaluator::picture;
+use super::rows::{RowMeasure, Seen};
 use super::{Evaluation, Example, Score};
 use crate::data::{Batches, Record};
-use crate::error::{Error, Result};
-use crate::once::Tensors;
+use crate::error::Result;
 use crate::tensor::HostTensor;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -44,25 +43,26 @@ struct Kind {
     answers: BTreeMap<Vec<u32>, usize>,
 }
 
-impl Answers {
+impl RowMeasure for Answers {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn reads(&self) -> (usize, usize) {
+        (self.encoder, self.set)
+    }
+
     /// Compares all records' answers.
-    pub(super) fn run(
-        &self,
-        (data, batches): (&str, &Batches),
-        encoder: &mut Encoder,
-        complete: &mut dyn FnMut(&mut Tensors) -> Result<()>,
-    ) -> Result<Evaluation> {
+    fn run(&self, mut seen: Seen) -> Result<Evaluation> {
         let mut all = Vec::new();
-        for step in 0..batches.per_epoch() {
-            let mut batch = batches.at(step)?;
-            complete(&mut batch.tensors)?;
-            let found = encoder.results(&batch.tensors)?;
-            let answered = answers(&found, &batch.indices).ok_or_else(|| Error::Evaluation {
-                name: self.name.clone(),
-                reason: "it needs guesses u32[B, N], labels u32[B, N] and bool[B, N]".to_owned(),
+        let records = seen.each(false, |indices, found| {
+            let answered = answers(found, indices).ok_or_else(|| {
+                self.refuse("it needs guesses u32[B, N], labels u32[B, N] and bool[B, N]")
             })?;
             all.extend(answered);
-        }
+            Ok(())
+        })?;
+        let batches = seen.batches;
         let mut kinds: BTreeMap<String, Kind> = BTreeMap::new();
         let mut total = Kind::default();
         for answered in &all {
@@ -81,15 +81,17 @@ impl Answers {
         scores.push(total.score("all"));
         Ok(Evaluation {
             name: self.name.clone(),
-            data: data.to_owned(),
-            records: all.len(),
+            data: seen.data.to_owned(),
+            records,
             choices: total.answers.len(),
             scores,
             examples: self.shown(&all, batches),
             means: Vec::new(),
         })
     }
+}
 
+impl Answers {
     /// Evenly spread examples.
     fn shown(&self, all: &[Answered], batches: &Batches) -> Vec<Example> {
         let text = batches.conversation().map(|talk| talk.text());

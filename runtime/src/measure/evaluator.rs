@@ -7,6 +7,7 @@ use super::means::Observed;
 use super::probe::Probe;
 use super::retrieval::{Captioned, dot, examples, measure};
 use super::routing::{Observer, RouterUse};
+use super::rows::{RowMeasure, Seen};
 use super::{Evaluation, Example};
 use crate::data::{self, BadRecords, Batches, Blob, Loading, Record, Split, prompt};
 use crate::device::Device;
@@ -206,29 +207,19 @@ impl Evaluator {
                 means: Vec::new(),
             });
         }
-        for guess in &self.guesses {
-            let (encoder, set) = (&mut self.encoders[guess.encoder], &self.sets[guess.set]);
+        let guesses = self.guesses.iter().map(|it| it as &dyn RowMeasure);
+        let answers = self.answers.iter().map(|it| it as &dyn RowMeasure);
+        let observed = self.observed.iter().map(|it| it as &dyn RowMeasure);
+        for measure in guesses.chain(answers).chain(observed) {
+            let (encoder, set) = measure.reads();
+            let (encoder, set) = (&mut self.encoders[encoder], &self.sets[set]);
             let read = encoder.inputs().map(str::to_owned).collect();
-            let mut complete = completing(&mut self.frozen, set, read);
-            let found = guess.run((&set.name, &set.batches), encoder, &mut complete)?;
-            evaluations.push(found);
-        }
-        for answers in &self.answers {
-            let (encoder, set) = (&mut self.encoders[answers.encoder], &self.sets[answers.set]);
-            let read = encoder.inputs().map(str::to_owned).collect();
-            let mut complete = completing(&mut self.frozen, set, read);
-            let found = answers.run((&set.name, &set.batches), encoder, &mut complete)?;
-            evaluations.push(found);
-        }
-        for observed in &self.observed {
-            let (encoder, set) = (
-                &mut self.encoders[observed.encoder],
-                &self.sets[observed.set],
-            );
-            let read = encoder.inputs().map(str::to_owned).collect();
-            let mut complete = completing(&mut self.frozen, set, read);
-            let found = observed.run((&set.name, &set.batches), encoder, &mut complete)?;
-            evaluations.push(found);
+            evaluations.push(measure.run(Seen {
+                data: &set.name,
+                batches: &set.batches,
+                encoder,
+                complete: &mut completing(&mut self.frozen, set, read),
+            })?);
         }
         for probe in &self.probes {
             let sets = probe.sets.map(|set| &self.sets[set]);

@@ -1,11 +1,9 @@
 //! The share of rows whose class a model guesses, by values of the model: what a masked word or patch
 //! was, for example.
 
-use super::embed::Encoder;
+use super::rows::{RowMeasure, Seen};
 use super::{Evaluation, Score};
-use crate::data::Batches;
-use crate::error::{Error, Result};
-use crate::once::Tensors;
+use crate::error::Result;
 use crate::tensor::HostTensor;
 
 /// One measure of guesses.
@@ -32,48 +30,35 @@ struct Tally {
     classes: Vec<usize>,
 }
 
-impl Guess {
-    /// Guesses for all whole batches: what fills the last one up is counted nowhere.
-    pub(super) fn run(
-        &self,
-        (data, batches): (&str, &Batches),
-        encoder: &mut Encoder,
-        complete: &mut dyn FnMut(&mut Tensors) -> Result<()>,
-    ) -> Result<Evaluation> {
+impl RowMeasure for Guess {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn reads(&self) -> (usize, usize) {
+        (self.encoder, self.set)
+    }
+
+    /// Guesses for all full batches, since rows of values are not rows of records.
+    fn run(&self, mut seen: Seen) -> Result<Evaluation> {
         let mut tally = Tally::default();
-        let mut records = 0;
-        for step in 0..batches.per_epoch() {
-            let mut batch = batches.at(step)?;
-            if batch.indices.len() < batches.rows_of_a_batch() {
-                continue;
-            }
-            records += batch.indices.len();
-            complete(&mut batch.tensors)?;
-            tally
-                .add(&encoder.results(&batch.tensors)?)
-                .ok_or_else(|| {
-                    self.refuse("it needs scores f32[R, C], classes u32[R] and bool[R]")
-                })?;
-        }
+        let records = seen.each(true, |_, found| {
+            let added = tally.add(found);
+            added
+                .ok_or_else(|| self.refuse("it needs scores f32[R, C], classes u32[R] and bool[R]"))
+        })?;
         if records == 0 {
             return Err(self.refuse("the data has fewer records than a batch"));
         }
         Ok(Evaluation {
             name: self.name.clone(),
-            data: data.to_owned(),
+            data: seen.data.to_owned(),
             records,
             choices: tally.classes.len(),
             scores: tally.scores(&self.scores, &self.at),
             examples: Vec::new(),
             means: Vec::new(),
         })
-    }
-
-    fn refuse(&self, reason: &str) -> Error {
-        Error::Evaluation {
-            name: self.name.clone(),
-            reason: reason.to_owned(),
-        }
     }
 }
 

@@ -2,11 +2,9 @@
 //! example.
 
 use super::answers::kind;
-use super::embed::Encoder;
+use super::rows::{RowMeasure, Seen};
 use super::{Evaluation, Means};
-use crate::data::Batches;
-use crate::error::{Error, Result};
-use crate::once::Tensors;
+use crate::error::Result;
 use crate::tensor::HostTensor;
 use std::collections::BTreeMap;
 
@@ -35,35 +33,31 @@ struct Sum {
     values: Vec<f64>,
 }
 
-impl Observed {
+impl RowMeasure for Observed {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn reads(&self) -> (usize, usize) {
+        (self.encoder, self.set)
+    }
+
     /// Means over all records.
-    pub(super) fn run(
-        &self,
-        (data, batches): (&str, &Batches),
-        encoder: &mut Encoder,
-        complete: &mut dyn FnMut(&mut Tensors) -> Result<()>,
-    ) -> Result<Evaluation> {
+    fn run(&self, mut seen: Seen) -> Result<Evaluation> {
         let mut sums: Vec<BTreeMap<String, Sum>> = Vec::new();
-        let mut records = 0;
-        for step in 0..batches.per_epoch() {
-            let mut batch = batches.at(step)?;
-            complete(&mut batch.tensors)?;
-            let kinds: Vec<String> = batch
-                .indices
-                .iter()
-                .map(|index| match &self.by {
-                    Some(field) => kind(&batches.records()[*index], field),
-                    None => "all".to_owned(),
-                })
-                .collect();
-            records += kinds.len();
-            let found = encoder.results(&batch.tensors)?;
+        let all = seen.batches.records();
+        let kind_of = |index: &usize| match &self.by {
+            Some(field) => kind(&all[*index], field),
+            None => "all".to_owned(),
+        };
+        let records = seen.each(false, |indices, found| {
+            let kinds: Vec<String> = indices.iter().map(kind_of).collect();
             let (keep, observed) = match found.split_first() {
                 Some((_, rest)) if self.keeps => rest
                     .split_first()
                     .map_or((None, rest), |(keep, rest)| (Some(keep), rest)),
                 Some((_, rest)) => (None, rest),
-                None => (None, found.as_slice()),
+                None => (None, found),
             };
             sums.resize_with(observed.len(), BTreeMap::new);
             for (sums, tensor) in sums.iter_mut().zip(observed) {
@@ -71,12 +65,13 @@ impl Observed {
                     self.refuse("it needs f32[B, ..., Z], and places bool[B, ...]")
                 })?;
             }
-        }
-        let observed = encoder.observed().iter().zip(sums);
+            Ok(())
+        })?;
+        let observed = seen.encoder.observed().iter().zip(sums);
         let means = observed.map(|(path, sums)| self.means(path, sums));
         Ok(Evaluation {
             name: self.name.clone(),
-            data: data.to_owned(),
+            data: seen.data.to_owned(),
             records,
             choices: 0,
             scores: Vec::new(),
@@ -84,7 +79,9 @@ impl Observed {
             means: means.collect::<Result<_>>()?,
         })
     }
+}
 
+impl Observed {
     fn means(&self, path: &str, sums: BTreeMap<String, Sum>) -> Result<Means> {
         let width = sums.values().next().map_or(0, |sum| sum.values.len());
         let names = match self.names.len() {
@@ -105,13 +102,6 @@ impl Observed {
             names,
             kinds: sums.into_iter().map(mean).collect(),
         })
-    }
-
-    fn refuse(&self, reason: &str) -> Error {
-        Error::Evaluation {
-            name: self.name.clone(),
-            reason: reason.to_owned(),
-        }
     }
 }
 

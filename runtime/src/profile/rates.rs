@@ -5,10 +5,9 @@ use crate::execute::{self, Executor, Slot};
 use crate::failure::Failure;
 use crate::once;
 use crate::plans::Planner;
+use crate::project::Project;
 use gatewright_compiler::cost::Launches;
-use gatewright_compiler::lower::{Mode, Request, Target, lower};
-use gatewright_compiler::model::{BindOptions, bind};
-use gatewright_grammar::source::Sources;
+use gatewright_compiler::lower::{Mode, Request, Target};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
 
@@ -137,19 +136,9 @@ fn per_launch(device: &Device) -> Result<f64, Failure> {
 
 /// An entry on the device.
 fn prepared(device: &Device, entry: &str) -> Result<Executor, Failure> {
-    let mut sources = Sources::default();
-    let root = sources.add("rates", SPEC.to_owned());
-    let (model, diagnostics) = bind(&mut sources, root, &BindOptions::default());
-    let mistakes = |diagnostics| {
-        Failure::from(Box::new(crate::project::Mistakes {
-            sources: Sources::default(),
-            diagnostics,
-        }))
-    };
-    let model = model.ok_or_else(|| mistakes(diagnostics))?;
+    let mut project = Project::of_text("rates", SPEC, &[])?;
     let request = Request::new(Target::Entry(entry.to_owned()), Mode::Eval);
-    let (lowered, diagnostics) = lower(&model, &request);
-    let lowered = lowered.ok_or_else(|| mistakes(diagnostics))?;
+    let lowered = project.lower(&request)?;
     let none = Default::default();
     let plan = once::planned(entry, &lowered, &Planner::of(device), none, None, None)?;
     Ok(Executor::new(device, plan, &execute::Options::default())?)

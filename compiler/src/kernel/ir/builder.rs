@@ -2,7 +2,8 @@
 
 use super::reserved::is_reserved;
 use super::{
-    Array, BindingDecl, Builtin, Expr, Kernel, Node, Scalar, Space, Stmt, Ty, WorkgroupArray,
+    Array, BindingDecl, Builtin, Expr, Fragment, Kernel, Node, Scalar, Side, Space, Stmt, Ty,
+    WorkgroupArray,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -103,21 +104,33 @@ impl Builder {
 
     /// Adds an array in workgroup memory.
     pub fn workgroup_array(&mut self, name: &str, ty: Ty, length: u32) -> Array {
-        self.declare_workgroup(name, ty, length, false)
+        self.declare_workgroup(name, ty, length, [false, false])
+    }
+
+    /// Adds an array of f32 in workgroup memory that are stored as 16-bit floats.
+    pub fn half_workgroup_array(&mut self, name: &str, length: u32) -> Array {
+        self.declare_workgroup(name, Ty::F32, length, [false, true])
     }
 
     /// Adds an array of atomic u32 in workgroup memory.
     pub fn atomic_workgroup_array(&mut self, name: &str, length: u32) -> Array {
-        self.declare_workgroup(name, Ty::U32, length, true)
+        self.declare_workgroup(name, Ty::U32, length, [true, false])
     }
 
-    fn declare_workgroup(&mut self, name: &str, ty: Ty, length: u32, atomic: bool) -> Array {
+    fn declare_workgroup(
+        &mut self,
+        name: &str,
+        ty: Ty,
+        length: u32,
+        [atomic, half]: [bool; 2],
+    ) -> Array {
         let name = self.fresh(name);
         self.kernel.workgroup_arrays.push(WorkgroupArray {
             name,
             ty,
             length,
             atomic,
+            half,
         });
         Array {
             space: Space::Workgroup,
@@ -224,6 +237,57 @@ impl Builder {
     /// Waits for the workgroup; orders its accesses to storage.
     pub fn storage_barrier(&mut self) {
         self.push(Stmt::Barrier(Space::Storage));
+    }
+
+    /// A sum of 16 x 16 that the lanes of a subgroup hold, zero at first.
+    pub fn fragment_sum(&mut self, name: &str) -> Arc<str> {
+        let name = self.fresh(name);
+        let sum = Fragment::Sum { name: name.clone() };
+        self.push(Stmt::Fragment(sum));
+        name
+    }
+
+    /// An operand of 16 x 16 from rows of halves.
+    pub fn fragment(
+        &mut self,
+        name: &str,
+        side: Side,
+        (array, index): (Array, impl Into<Expr>),
+        pitch: u32,
+    ) -> Arc<str> {
+        let name = self.fresh(name);
+        self.push(Stmt::Fragment(Fragment::Load {
+            name: name.clone(),
+            side,
+            array,
+            index: index.into(),
+            pitch,
+        }));
+        name
+    }
+
+    /// Adds the product of two operands to a sum.
+    pub fn multiply_add(&mut self, sum: &Arc<str>, left: &Arc<str>, right: &Arc<str>) {
+        self.push(Stmt::Fragment(Fragment::MultiplyAdd {
+            sum: sum.clone(),
+            left: left.clone(),
+            right: right.clone(),
+        }));
+    }
+
+    /// Writes a sum to rows of f32.
+    pub fn store_fragment(
+        &mut self,
+        sum: &Arc<str>,
+        (array, index): (Array, impl Into<Expr>),
+        pitch: u32,
+    ) {
+        self.push(Stmt::Fragment(Fragment::Store {
+            name: sum.clone(),
+            array,
+            index: index.into(),
+            pitch,
+        }));
     }
 
     /// Leaves the innermost loop.

@@ -27,6 +27,13 @@ impl Kernel {
                 access.stores = true;
                 access.scalars |= !value.ty().vec4;
             }
+            if let Stmt::Fragment(fragment) = statement
+                && let Some((array, _)) = fragment.access()
+                && array.space == Space::Storage
+                && let Some(access) = accesses.get_mut(array.index)
+            {
+                access.scalars = true;
+            }
             for value in statement.expressions() {
                 value.walk(&mut |it| touch(it, &mut accesses));
             }

@@ -1,6 +1,8 @@
 //! Checks the invariants of the kernel IR.
 
-use super::{Array, Expr, Function, Kernel, Node, Operator, Scalar, Space, Stmt, Ty};
+use super::{
+    Array, Expr, Fragment, FragmentKind, Function, Kernel, Node, Operator, Scalar, Space, Stmt, Ty,
+};
 use std::collections::BTreeMap;
 
 /// What is known about a variable in scope.
@@ -14,6 +16,7 @@ struct Variable {
 struct Verifier<'a> {
     kernel: &'a Kernel,
     scopes: Vec<BTreeMap<&'a str, Variable>>,
+    fragments: BTreeMap<&'a str, FragmentKind>,
     /// Whether all invocations reach the statement at hand together.
     uniform: bool,
     loops: usize,
@@ -28,6 +31,7 @@ impl Kernel {
         let mut verifier = Verifier {
             kernel: self,
             scopes: vec![BTreeMap::new()],
+            fragments: BTreeMap::new(),
             uniform: true,
             loops: 0,
         };
@@ -92,6 +96,7 @@ impl<'a> Verifier<'a> {
             Stmt::Barrier(_) => ensure(self.uniform, || {
                 "barrier in divergent control flow".to_owned()
             }),
+            Stmt::Fragment(fragment) => self.fragment(fragment),
         }
     }
 
@@ -103,6 +108,38 @@ impl<'a> Verifier<'a> {
             uniform,
         };
         self.define(name, variable)
+    }
+
+    fn fragment(&mut self, fragment: &'a Fragment) -> Result<(), String> {
+        ensure(self.uniform, || {
+            "fragment in divergent control flow".to_owned()
+        })?;
+        for (name, kind) in fragment.uses() {
+            let known = self.fragments.get(name) == Some(&kind);
+            ensure(known, || format!("{name} is no fragment of this kind"))?;
+        }
+        if let Some((array, index)) = fragment.access() {
+            self.expr(index)?;
+            self.access(array, index, Ty::F32, false)?;
+            let is_half = self.is_half(array);
+            let wanted = matches!(fragment, Fragment::Load { .. });
+            let fits = array.ty == Ty::F32 && is_half == wanted;
+            ensure(fits, || "a fragment meets other elements".to_owned())?;
+        }
+        if let Some((name, kind)) = fragment.defines() {
+            let before = self.fragments.insert(name, kind);
+            ensure(before.is_none(), || format!("{name} is defined twice"))?;
+        }
+        Ok(())
+    }
+
+    fn is_half(&self, array: Array) -> bool {
+        let kernel = self.kernel;
+        match array.space {
+            Space::Storage => kernel.bindings.get(array.index).map(|it| it.half),
+            Space::Workgroup => kernel.workgroup_arrays.get(array.index).map(|it| it.half),
+        }
+        .unwrap_or_default()
     }
 
     fn assignment(&mut self, name: &str, value: &Expr) -> Result<(), String> {

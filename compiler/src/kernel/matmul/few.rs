@@ -13,7 +13,7 @@
 //! A strip's four elements of a are one load for two rows, broadcast by constant shuffles. Eight columns of
 //! dots share their loads of a. Scales of packed columns are applied to sums, once for each group.
 
-use super::{Access, Frame, Panel, Tiling};
+use super::{Access, Body, Frame, Panel, Tiling};
 use crate::kernel::ir::{Builder, Builtin, Expr, Ty};
 
 /// Most rows of strips; of dots, which hold eight sums for each row. A tile is as fast with more.
@@ -44,9 +44,24 @@ impl Form {
         }
     }
 
+    /// One workgroup for all rows of each run of columns.
+    pub(super) fn tiling(self, m: usize, n: usize, packed: bool) -> Tiling {
+        let columns = self.columns(m, n, packed);
+        Tiling {
+            rows: m,
+            columns,
+            step: self.step(columns),
+            invocations: [8, 1, 1],
+            body: Body::Few(self),
+            splits: 1,
+            rows_first: false,
+            pitch: m,
+        }
+    }
+
     /// Columns of a workgroup of a result of `m` rows and `n` columns. The wider a strip, the longer the runs
     /// of memory, but sums must stay few.
-    pub(super) fn columns(self, m: usize, n: usize, packed: bool) -> usize {
+    fn columns(self, m: usize, n: usize, packed: bool) -> usize {
         match self {
             Self::Dots => DOTS,
             Self::Strips if n >= WIDE && m <= 2 => WIDEST,
@@ -57,7 +72,7 @@ impl Form {
     }
 
     /// Summed elements of a step over so many columns.
-    pub(super) fn step(self, columns: usize) -> usize {
+    fn step(self, columns: usize) -> usize {
         match self {
             Self::Dots => 32,
             Self::Strips => (WIDEST / columns).min(4),

@@ -19,9 +19,9 @@ use super::super::spec::{
     DispatchLayout, Instr, Matrix, NONE, Operand, Program, RowAddress, Store, View,
 };
 use super::super::{Launch, Lowered, Slot};
-use super::{Epilogue, Frame, Gather, Outline, Tiling, body, few};
+use super::{Body, Epilogue, Frame, Gather, Outline, Tiling, few};
 use crate::graph::DType;
-use crate::plan::{Limits, Profile};
+use crate::plan::{Limits, Profile, Tile};
 use crate::storage::Packed;
 
 /// A grouped matmul spec.
@@ -181,12 +181,12 @@ impl Grouped<'_> {
             Some(few) => few,
             None => tiling(self.layout.tile, self.n, limits)?,
         };
-        let mut b = Builder::new("grouped_matmul", invocations(tiling, limits));
+        let mut b = Builder::new("grouped_matmul", tiling.invocations);
         b.doc("A row tile belongs to one expert; tiles past the last expert leave.");
-        let (frame, slots) = self.frame(&mut b, weight, tiling, limits);
+        let (frame, slots) = self.frame(&mut b, weight, tiling);
         let here = frame.dispatched.as_ref().map(|it| it.here.clone());
         let here = here.ok_or("a grouped matmul reads no plan")?;
-        b.when(here, |b| body(b, &frame, tiling, limits))?;
+        b.when(here, |b| tiling.body.write(b, &frame, tiling))?;
         let blocks = self.layout.rows / tiling.pitch;
         let grid = [self.n.div_ceil(tiling.columns), blocks, 1];
         let assignments = self.layout.assignments * weight.experts / self.layout.experts.max(1);
@@ -207,15 +207,9 @@ impl Grouped<'_> {
         let (left, right) = (self.left_matrix(), self.right_matrix(1));
         let operands = [self.left(&left, false), self.right(&right, None)];
         let form = few::Form::choose(operands.map(|it| it.access()), rows, self.n)?;
-        let columns = form.columns(rows, self.n, self.packed.is_some());
         let tiling = Tiling {
-            rows,
-            columns,
-            step: form.step(columns),
-            splits: 1,
-            rows_first: false,
             pitch: self.layout.tile,
-            few: Some(form),
+            ..form.tiling(rows, self.n, self.packed.is_some())
         };
         (limits.profile == Profile::CpuVulkan).then_some(tiling)
     }
@@ -258,16 +252,10 @@ impl Grouped<'_> {
         }
     }
 
-    fn frame(
-        &self,
-        b: &mut Builder,
-        part: Weight,
-        tiling: Tiling,
-        limits: &Limits,
-    ) -> (Frame<'_>, Vec<Slot>) {
+    fn frame(&self, b: &mut Builder, part: Weight, tiling: Tiling) -> (Frame<'_>, Vec<Slot>) {
         let Self { layout, n, k, .. } = *self;
         let left = self.left_matrix();
-        let a = self.left(&left, tiling.few == Some(few::Form::Strips));
+        let a = self.left(&left, tiling.body == Body::Few(few::Form::Strips));
         let right = self.right_matrix(part.experts);
         // A part has the experts that it has.
         let packed = self.packed.map(|whole| Packed {
@@ -298,7 +286,7 @@ impl Grouped<'_> {
                 along_k: false,
             });
         }
-        let of_tiles = limits.profile == Profile::CpuVulkan && tiling.few.is_none();
+        let of_tiles = tiling.body == Body::Subgroup;
         let segment = of_tiles.then(|| self.segment(b, plan, &expert, tiling));
         let dispatched = Dispatched {
             plan,
@@ -385,12 +373,12 @@ fn lower_outer(outer: &Outer, limits: &Limits) -> Result<Lowered, String> {
         return Ok(Lowered::default());
     }
     let side = match limits.profile {
-        Profile::Gpu if m.min(n) >= 64 && limits.max_invocations >= 256 => 64,
-        _ => 32,
+        Profile::CpuVulkan => 32,
+        Profile::Gpu => limits.tiles.of(experts, m, n).within(limits).side(),
     };
     let mut tiling = tiling(side, n, limits)?;
     tiling.rows_first = super::rows_first(m, n, limits);
-    let mut b = Builder::new("grouped_outer", invocations(tiling, limits));
+    let mut b = Builder::new("grouped_outer", tiling.invocations);
     b.doc("Sums over the used rows of one expert.");
     let mut program = Program::default();
     let value = program.push(Instr::Accumulator, DType::F32);
@@ -452,7 +440,7 @@ fn lower_outer(outer: &Outer, limits: &Limits) -> Result<Lowered, String> {
         epilogue,
         dispatched: None,
     };
-    body(&mut b, &frame, tiling, limits)?;
+    tiling.body.write(&mut b, &frame, tiling)?;
     let grid = tiling.grid(m, n, experts);
     let assignments = layout.assignments * experts / layout.experts.max(1);
     let words = assignments * (m + n) + experts * m * n;
@@ -464,33 +452,14 @@ fn lower_outer(outer: &Outer, limits: &Limits) -> Result<Lowered, String> {
 }
 
 fn tiling(rows: usize, n: usize, limits: &Limits) -> Result<Tiling, String> {
-    let fits = match limits.profile {
-        Profile::CpuVulkan => rows == 32,
-        Profile::Gpu => rows == 32 || (rows == 64 && limits.max_invocations >= 256),
+    let tiling = match limits.profile {
+        Profile::CpuVulkan => (rows == 32).then(|| Tiling::of_subgroup(rows, n)),
+        Profile::Gpu => {
+            let mut tiles = Tile::ALL.into_iter().filter(|it| it.fits(limits));
+            tiles.find(|it| it.side() == rows).map(Tiling::of)
+        }
     };
-    if !fits {
-        return Err(format!("a row tile of {rows} does not fit the device"));
-    }
-    let (columns, step) = match limits.profile {
-        Profile::CpuVulkan => (if n <= 16 { 8 } else { 32 }, 4),
-        Profile::Gpu => (rows, 16),
-    };
-    Ok(Tiling {
-        rows,
-        columns,
-        step,
-        splits: 1,
-        rows_first: false,
-        pitch: rows,
-        few: None,
-    })
-}
-
-fn invocations(tiling: Tiling, limits: &Limits) -> [u32; 3] {
-    match limits.profile {
-        Profile::CpuVulkan => [8, 1, 1],
-        Profile::Gpu => [tiling.columns as u32 / 4, tiling.rows as u32 / 4, 1],
-    }
+    tiling.ok_or_else(|| format!("a row tile of {rows} does not fit the device"))
 }
 
 fn launch(

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
-use crate::packages::{Packages, read_json};
+use gatewright_shards::Error;
+use gatewright_shards::npm::{Packages, read_json};
 
 /// One emoji, independent of who drew it.
 #[derive(Clone, Debug, Serialize)]

@@ -9,9 +9,9 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
-use crate::packages::Packages;
 use crate::vocabulary::{self, Vocabulary};
+use gatewright_shards::Error;
+use gatewright_shards::npm::Packages;
 
 /// Numbers of WordNet's lexicographer files, with their names.
 const KINDS: [(&str, &str); 2] = [("05", "animal"), ("13", "food")];

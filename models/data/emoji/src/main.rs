@@ -6,23 +6,21 @@
 //! `heldout_concept` (unseen concepts, every vendor).
 
 mod catalogue;
-mod error;
 mod glosses;
 mod packages;
-mod shard;
 mod vendor;
 mod vocabulary;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use gatewright_shards::npm::Packages;
+use gatewright_shards::{Error, Shard, shard};
+use image::RgbaImage;
+use serde::Serialize;
 
 use catalogue::{Emoji, Selection, is_held_out};
-use error::Error;
-use packages::{Packages, Purpose};
-use shard::Shard;
 use vendor::{Pictures, Vendor};
 
 #[derive(Parser)]
@@ -74,24 +72,25 @@ struct Make {
     languages: Vec<String>,
 }
 
+/// The JSON beside a picture.
+#[derive(Serialize)]
+struct Sample<'a> {
+    vendor: &'static str,
+    #[serde(flatten)]
+    emoji: &'a Emoji,
+}
+
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
-        Command::Fetch { npm } => Packages::fetch(&npm, Purpose::Emoji).map(|_| String::new()),
+    gatewright_shards::end(match Cli::parse().command {
+        Command::Fetch { npm } => Packages::fetch(&npm, packages::EMOJI).map(|_| String::new()),
         Command::Glosses { make, shard } => text(&make, &shard),
         Command::Demo(make) => run(&make, Selection::Demo),
         Command::All(make) => run(&make, Selection::All),
-    };
-    let (text, code) = match outcome {
-        Ok(summary) => (summary, ExitCode::SUCCESS),
-        Err(error) => (format!("error: {error}\n"), ExitCode::FAILURE),
-    };
-    // Nothing is left to do when even the error stream is closed.
-    let _ = std::io::stderr().write_all(text.as_bytes());
-    code
+    })
 }
 
 fn run(make: &Make, selection: Selection) -> Result<String, Error> {
-    let packages = Packages::open(&make.npm, Purpose::Emoji, make.offline)?;
+    let packages = Packages::open(&make.npm, packages::EMOJI, make.offline)?;
     std::fs::create_dir_all(&make.out).map_err(Error::io(&make.out))?;
     let emoji = catalogue::read(&packages, selection, &make.languages)?;
     let mut summary = write_shards(make, &packages, &emoji)?;
@@ -102,7 +101,7 @@ fn run(make: &Make, selection: Selection) -> Result<String, Error> {
 }
 
 fn text(make: &Make, shard: &Path) -> Result<String, Error> {
-    let packages = Packages::open(&make.npm, Purpose::Text, make.offline)?;
+    let packages = Packages::open(&make.npm, packages::TEXT, make.offline)?;
     std::fs::create_dir_all(&make.out).map_err(Error::io(&make.out))?;
     glosses::write(&make.out, &packages, shard)
 }
@@ -125,12 +124,12 @@ fn write_shards(make: &Make, packages: &Packages, all: &[Emoji]) -> Result<Strin
         for (name, pictures) in &training {
             if let Some(picture) = pictures.get(emoji)? {
                 let shard = if unseen { &mut concept } else { &mut train };
-                shard.append(emoji, *name, &picture)?;
+                append(shard, emoji, *name, &picture)?;
             }
         }
         if let Some(picture) = held_out.get(emoji)? {
             let shard = if unseen { &mut concept } else { &mut vendor };
-            shard.append(emoji, Vendor::HELD_OUT, &picture)?;
+            append(shard, emoji, Vendor::HELD_OUT, &picture)?;
         }
     }
     finish(
@@ -143,10 +142,22 @@ fn write_shards(make: &Make, packages: &Packages, all: &[Emoji]) -> Result<Strin
     )
 }
 
+fn append(
+    shard: &mut Shard,
+    emoji: &Emoji,
+    vendor: Vendor,
+    picture: &RgbaImage,
+) -> Result<(), Error> {
+    let vendor = vendor.name();
+    let key = format!("{}_{vendor}", emoji.emoji);
+    let png = shard::png(picture)?;
+    shard.append(&key, &Sample { vendor, emoji }, &[("png", &png)])
+}
+
 fn finish<const N: usize>(shards: [(&str, Shard); N], out: &Path) -> Result<String, Error> {
     let mut summary = format!("{}\n", out.display());
     for (name, shard) in shards {
-        summary += &format!("{name}.tar.gz: {} samples\n", shard.samples);
+        summary += &format!("{name}.tar.gz: {} samples\n", shard.samples());
         shard.finish()?;
     }
     Ok(summary)

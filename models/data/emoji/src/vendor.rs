@@ -9,8 +9,8 @@ use resvg::{tiny_skia, usvg};
 use serde::Deserialize;
 
 use crate::catalogue::{Emoji, key};
-use crate::error::Error;
-use crate::packages::{Packages, read_json};
+use gatewright_shards::Error;
+use gatewright_shards::npm::{Packages, read_json};
 
 /// SVG pictures are drawn at this size and then made smaller, as PNG ones are.
 const DRAWN: u32 = 72;

@@ -19,7 +19,7 @@ use tokenizers::{
 };
 
 use crate::catalogue::Emoji;
-use crate::error::Error;
+use gatewright_shards::Error;
 
 /// The most pieces that the captions' vocabulary may have, the two special ones included.
 const PIECES: usize = 2_000;

@@ -9,9 +9,9 @@ use safetensors::SafeTensors;
 use serde_json::json;
 
 use crate::emoji::names;
-use crate::error::{Error, run};
 use crate::scene::{CELL, Scene};
-use crate::shard::{Shard, png};
+use gatewright_shards::shard::png;
+use gatewright_shards::{Error, Shard, run};
 
 /// What the detector is made of.
 pub(crate) struct Detector {
@@ -91,7 +91,11 @@ impl Detector {
             .arg(shard)
             .arg("--out")
             .arg(&out);
-        run("gatewright", &mut command)?;
+        run(
+            "gatewright",
+            &mut command,
+            "run it by hand and read its output",
+        )?;
         let bytes = std::fs::read(&out).map_err(Error::io(&out))?;
         let file = npyz::NpyFile::new(&bytes[..]).map_err(Error::io(&out))?;
         let width = file.shape().last().copied().unwrap_or(1);

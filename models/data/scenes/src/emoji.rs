@@ -9,7 +9,7 @@ use flate2::read::GzDecoder;
 use image::RgbaImage;
 use serde::Deserialize;
 
-use crate::error::Error;
+use gatewright_shards::Error;
 
 /// What is drawn: every artist has each of them, and its name is one word.
 pub(crate) const ANIMALS: [&str; 16] = [

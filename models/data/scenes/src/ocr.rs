@@ -12,7 +12,7 @@ use rten_tensor::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::error::Error;
+use gatewright_shards::Error;
 
 /// How much larger than the picture the detector's input is.
 const ENLARGED: u32 = 3;

@@ -4,8 +4,8 @@ use ab_glyph::{Font, FontRef, PxScale, ScaleFont};
 use image::{Rgb, RgbImage};
 
 use crate::emoji::{Emoji, group, names};
-use crate::error::Error;
 use crate::random::Random;
+use gatewright_shards::Error;
 
 /// Side of a scene and of a cell of its grid, in pixels.
 pub(crate) const SIDE: u32 = 96;

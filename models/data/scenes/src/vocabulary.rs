@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use crate::error::Error;
+use gatewright_shards::Error;
 
 /// Pieces that begin a word in capitals, and as many that go on.
 const PIECES: usize = 96;

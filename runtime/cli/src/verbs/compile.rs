@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
             )));
         }
     }
-    let limits = target::limits(&args.device)?;
+    let limits = target::limits(&args.device, out)?;
     let mut project = project::open(&args.spec, out)?;
     if let Some(name) = &args.target.generate {
         return generation(args, &mut project, name, &limits, out);

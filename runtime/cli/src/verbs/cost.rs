@@ -56,7 +56,7 @@ struct Report<'a> {
 pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     let limits = match args.no_plan {
         true => None,
-        false => Some(target::limits(&args.device)?),
+        false => Some(target::limits(&args.device, out)?),
     };
     let rates = match args.no_plan {
         true => None,

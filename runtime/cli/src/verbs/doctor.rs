@@ -1,10 +1,12 @@
 //! `gatewright doctor`: what this machine offers.
 
-use crate::arguments::{DeviceChoice, Form};
+use crate::arguments::{DeviceChoice, Form, Opened};
 use crate::failure::Failure;
 use crate::output::Output;
-use gatewright_runtime::device::{Choice, Device, DeviceReport, Gathers};
+use gatewright_compiler::plan::Profile;
+use gatewright_runtime::device::{Device, DeviceReport, Gathers};
 use gatewright_runtime::error::Error;
+use gatewright_runtime::matrix_units::MatrixUnits;
 use gatewright_runtime::profile::Rates;
 use gatewright_runtime::selftest::{self, SelfTest};
 use std::io::Write;
@@ -29,17 +31,17 @@ pub(crate) struct Args {
 
 /// Prints what a device is and does; fails with 1 when it does not answer or computes wrongly.
 pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
-    let choice = Choice::parse(&args.device.device);
     if args.device.device == "reference" {
         return Err(Failure::Usage(
             "the reference device has nothing to examine; name an adapter or leave `--device` out"
                 .to_owned(),
         ));
     }
-    let device = Device::open(&choice)?;
+    let opened = args.device.examine(out)?;
+    let device = &opened.device;
     let report = device.report()?;
-    let test = selftest::run(&device).map_err(Failure::from)?;
-    let rates = Rates::measure(&device)?;
+    let test = selftest::run(device).map_err(Failure::from)?;
+    let rates = Rates::measure(device)?;
     if let Some(path) = &args.rates {
         let rates = rates.ok_or_else(|| {
             Failure::Message("the device has no timestamps: nothing can be measured".to_owned())
@@ -52,20 +54,28 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
         })?;
     }
     if args.form.json {
-        let document = serde_json::json!({ "version": 1, "device": report, "self_test": test, "rates": rates });
+        let document = serde_json::json!({
+            "version": 1,
+            "device": report,
+            "tiles": opened.tiles,
+            "matrix_units": opened.units,
+            "self_test": test,
+            "rates": rates,
+        });
         writeln!(out, "{document}")?;
     } else {
         write!(
             out,
-            "{}{}{}{}",
+            "{}{}{}{}{}",
             text(&report, &Device::adapters()),
             report.gathers.as_ref().map_or_else(String::new, gathered),
+            suiting(&opened),
             rates.map_or_else(String::new, |rates| reached(&rates)),
             tested(&test)
         )?;
     }
     Ok(ExitCode::from(u8::from(
-        !report.probe.correct || !test.agrees,
+        !report.probe.correct || !test.agrees || opened.units.note().is_some(),
     )))
 }
 
@@ -92,6 +102,32 @@ fn gathered(gathers: &Gathers) -> String {
                  or newer\n              does not (Debian 12: `mesa-vulkan-drivers` from bookworm-backports)\n"
         }
     }
+}
+
+/// The tiles and the matrix units of a graphics card.
+fn suiting(opened: &Opened) -> String {
+    if opened.device.limits().profile != Profile::Gpu {
+        return String::new();
+    }
+    let tiles = &opened.tiles;
+    let units = match &opened.units {
+        MatrixUnits::Absent => "none that kernels use".to_owned(),
+        MatrixUnits::Agree(difference) => {
+            format!("agree with the other kernels, largest difference {difference:.1e}")
+        }
+        MatrixUnits::Differ(difference) => format!("DIFFER by {difference:.1e}: not used"),
+        MatrixUnits::Refused(reason) => format!("REFUSED: {reason}: not used"),
+    };
+    let mut text = format!(
+        "tiles         {} ({})\nmatrix units  {units}\n",
+        tiles.table(),
+        tiles.origin()
+    );
+    for time in &tiles.times {
+        let name = format!("{} {}", time.class, time.candidate);
+        text += &format!("  {name:<11} {:.1} us\n", time.nanoseconds * 1e-3);
+    }
+    text
 }
 
 fn tested(test: &SelfTest) -> String {

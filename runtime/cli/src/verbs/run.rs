@@ -8,14 +8,13 @@ use crate::project;
 use gatewright_compiler::lower::{self, Request, Target};
 use gatewright_compiler::stage::StageSpec;
 use gatewright_runtime::checkpoint::{export, read_tensors, write_tensors};
-use gatewright_runtime::device::Device;
 use gatewright_runtime::experiment;
 use gatewright_runtime::once::{self, Backend, Once, Steps};
-use gatewright_runtime::profile::{Rates, Recording};
+use gatewright_runtime::profile::Recording;
 use gatewright_runtime::project::Project;
 use gatewright_runtime::train::Update;
 use gatewright_runtime::weights;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Evaluations after the one with results, which are measured kernel by kernel.
@@ -149,32 +148,10 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     if let (Some(path), Some(recording), Backend::Device(device)) =
         (&args.profile, &recording, &backend)
     {
-        show_profile(path, recording, device, &project, out)?;
+        let measured = (PROFILED as usize, "more runs measured");
+        profile::show(recording, path, (device, &project), measured, out)?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Writes the trace and prints where the time of an evaluation went.
-fn show_profile(
-    path: &Path,
-    recording: &Recording,
-    device: &Device,
-    project: &Project,
-    out: &mut Output,
-) -> Result<(), Failure> {
-    profile::write(recording, path)?;
-    let rates = Rates::measure(device).map_err(|failure| project::failure(project, failure))?;
-    let Some(rates) = rates else {
-        out.progress("the device has no timestamps: no time per kernel");
-        return Ok(());
-    };
-    let (rows, runs) = (recording.rows(), PROFILED as usize);
-    out.progress(&profile::text(&rows, runs, &rates, &project.sources));
-    out.progress(&format!(
-        "{runs} more runs measured; trace in {}",
-        path.display()
-    ));
-    Ok(())
 }
 
 fn request(args: &Args) -> Request {

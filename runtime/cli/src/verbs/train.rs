@@ -11,7 +11,7 @@ use gatewright_compiler::stage::{Experiment, StageSpec};
 use gatewright_runtime::data::BadRecords;
 use gatewright_runtime::device::Device;
 use gatewright_runtime::experiment::{self, Options, Summary};
-use gatewright_runtime::profile::{Rates, Recording, Track};
+use gatewright_runtime::profile::{Recording, Track};
 use gatewright_runtime::project::Project;
 use gatewright_runtime::report;
 use gatewright_runtime::train::Outcome;
@@ -116,7 +116,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
         )?;
         finish(args, stage, &folder, &summary, out)?;
         if let (Some(path), Some(recording)) = (&args.profile, &summary.recording) {
-            show_profile(path, recording, &device, &project, out)?;
+            show_profile(path, recording, (&device, &project), out)?;
         }
         if let Outcome::Interrupted { .. } = summary.outcome {
             return Err(Failure::Interrupted);
@@ -197,28 +197,16 @@ fn one(
 fn show_profile(
     path: &Path,
     recording: &Recording,
-    device: &Device,
-    project: &Project,
+    place: (&Device, &Project),
     out: &mut Output,
 ) -> Result<(), Failure> {
-    profile::write(recording, path)?;
-    let rates = Rates::measure(device).map_err(|failure| project::failure(project, failure))?;
-    let rows = recording.rows();
-    let steps = recording.trace().spans();
+    let trace = recording.trace();
+    let steps = trace.spans();
     let steps = steps.iter().filter(|it| it.name.starts_with("step "));
-    let steps = steps.count();
-    let Some(rates) = rates.filter(|_| !rows.is_empty()) else {
-        out.progress("the device has no timestamps, or no step was measured: no time per kernel");
-        return Ok(());
-    };
-    let overlap = recording.trace().overlap(Track::Data, Track::Device);
-    out.progress(&profile::text(&rows, steps, &rates, &project.sources));
-    out.progress(&format!(
-        "{steps} steps measured; batches were made during {:.0} ms of the device's work; trace in {}",
-        overlap.as_secs_f64() * 1e3,
-        path.display()
-    ));
-    Ok(())
+    let overlap = trace.overlap(Track::Data, Track::Device).as_secs_f64() * 1e3;
+    let measured =
+        format!("steps measured; batches were made during {overlap:.0} ms of the device's work");
+    profile::show(recording, path, place, (steps.count(), &measured), out)
 }
 
 /// Says what was reached and where it lies.

@@ -1,36 +1,53 @@
-//! WebDataset shards: files of one sample side by side.
+//! WebDataset shards: a tar file with the files of each sample side by side, `KEY.json` first.
 
 use std::fs::File;
-use std::io::{Cursor, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use flate2::{Compression, GzBuilder, write::GzEncoder};
-use image::{ImageFormat, RgbImage};
+use image::codecs::png::{CompressionType, FilterType, PngEncoder};
+use image::{ImageBuffer, ImageEncoder, PixelWithColorType};
 use serde::Serialize;
 
 use crate::error::Error;
 
 /// A shard being written: the same samples in the same order give the same bytes.
-pub(crate) struct Shard {
+pub struct Shard {
     path: PathBuf,
     tar: tar::Builder<GzEncoder<File>>,
+    samples: usize,
 }
 
 impl Shard {
     /// Creates `OUT/NAME.tar.gz`.
-    pub(crate) fn create(out: &Path, name: &str) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    /// The file cannot be created.
+    pub fn create(out: &Path, name: &str) -> Result<Self, Error> {
         let path = out.join(format!("{name}.tar.gz"));
         let file = File::create(&path).map_err(Error::io(&path))?;
         let gzip = GzBuilder::new()
             .mtime(0)
             .operating_system(255)
             .write(file, Compression::best());
-        let tar = tar::Builder::new(gzip);
-        Ok(Self { path, tar })
+        Ok(Self {
+            path,
+            tar: tar::Builder::new(gzip),
+            samples: 0,
+        })
     }
 
-    /// Appends a sample: its fields and its files by extension.
-    pub(crate) fn append(
+    /// How many samples it holds so far.
+    #[must_use]
+    pub fn samples(&self) -> usize {
+        self.samples
+    }
+
+    /// Appends a sample: its fields, and its files by extension. A key has no dot: readers end it at the first one.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn append(
         &mut self,
         key: &str,
         fields: &impl Serialize,
@@ -41,6 +58,7 @@ impl Shard {
         for (extension, bytes) in files {
             self.entry(&format!("{key}.{extension}"), bytes)?;
         }
+        self.samples += 1;
         Ok(())
     }
 
@@ -53,8 +71,11 @@ impl Shard {
         written.map_err(Error::io(&self.path))
     }
 
-    /// Closes the file and gives its path.
-    pub(crate) fn finish(self) -> Result<PathBuf, Error> {
+    /// Writes what is buffered, closes the file and gives its path.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn finish(self) -> Result<PathBuf, Error> {
         let gzip = self.tar.into_inner().map_err(Error::io(&self.path))?;
         let mut file = gzip.finish().map_err(Error::io(&self.path))?;
         file.flush().map_err(Error::io(&self.path))?;
@@ -62,10 +83,18 @@ impl Shard {
     }
 }
 
-/// A picture as PNG.
-pub(crate) fn png(picture: &RgbImage) -> Result<Vec<u8>, Error> {
-    let mut bytes = Cursor::new(Vec::new());
-    let written = picture.write_to(&mut bytes, ImageFormat::Png);
+/// A picture as the smallest PNG.
+///
+/// # Errors
+/// The encoder fails.
+pub fn png<P: PixelWithColorType<Subpixel = u8>>(
+    picture: &ImageBuffer<P, Vec<u8>>,
+) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    let (width, height) = picture.dimensions();
+    let encoder =
+        PngEncoder::new_with_quality(&mut bytes, CompressionType::Best, FilterType::Adaptive);
+    let written = encoder.write_image(picture, width, height, P::COLOR_TYPE);
     written.map_err(Error::content(Path::new("a PNG")))?;
-    Ok(bytes.into_inner())
+    Ok(bytes)
 }
