@@ -1,6 +1,6 @@
 """The routed layer of benches/sparse in PyTorch on the processor, eager and as torch.compile makes it.
 
-    python routed_layer_torch.py FOLDER [--eager]
+    python routed_layer_torch.py FOLDER [--eager | --compiled]
 
 FOLDER holds what `bench-peers layer` wrote: 4096 tokens, width 256, hidden width 1024, one expert per
 token, nothing dropped, and a dense block of equal work. Experts come in two forms: a loop over rows sorted
@@ -73,7 +73,8 @@ def measured(layer, own, x, result, gradients):
 def main(folder):
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     print(shared.HEAD)
-    for compiled in [False] if "--eager" in sys.argv else [False, True]:
+    forms = [compiled for word, compiled in (("--eager", False), ("--compiled", True)) if word in sys.argv]
+    for compiled in forms or [False, True]:
         for name, title in shared.CASES:
             x, own, expert, *expected = shared.layer(folder, name)
             x = torch.tensor(x)

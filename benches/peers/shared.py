@@ -78,9 +78,12 @@ def line(title, times, differences):
 
 
 def first_step():
-    """Tells the time since the process was started, if that is known."""
+    """Tells the time since the process was started, if that is known, and what it and its compilers have worked."""
     if "PEERS_BEGUN" in os.environ:
-        print(f"first step {time.time() - float(os.environ['PEERS_BEGUN']):.2f} s", flush=True)
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        worked = processor_seconds() + children.ru_utime + children.ru_stime
+        waited = time.time() - float(os.environ["PEERS_BEGUN"])
+        print(f"first step after {waited:.1f} s, {worked:.1f} s of processors", flush=True)
 
 
 def peak_megabytes():

@@ -153,7 +153,7 @@ pub struct CompiledStage {
 /// Unbound dims, kernels or limits that do not fit; ill-typed nodes are bugs.
 pub fn compile(graph: &Graph, options: &Options) -> Result<Compiled, CompileError> {
     let splits = splits(graph, options);
-    let fused = fused_and_bound(graph, options, None)?;
+    let fused = fused_and_bound(graph, options)?;
     let part = part(objective_name(&fused.0), &fused);
     let (plan, placed) = plan::assemble(&plan_request(options, &[part], 1, splits))?;
     let (graph, groups, bindings) = fused;
@@ -195,79 +195,112 @@ pub fn compile_stage(
     options: &Options,
     schedule: &Schedule,
 ) -> Result<CompiledStage, CompileError> {
-    let stage = |segments| compile_segments(graphs, options, schedule.accumulate, segments);
+    let ready = graphs.iter();
+    let ready = ready.map(|it| Ready::of(it, options, schedule.accumulate));
+    let ready: Vec<Ready> = ready.collect::<Result<_, _>>()?;
+    let splits = graphs.iter().flat_map(|it| splits(it.graph, options));
+    let splits: BTreeMap<String, Split> = splits.collect();
+    let stage = |segments| {
+        let splits = splits.clone();
+        compile_segments(&ready, options, (schedule.accumulate, splits), segments)
+    };
     match schedule.budget {
         Some(budget) => budget::within(budget, &stage),
         None => stage(None),
     }
 }
 
-/// [`compile_stage`] with this much of the forward pass computed again.
-fn compile_segments(
-    graphs: &[StageGraph],
-    options: &Options,
-    accumulate: u32,
-    segments: Option<Segments>,
-) -> Result<CompiledStage, CompileError> {
-    // What belongs to two passes over a batch has its gradients already.
-    let given = Options {
-        gradients: None,
-        ..options.clone()
-    };
-    let mut fused: Vec<Fused> = Vec::with_capacity(graphs.len());
-    let mut meetings: Vec<Option<(Coupled, [Fused; 2])>> = Vec::with_capacity(graphs.len());
-    for StageGraph { graph, whole } in graphs {
+/// An objective with its gradients, before it is decided what is computed again.
+struct Ready<'a> {
+    name: &'a str,
+    /// What makes the gradients of what is computed at once.
+    own: Prepared,
+    /// What goes before it, in two passes over a batch.
+    meeting: Option<(Coupled, [Fused; 2])>,
+}
+
+impl<'a> Ready<'a> {
+    fn of(
+        stage: &StageGraph<'a>,
+        options: &Options,
+        accumulate: u32,
+    ) -> Result<Self, CompileError> {
         if options.precision == Precision::Mixed && !options.limits.halves {
             return Err(CompileError::NoHalves);
         }
-        let coupled = match whole {
-            Some(whole) => couple(graph, whole, options, accumulate)?,
+        let name = objective_name(stage.graph);
+        let coupled = match stage.whole {
+            Some(whole) => couple(stage.graph, whole, options, accumulate)?,
             None => None,
         };
         let Some(coupled) = coupled else {
-            fused.push(fused_and_bound(graph, options, segments)?);
-            meetings.push(None);
-            continue;
+            let own = prepare(stage.graph, options)?;
+            return Ok(Self {
+                name,
+                own,
+                meeting: None,
+            });
         };
-        fused.push(fused_and_bound(&coupled.part, &given, segments)?);
-        let embed = fused_and_bound(&coupled.embed, &given, None)?;
-        let whole = fused_and_bound(&coupled.whole, &given, None)?;
-        meetings.push(Some((coupled, [embed, whole])));
+        // What belongs to two passes over a batch has its gradients already.
+        let given = Options {
+            gradients: None,
+            ..options.clone()
+        };
+        let embed = fused_and_bound(&coupled.embed, &given)?;
+        let whole = fused_and_bound(&coupled.whole, &given)?;
+        Ok(Self {
+            name,
+            own: prepare(&coupled.part, &given)?,
+            meeting: Some((coupled, [embed, whole])),
+        })
     }
-    let names: Vec<&str> = graphs.iter().map(|it| objective_name(it.graph)).collect();
-    let couplings = meetings.iter().zip(&names).map(|(meeting, name)| {
-        let (coupled, [embed, whole]) = meeting.as_ref()?;
+
+    /// Its first two programs, where it has three.
+    fn meeting(&self) -> Option<plan::Meeting<'_>> {
+        let (coupled, [embed, whole]) = self.meeting.as_ref()?;
         Some(plan::Meeting {
-            embed: part(name, embed),
-            whole: part(name, whole),
+            embed: part(self.name, embed),
+            whole: part(self.name, whole),
             crossings: &coupled.crossings,
             shared: &coupled.shared,
         })
-    });
-    let couplings: Vec<Option<plan::Meeting>> = couplings.collect();
-    let parts = fused.iter().zip(&couplings).zip(&names);
-    let parts: Vec<plan::Part> = parts
-        .map(|((fused, meeting), name)| plan::Part {
-            meeting: meeting.as_ref(),
-            ..part(name, fused)
-        })
-        .collect();
-    let splits = graphs.iter().flat_map(|it| splits(it.graph, options));
-    let splits = splits.collect();
-    let (plan, _) = plan::assemble(&plan_request(options, &parts, accumulate, splits))?;
-    let passes = fused.into_iter().zip(meetings).map(|(own, meeting)| {
-        let pass = |name, (graph, groups, _): Fused| Pass {
+    }
+
+    /// All that is computed for it.
+    fn passes(&self, (graph, groups, _): Fused) -> Vec<Pass> {
+        let pass = |name, graph, groups| Pass {
             name,
             graph,
             groups,
         };
-        let before =
-            meeting.map(|(_, [embed, whole])| [pass("embed", embed), pass("whole", whole)]);
-        let own = pass("gradients", own);
-        before.into_iter().flatten().chain([own]).collect()
+        let before = self.meeting.iter().flat_map(|(_, passes)| {
+            let named = ["embed", "whole"].into_iter().zip(passes);
+            named.map(|(name, (graph, groups, _))| pass(name, graph.clone(), groups.clone()))
+        });
+        before.chain([pass("gradients", graph, groups)]).collect()
+    }
+}
+
+/// The plan of a stage with this much of the forward pass computed again.
+fn compile_segments(
+    ready: &[Ready],
+    options: &Options,
+    (accumulate, splits): (u32, BTreeMap<String, Split>),
+    segments: Option<Segments>,
+) -> Result<CompiledStage, CompileError> {
+    let fused = ready.iter().map(|it| it.own.fused(options, segments));
+    let fused: Vec<Fused> = fused.collect::<Result<_, _>>()?;
+    let meetings: Vec<Option<plan::Meeting>> = ready.iter().map(Ready::meeting).collect();
+    let parts = ready.iter().zip(&fused).zip(&meetings);
+    let parts = parts.map(|((ready, fused), meeting)| plan::Part {
+        meeting: meeting.as_ref(),
+        ..part(ready.name, fused)
     });
+    let parts: Vec<plan::Part> = parts.collect();
+    let (plan, _) = plan::assemble(&plan_request(options, &parts, accumulate, splits))?;
+    let passes = ready.iter().zip(fused);
     Ok(CompiledStage {
-        objectives: passes.collect(),
+        objectives: passes.map(|(ready, own)| ready.passes(own)).collect(),
         plan,
     })
 }
@@ -293,14 +326,8 @@ fn couple(
     Ok(Coupling::new(&part, &whole, accumulate as usize)?.split(&trained, options.precision)?)
 }
 
-fn fused_and_bound(
-    graph: &Graph,
-    options: &Options,
-    segments: Option<Segments>,
-) -> Result<Fused, CompileError> {
-    let (graph, groups) = fuse_segments(graph, options, segments)?;
-    let bindings = bind_dims(&graph, &options.bindings, row_tile(options))?;
-    Ok((graph, groups, bindings))
+fn fused_and_bound(graph: &Graph, options: &Options) -> Result<Fused, CompileError> {
+    prepare(graph, options)?.fused(options, None)
 }
 
 /// Several forward graphs to one plan with a program of each name, over one set of parameters and
@@ -315,7 +342,7 @@ pub fn compile_programs(
 ) -> Result<Plan, CompileError> {
     let mut fused = Vec::with_capacity(programs.len());
     for (_, graph) in programs {
-        fused.push(fused_and_bound(graph, options, None)?);
+        fused.push(fused_and_bound(graph, options)?);
     }
     let parts = programs.iter().zip(&fused);
     let parts: Vec<plan::Part> = parts.map(|((name, _), fused)| part(name, fused)).collect();
@@ -416,21 +443,46 @@ pub fn fuse_segments(
     options: &Options,
     segments: Option<Segments>,
 ) -> Result<(Graph, Vec<Group>), CompileError> {
-    let step = |pass| move |error| CompileError::Pass { pass, error };
+    let (graph, groups, _) = prepare(graph, options)?.fused(options, segments)?;
+    Ok((graph, groups))
+}
+
+/// A graph that kernels can be made of, with the values of its dims.
+struct Prepared {
+    graph: Graph,
+    bindings: Bindings,
+}
+
+/// Gradients added, composites decomposed, views and sums arranged for kernels.
+fn prepare(graph: &Graph, options: &Options) -> Result<Prepared, CompileError> {
     let graph = expand(graph, options, &kept_whole)?;
     check_elements(&graph, &options.bindings)?;
-    let tile = row_tile(options);
-    let bindings = bind_dims(&graph, &options.bindings, tile)?;
+    let bindings = bind_dims(&graph, &options.bindings, row_tile(options))?;
     check_elements(&graph, &bindings)?;
-    let graph = fuse::prepare(&graph, &bindings).map_err(step("prepare"))?;
-    let (graph, apart) = match segments {
-        Some(segments) => {
-            rewrite::recompute(&graph, &bindings, segments).map_err(step("recompute"))?
-        }
-        None => (graph, Apart::default()),
-    };
-    let groups = fuse::fuse(&graph, &bindings, tile, options.limits, &apart)?;
-    Ok((graph, groups))
+    let graph = fuse::prepare(&graph, &bindings).map_err(|error| CompileError::Pass {
+        pass: "prepare",
+        error,
+    })?;
+    Ok(Prepared { graph, bindings })
+}
+
+impl Prepared {
+    /// Its kernel groups, with this much of the forward pass computed again on the way back.
+    fn fused(&self, options: &Options, segments: Option<Segments>) -> Result<Fused, CompileError> {
+        let (graph, apart) =
+            match segments {
+                Some(segments) => rewrite::recompute(&self.graph, &self.bindings, segments)
+                    .map_err(|error| CompileError::Pass {
+                        pass: "recompute",
+                        error,
+                    })?,
+                None => (self.graph.clone(), Apart::default()),
+            };
+        let tile = row_tile(options);
+        let groups = fuse::fuse(&graph, &self.bindings, tile, options.limits, &apart)?;
+        let bindings = bind_dims(&graph, &options.bindings, tile)?;
+        Ok((graph, groups, bindings))
+    }
 }
 
 /// A forward graph to what it means: gradients added, composites decomposed unless `keep` wants

@@ -60,17 +60,19 @@ impl MatrixUnits {
     }
 }
 
-/// The device, with plans that use its matrix units where they compute rightly.
+/// The device, with plans that use its matrix units where they compute rightly; tried `anew`, or as the cache
+/// knows.
 ///
 /// # Errors
 /// What compiler and device report of the product without them.
-pub fn verified(device: Device) -> Result<(Device, MatrixUnits), Failure> {
+pub fn verified(device: Device, anew: bool) -> Result<(Device, MatrixUnits), Failure> {
     let Some(trial) = device.with_matrix_units() else {
         return Ok((device, MatrixUnits::Absent));
     };
     let key = device.key("matrix units", compile::BUILD);
     let cache = device.cache().cloned();
-    let known = cache.as_ref().and_then(|cache| found(cache, &key));
+    let known = cache.as_ref().filter(|_| !anew);
+    let known = known.and_then(|cache| found(cache, &key));
     let units = match known {
         Some(known) => known,
         None => {
@@ -97,7 +99,11 @@ fn found(cache: &Cache, key: &Key) -> Option<MatrixUnits> {
     known.ok()
 }
 
+/// A refusal may have had reasons that pass.
 fn keep(cache: &Cache, key: &Key, units: &MatrixUnits) {
+    if matches!(units, MatrixUnits::Refused(_)) {
+        return;
+    }
     match serde_json::to_vec(units) {
         Ok(bytes) => cache.keep(Kind::MatrixUnits, key, &bytes),
         Err(error) => cache.leave_out(Kind::MatrixUnits, key, &error.to_string()),

@@ -71,14 +71,14 @@ impl DeviceChoice {
     /// # Errors
     /// There is no such adapter, or it refuses.
     pub(crate) fn open(&self, out: &mut Output) -> Result<Device, Failure> {
-        Ok(self.examine(out)?.device)
+        Ok(self.examine(false, out)?.device)
     }
 
-    /// [`Self::open`] with what is known of the device.
+    /// [`Self::open`] with what is known of the device; its matrix units are tried `anew`, or as the cache knows.
     ///
     /// # Errors
     /// As there.
-    pub(crate) fn examine(&self, out: &mut Output) -> Result<Opened, Failure> {
+    pub(crate) fn examine(&self, anew: bool, out: &mut Output) -> Result<Opened, Failure> {
         let device = Device::open(&Choice::parse(&self.device))?;
         let profile = match self.kernels {
             Family::Auto => device.limits().profile,
@@ -99,21 +99,23 @@ impl DeviceChoice {
                 device.with_cache(cache)
             }
         };
-        suited(device, self.tiles, out)
+        suited(device, self.tiles, anew, out)
     }
 }
 
-/// The device with the tiles and the matrix units that its plans use.
+/// The device with the tiles and the matrix units that its plans use, the units tried `anew` or as the cache
+/// knows.
 ///
 /// # Errors
 /// What it reports while it is measured.
 pub(crate) fn suited(
     device: Device,
     choice: tiles::Choice,
+    anew: bool,
     out: &mut Output,
 ) -> Result<Opened, Failure> {
     let (device, tiles) = tiles::choose(device, choice)?;
-    let (device, units) = matrix_units::verified(device)?;
+    let (device, units) = matrix_units::verified(device, anew)?;
     for note in tiles.notes.iter().chain(&units.note()) {
         out.progress(&format!("note: {note}"));
     }

@@ -121,7 +121,7 @@ pub(crate) fn limits(device: &str, out: &mut Output) -> Result<Limits, Failure> 
                 Some(folder) => device.with_cache(Cache::new(folder)),
                 None => device,
             };
-            let opened = suited(device, tiles::Choice::Auto, out)?;
+            let opened = suited(device, tiles::Choice::Auto, false, out)?;
             Ok(opened.device.limits().clone())
         }
     }

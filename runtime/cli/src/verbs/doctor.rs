@@ -37,7 +37,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
                 .to_owned(),
         ));
     }
-    let opened = args.device.examine(out)?;
+    let opened = args.device.examine(true, out)?;
     let device = &opened.device;
     let report = device.report()?;
     let test = selftest::run(device).map_err(Failure::from)?;
@@ -118,16 +118,13 @@ fn suiting(opened: &Opened) -> String {
         MatrixUnits::Differ(difference) => format!("DIFFER by {difference:.1e}: not used"),
         MatrixUnits::Refused(reason) => format!("REFUSED: {reason}: not used"),
     };
-    let mut text = format!(
-        "tiles         {} ({})\nmatrix units  {units}\n",
-        tiles.table(),
-        tiles.origin()
-    );
+    let mut text = format!("tiles         {} ({})\n", tiles.table(), tiles.origin());
     for time in &tiles.times {
         let name = format!("{} {}", time.class, time.candidate);
-        text += &format!("  {name:<11} {:.1} us\n", time.nanoseconds * 1e-3);
+        let microseconds = time.nanoseconds * 1e-3;
+        text += &format!("              {name:<12} {microseconds:.1} us\n");
     }
-    text
+    text + &format!("matrix units  {units}\n")
 }
 
 fn tested(test: &SelfTest) -> String {
