@@ -293,43 +293,6 @@ impl Panel {
         }
     }
 
-    /// Whether elements are codes and scales.
-    pub(crate) fn is_packed(&self) -> bool {
-        matches!(self.source, Source::Packed(_))
-    }
-
-    /// How far a place along the sum is shifted to its group of scales, where the groups of a column lie along
-    /// the sum and are several.
-    pub(crate) fn group_shift(&self) -> Option<&Expr> {
-        match &self.source {
-            Source::Packed(packed) => packed.group_shift(),
-            _ => None,
-        }
-    }
-
-    /// As [`load`](Self::load), four columns at once, without scales; with `pairs`, the four behind
-    /// them too, which the same word holds.
-    pub(crate) fn unscaled(&self, b: &mut Builder, row: &Expr, k: &Expr, pairs: bool) -> Vec<Expr> {
-        match &self.source {
-            Source::Packed(packed) if pairs => packed.eight(b, &self.place(row, k)).into(),
-            Source::Packed(packed) => vec![packed.codes(b, &self.place(row, k))],
-            _ => vec![self.load(b, row, k)],
-        }
-    }
-
-    /// Whether one word holds eight columns.
-    pub(crate) fn pairs(&self) -> bool {
-        matches!(&self.source, Source::Packed(packed) if packed.pairs())
-    }
-
-    /// The scales of four columns at `k`; ones where there are none.
-    pub(crate) fn scales(&self, row: &Expr, k: &Expr) -> Expr {
-        match &self.source {
-            Source::Packed(packed) => packed.scales(packed.scale(row, k)),
-            _ => Expr::from(1.0f32).splat(),
-        }
-    }
-
     /// One element of a row read by vec4 along the kept axis.
     pub(crate) fn scalar(&self, b: &mut Builder, row: &Expr, k: &Expr, within: &Expr) -> Expr {
         match &self.source {
@@ -612,20 +575,6 @@ impl Matmul<'_> {
             rows_first: few.is_none() && self.sweeps_rows() && rows_first(self.m, self.n, limits),
             ..tiling
         }
-    }
-
-    /// How the product walks when its rows are few.
-    fn few(&self, limits: &Limits) -> Option<few::Form> {
-        let fits = limits.profile == Profile::CpuVulkan && self.column_sums.is_none();
-        let left = match self.a {
-            Left::Matrix(matrix) => self.left_outline(matrix).access(),
-            Left::Computed { inputs, .. } => match computed_fits_vec4(inputs, self.k) {
-                true => Access::AlongK,
-                false => Access::Scalar,
-            },
-        };
-        let form = few::Form::choose([left, self.right_outline().access()], self.m, self.n);
-        form.filter(|_| fits)
     }
 
     /// All rows at once: parts of k are shared among lanes, and a long one among workgroups.

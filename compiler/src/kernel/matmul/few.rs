@@ -13,8 +13,9 @@
 //! A strip's four elements of a are one load for two rows, broadcast by constant shuffles. Eight columns of
 //! dots share their loads of a. Scales of packed columns are applied to sums, once for each group.
 
-use super::{Access, Body, Frame, Panel, Tiling};
+use super::{Access, Body, Frame, Left, Matmul, Panel, Source, Tiling, computed_fits_vec4};
 use crate::kernel::ir::{Builder, Builtin, Expr, Ty};
+use crate::plan::{Limits, Profile};
 
 /// Most rows of strips; of dots, which hold eight sums for each row. A tile is as fast with more.
 const MOST_ROWS: usize = 4;
@@ -83,6 +84,61 @@ impl Form {
     /// memory, and the next part begins when all of them are read. Packed parts would be too small.
     pub(super) fn splits(self, columns: usize, packed: bool) -> bool {
         self == Self::Strips && columns >= WIDEST / 2 && !packed
+    }
+}
+
+impl Matmul<'_> {
+    /// How the product walks when its rows are few.
+    pub(super) fn few(&self, limits: &Limits) -> Option<Form> {
+        let fits = limits.profile == Profile::CpuVulkan && self.column_sums.is_none();
+        let left = match self.a {
+            Left::Matrix(matrix) => self.left_outline(matrix).access(),
+            Left::Computed { inputs, .. } => match computed_fits_vec4(inputs, self.k) {
+                true => Access::AlongK,
+                false => Access::Scalar,
+            },
+        };
+        let form = Form::choose([left, self.right_outline().access()], self.m, self.n);
+        form.filter(|_| fits)
+    }
+}
+
+impl Panel {
+    /// Whether elements are codes and scales.
+    fn is_packed(&self) -> bool {
+        matches!(self.source, Source::Packed(_))
+    }
+
+    /// How far a place along the sum is shifted to its group of scales, where the groups of a column lie along
+    /// the sum and are several.
+    fn group_shift(&self) -> Option<&Expr> {
+        match &self.source {
+            Source::Packed(packed) => packed.group_shift(),
+            _ => None,
+        }
+    }
+
+    /// As [`load`](Panel::load), four columns at once, without scales; with `pairs`, the four behind
+    /// them too, which the same word holds.
+    fn unscaled(&self, b: &mut Builder, row: &Expr, k: &Expr, pairs: bool) -> Vec<Expr> {
+        match &self.source {
+            Source::Packed(packed) if pairs => packed.eight(b, &self.place(row, k)).into(),
+            Source::Packed(packed) => vec![packed.codes(b, &self.place(row, k))],
+            _ => vec![self.load(b, row, k)],
+        }
+    }
+
+    /// Whether one word holds eight columns.
+    fn pairs(&self) -> bool {
+        matches!(&self.source, Source::Packed(packed) if packed.pairs())
+    }
+
+    /// The scales of four columns at `k`; ones where there are none.
+    fn scales(&self, row: &Expr, k: &Expr) -> Expr {
+        match &self.source {
+            Source::Packed(packed) => packed.scales(packed.scale(row, k)),
+            _ => Expr::from(1.0f32).splat(),
+        }
     }
 }
 
