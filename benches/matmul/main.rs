@@ -1,7 +1,7 @@
 //! Speed of the matmul skeleton against the `gemm` crate on one thread, and of kernels that memory
 //! bounds.
 //!
-//! `./x bench matmul [gpu]`; work per processor second, which is steadier on a loaded machine than time
+//! `./x bench matmul [gpu] [few]` (`few`: products of few rows alone); work per processor second, which is steadier on a loaded machine than time
 //! on the wall.
 
 use gatewright_compiler::graph::DType;
@@ -9,8 +9,9 @@ use gatewright_compiler::kernel::lower;
 use gatewright_compiler::kernel::spec::{
     Binary, Instr, InstrId, KernelSpec, Matrix, Operand, Program, Reduce, Store, Unary, View,
 };
-use gatewright_compiler::plan::STEP_WORDS;
-use gatewright_tests::gpu_harness::{Harness, bench_limits};
+use gatewright_compiler::plan::{Limits, STEP_WORDS};
+use gatewright_compiler::storage::{Packed, Storage};
+use gatewright_tests::gpu_harness::{Harness, Prepared, bench_limits};
 use std::error::Error;
 use std::io::Write;
 use std::time::Instant;
@@ -30,6 +31,27 @@ const SHAPES: [([usize; 3], [bool; 2], bool); 12] = [
     ([128, 3072, 512], [true, false], false),
     ([511, 510, 509], [false, false], false),
 ];
+
+/// Products of few rows: m, k, n, whether b is stored transposed, and how. Together the copies of b that they
+/// read in turn do not fit a cache.
+const FEW_ROWS: [([usize; 3], bool, Option<Storage>); 9] = [
+    ([1, 1024, 4096], false, None),
+    ([1, 4096, 1024], false, None),
+    ([1, 1024, 4096], true, None),
+    ([1, 4096, 1024], true, None),
+    ([4, 1024, 4096], false, None),
+    ([4, 1024, 4096], true, None),
+    ([1, 1024, 4096], false, stored(8, None)),
+    ([1, 1024, 4096], false, stored(4, Some(64))),
+    ([4, 1024, 4096], false, stored(8, None)),
+];
+
+const fn stored(bits: u32, group: Option<usize>) -> Option<Storage> {
+    Some(Storage { bits, group })
+}
+
+/// Bytes that the copies of b hold together.
+const COPIES: usize = 256 << 20;
 
 fn view(strides: &[usize]) -> View {
     View {
@@ -194,7 +216,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         "{:>16}  form  GF/cpu-s  GF/s  gemm GF/cpu-s  ratio",
         "m x k x n"
     )?;
-    for (shape, transposed, epilogue) in SHAPES {
+    let only_few = std::env::args().any(|it| it == "few");
+    for (shape, transposed, epilogue) in SHAPES.into_iter().filter(|_| !only_few) {
         let [m, k, n] = shape;
         let number = |it: usize| ((it * 37 % 101) as f32 / 50.0 - 1.0).to_bits();
         let mut inputs = vec![
@@ -226,6 +249,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             ours / theirs
         )?;
     }
+    few_rows(&harness, &limits, &mut out)?;
+    if only_few {
+        return Ok(());
+    }
     writeln!(
         out,
         "kernel of 2 Mi elements  GB/cpu-s, reading and writing"
@@ -240,6 +267,52 @@ fn main() -> Result<(), Box<dyn Error>> {
         let prepared = harness.prepare(&lowered, &[vec![0; count]], &[count], [0; STEP_WORDS]);
         let [rate, _] = rate(8 * count, |times| harness.run(&prepared, times))?;
         writeln!(out, "{name:>23}  {rate:8.2}")?;
+    }
+    Ok(())
+}
+
+/// Products of few rows: bytes of b per second.
+fn few_rows(
+    harness: &Harness,
+    limits: &Limits,
+    out: &mut impl Write,
+) -> Result<(), Box<dyn Error>> {
+    writeln!(out, "{:>16}  b          GB/cpu-s  GB/s", "few rows")?;
+    for (shape, transposed, storage) in FEW_ROWS {
+        let [m, k, n] = shape;
+        let mut spec = spec(shape, [false, transposed], false);
+        let mut words = k * n;
+        if let (KernelSpec::Matmul { packed, .. }, Some(storage)) = (&mut spec, storage) {
+            let matrix = Packed {
+                shape: vec![k, n],
+                storage,
+            };
+            words = matrix.words();
+            *packed = Some(matrix);
+        }
+        let lowered = lower(&spec, limits)?;
+        let number = |it: usize| ((it * 37 % 101) as f32 / 50.0 - 1.0).to_bits();
+        let inputs = [
+            (0..m * k).map(number).collect(),
+            (0..words).map(number).collect::<Vec<u32>>(),
+        ];
+        let copies = COPIES / (4 * words);
+        let prepared: Vec<Prepared> = (0..copies)
+            .map(|_| harness.prepare(&lowered, &inputs, &[m * n], [0; STEP_WORDS]))
+            .collect();
+        let bytes = 4 * words * copies;
+        let [processor, wall] = rate(bytes, |times| {
+            for _ in 0..times {
+                harness.run_each(&prepared);
+            }
+        })?;
+        let form = if transposed { "T" } else { "N" };
+        let stored = storage.map_or("f32".to_owned(), |it| it.to_string());
+        writeln!(
+            out,
+            "{:>16}  {form} {stored:<8} {processor:8.2}  {wall:6.2}",
+            format!("{m} x {k} x {n}")
+        )?;
     }
     Ok(())
 }

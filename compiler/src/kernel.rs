@@ -32,7 +32,7 @@ mod team;
 mod top_k;
 mod write_row;
 
-use crate::plan::Limits;
+use crate::plan::{Limits, Profile};
 use ir::{Builder, Kernel};
 use spec::KernelSpec;
 
@@ -144,7 +144,7 @@ pub fn lower(spec: &KernelSpec, limits: &Limits) -> Result<Lowered, String> {
 /// # Errors
 /// As there.
 pub fn lower_product(spec: &KernelSpec, limits: &Limits, rounded: bool) -> Result<Lowered, String> {
-    let lowered = match spec {
+    let mut lowered = match spec {
         KernelSpec::Pointwise {
             space,
             inputs,
@@ -342,6 +342,10 @@ pub fn lower_product(spec: &KernelSpec, limits: &Limits, rounded: bool) -> Resul
         KernelSpec::WriteRow { dtype, sizes } => write_row::lower(*dtype, *sizes, limits),
     }?;
     check_limits(&lowered, limits)?;
+    if limits.profile == Profile::CpuVulkan && limits.long_words {
+        let launches = lowered.launches.iter_mut();
+        launches.for_each(|it| it.kernel.pair());
+    }
     Ok(lowered)
 }
 
@@ -382,7 +386,7 @@ pub fn linear_grid(count: usize, limits: &Limits) -> [u32; 3] {
 #[must_use]
 pub fn row_tile(limits: &Limits) -> usize {
     match limits.profile {
-        crate::plan::Profile::CpuVulkan => 32,
-        crate::plan::Profile::Gpu => limits.tiles.grouped.within(limits).side(),
+        Profile::CpuVulkan => 32,
+        Profile::Gpu => limits.tiles.grouped.within(limits).side(),
     }
 }

@@ -61,6 +61,9 @@ pub struct Limits {
     /// 16-bit floats in storage.
     #[serde(default)]
     pub halves: bool,
+    /// 64-bit whole numbers.
+    #[serde(default)]
+    pub long_words: bool,
     /// Matrix units that multiply 16 x 16 16-bit floats and add up in f32, found to compute rightly.
     #[serde(default)]
     pub cooperative: bool,
@@ -94,6 +97,7 @@ impl Limits {
             offset_alignment: 256,
             subgroup_size: 8,
             halves: true,
+            long_words: true,
             cooperative: false,
             tiles: Tiles::default(),
         }
@@ -128,6 +132,7 @@ impl Limits {
             offset_alignment: 256,
             subgroup_size: 0,
             halves: false,
+            long_words: false,
             cooperative: false,
             tiles: Tiles::default(),
         }

@@ -40,6 +40,25 @@ fn precedence(operator: Operator) -> u8 {
 
 const ATOM: u8 = 4;
 
+/// Reads of vec4 that lie as 64-bit words.
+const UNPAIRED: &str = "\
+fn unpaired(pair: vec2<u64>) -> vec4<f32> {
+    let words = vec4(u32(pair.x), u32(pair.x >> 32u), u32(pair.y), u32(pair.y >> 32u));
+    return bitcast<vec4<f32>>(words);
+}
+";
+
+/// Writes of them.
+const PAIRED: &str = "\
+fn paired(value: vec4<f32>) -> vec2<u64> {
+    let words = bitcast<vec4<u32>>(value);
+    return vec2(
+        u64(words.x) | (u64(words.y) << 32u),
+        u64(words.z) | (u64(words.w) << 32u),
+    );
+}
+";
+
 fn symbol(operator: Operator, vec4: bool) -> &'static str {
     match operator {
         Operator::Add => "+",
@@ -170,10 +189,12 @@ impl Writer<'_> {
                 vec4,
                 atomic,
                 half,
+                paired,
             } = binding;
-            let element = match half {
-                true => half_name(*vec4),
-                false => element_name(Ty::of(*element).wide(*vec4), *atomic),
+            let element = match (half, paired) {
+                (true, _) => half_name(*vec4),
+                (false, true) => "vec2<u64>",
+                (false, false) => element_name(Ty::of(*element).wide(*vec4), *atomic),
             };
             self.line(
                 0,
@@ -194,6 +215,28 @@ impl Writer<'_> {
             );
         }
         self.line(0, "");
+        for (is_written, text) in [(false, UNPAIRED), (true, PAIRED)] {
+            if self.pairs(is_written) {
+                self.out.push_str(text);
+                self.line(0, "");
+            }
+        }
+    }
+
+    /// Whether pairs are read, or written.
+    fn pairs(&self, written: bool) -> bool {
+        let mut found = false;
+        Stmt::walk(&self.kernel.body, &mut |statement| {
+            let stores = matches!(statement, Stmt::Store { array, .. } if self.is_paired(*array));
+            found |= written && stores;
+            for value in statement.expressions() {
+                value.walk(&mut |it| {
+                    let loads = matches!(it.node(), Node::Load(array, _) if self.is_paired(*array));
+                    found |= !written && loads;
+                });
+            }
+        });
+        found
     }
 
     fn entry(&mut self) {
@@ -252,6 +295,7 @@ impl Writer<'_> {
                         let narrow = half_name(value.ty().vec4);
                         format!("{place} = {narrow}({value_text});")
                     }
+                    false if self.is_paired(*array) => format!("{place} = paired({value_text});"),
                     false => format!("{place} = {value_text};"),
                 }
             }
@@ -369,6 +413,12 @@ impl Writer<'_> {
         .unwrap_or_default()
     }
 
+    fn is_paired(&self, array: Array) -> bool {
+        let bindings = &self.kernel.bindings;
+        let paired = |it: &BindingDecl| it.paired && !it.half;
+        array.space == Space::Storage && bindings.get(array.index).is_some_and(paired)
+    }
+
     fn place(&self, array: Array, index: &Expr, vec4: bool) -> String {
         let (name, _) = self.array(array);
         if array.ty.vec4 && !vec4 {
@@ -416,6 +466,7 @@ impl Writer<'_> {
                     false if self.is_half(*array) => {
                         format!("{}({place})", type_name(expr.ty()))
                     }
+                    false if self.is_paired(*array) => format!("unpaired({place})"),
                     false => place,
                 }
             }
@@ -468,53 +519,16 @@ impl Writer<'_> {
 }
 
 fn used_builtins(body: &[Stmt]) -> Vec<&'static str> {
-    fn visit(expr: &Expr, used: &mut Vec<&'static str>) {
-        if let Node::Builtin(it) = expr.node() {
-            used.push(builtin(*it));
-        }
-        for operand in expr.operands() {
-            visit(operand, used);
-        }
-    }
     let mut used = Vec::new();
-    for statement in body {
-        match statement {
-            Stmt::Let { value, .. } | Stmt::Var { value, .. } | Stmt::Assign { value, .. } => {
-                visit(value, &mut used);
-            }
-            Stmt::Store { index, value, .. } | Stmt::AtomicAdd { index, value, .. } => {
-                visit(index, &mut used);
-                visit(value, &mut used);
-            }
-            Stmt::For {
-                from,
-                to,
-                step,
-                body,
-                ..
-            } => {
-                for bound in [from, to, step] {
-                    visit(bound, &mut used);
+    Stmt::walk(body, &mut |statement| {
+        for value in statement.expressions() {
+            value.walk(&mut |it| {
+                if let Node::Builtin(it) = it.node() {
+                    used.push(builtin(*it));
                 }
-                used.extend(used_builtins(body));
-            }
-            Stmt::If {
-                condition,
-                then,
-                otherwise,
-            } => {
-                visit(condition, &mut used);
-                used.extend(used_builtins(then));
-                used.extend(used_builtins(otherwise));
-            }
-            Stmt::Fragment(fragment) => {
-                if let Some((_, index)) = fragment.access() {
-                    visit(index, &mut used);
-                }
-            }
-            Stmt::Comment(_) | Stmt::Break | Stmt::Barrier(_) => {}
+            });
         }
-    }
+    });
     used
 }
 

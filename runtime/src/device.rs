@@ -8,6 +8,7 @@
 
 pub(crate) mod commands;
 mod faults;
+mod gathers;
 pub(crate) mod kernels;
 pub(crate) mod memory;
 mod pipelines;
@@ -16,6 +17,7 @@ mod select;
 pub(crate) mod timing;
 pub(crate) mod warm;
 
+pub use gathers::Gathers;
 pub use probe::{DeviceReport, ProbeResult};
 
 use crate::cache::{Cache, Key};
@@ -355,6 +357,7 @@ fn plan_limits(
         offset_alignment: limits.min_storage_buffer_offset_alignment,
         subgroup_size,
         halves: features.contains(wgpu::Features::SHADER_F16),
+        long_words: features.contains(wgpu::Features::SHADER_INT64),
         cooperative: false,
         tiles: Tiles::default(),
     }

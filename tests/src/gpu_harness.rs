@@ -44,7 +44,9 @@ impl Harness {
         let info = adapter.get_info();
         let device = adapter.request_device(&wgpu::DeviceDescriptor {
             required_features: adapter.features()
-                & (wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16),
+                & (wgpu::Features::SUBGROUP
+                    | wgpu::Features::SHADER_F16
+                    | wgpu::Features::SHADER_INT64),
             required_limits: adapter.limits(),
             ..Default::default()
         });
@@ -150,12 +152,21 @@ impl Harness {
 
     /// Runs the launches `times` times in one submission and waits.
     pub fn run(&self, prepared: &Prepared, times: usize) {
+        self.submit((0..times).map(|_| prepared));
+    }
+
+    /// Runs the launches of each in one submission and waits.
+    pub fn run_each(&self, prepared: &[Prepared]) {
+        self.submit(prepared.iter());
+    }
+
+    fn submit<'a>(&self, all: impl Iterator<Item = &'a Prepared>) {
         let mut encoder = self
             .device
             .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for _ in 0..times {
+            for prepared in all {
                 for (pipeline, group, [x, y, z]) in &prepared.launches {
                     pass.set_pipeline(pipeline);
                     pass.set_bind_group(0, group, &[]);

@@ -225,6 +225,7 @@ pub fn validate(text: &str) {
         .unwrap_or_else(|error| panic!("{}\n{text}", error.emit_to_string(text)));
     let features = naga::valid::Capabilities::SUBGROUP
         | naga::valid::Capabilities::SHADER_FLOAT16
+        | naga::valid::Capabilities::SHADER_INT64
         | naga::valid::Capabilities::COOPERATIVE_MATRIX;
     naga::valid::Validator::new(naga::valid::ValidationFlags::all(), features)
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)

@@ -159,8 +159,7 @@ pub fn moved([m, k, n]: [usize; 3]) -> KernelSpec {
     spec
 }
 
-/// The product of tanh(x) by a factor for every k plus a shift for every row, and b: a left operand that is computed
-/// where it is read.
+/// `(tanh(x) * scale[k] + shift[m]) b`: a left operand that is computed where it is read.
 #[must_use]
 pub fn computed(batch: &[usize], [m, k, n]: [usize; 3]) -> KernelSpec {
     let mut spec = matmul(batch, [m, k, n], [false, false], 0, false);

@@ -327,6 +327,37 @@ fn ragged_matmuls_match() {
 }
 
 #[test]
+fn products_of_few_rows_match() {
+    let mut specs = Vec::new();
+    for m in 1..=4 {
+        for transposed in [false, true] {
+            // Whole steps and odd ones, one part of a strip and several, a sum in parts.
+            for [k, n] in [
+                [64, 128],
+                [37, 20],
+                [36, 36],
+                [12, 520],
+                [20, 1100],
+                [1100, 40],
+            ] {
+                specs.push(matmul(&[], [m, k, n], [false, transposed], 0, m == 2));
+            }
+        }
+        specs.push(matmul(&[], [m, 36, 1028], [true, false], 4, true));
+        specs.push(matmul(&[2, 3], [m, 40, 24], [false, false], 0, true));
+        specs.push(matmul(&[3], [m, 40, 9], [false, true], 0, false));
+        specs.push(computed(&[], [m, 36, 32]));
+        specs.push(computed(&[2], [m, 19, 20]));
+        for storage in ["int8", "int8:32", "int4:16", "int4"] {
+            specs.push(packed([m, 72, 1032], false, storage));
+            specs.push(packed([m, 68, 20], true, storage));
+            specs.push(packed([m, 1100, 36], false, storage));
+        }
+    }
+    check(&specs);
+}
+
+#[test]
 fn packed_matmuls_match() {
     let mut specs = Vec::new();
     for storage in ["int8", "int8:32", "int4:16", "int4"] {

@@ -17,7 +17,7 @@ use gatewright_tests::fused::{assert_same, fused};
 use gatewright_tests::reference::from_host;
 use gatewright_tests::spec::{bound, model_text, project};
 
-const LAYER: &str = "dim B = 2, N = 9, D = 8, E = 4
+const LAYER: &str = "dim B = 2, N = 9, D = 8, E = 4, H = 12
 input x: f32[B, N, D]
 router gate {
     experts  = E
@@ -29,7 +29,7 @@ router gate {
 }
 experts ffn {
     router = gate
-    expert = mlp(hidden: 12, activation: gelu_tanh)
+    expert = mlp(hidden: H, activation: gelu_tanh)
 }
 block squared(x: f32[P, Q, R]) { x * x -> mean(over: (P, Q, R)) }
 let y = x -> ffn
@@ -51,7 +51,7 @@ enum Tokens {
 
 type Sets = &'static [(&'static str, &'static str)];
 
-const CASES: [(&str, Sets, Tokens); 12] = [
+const CASES: [(&str, Sets, Tokens); 14] = [
     ("batch priority", &[], Tokens::Drawn),
     (
         "index priority",
@@ -89,6 +89,28 @@ const CASES: [(&str, Sets, Tokens); 12] = [
     (
         "one token to every expert",
         &[("B", "1"), ("N", "1"), ("gate.choose", "top_k(E)")],
+        Tokens::Drawn,
+    ),
+    (
+        "two tokens, two choices, wide experts",
+        &[
+            ("B", "1"),
+            ("N", "2"),
+            ("D", "40"),
+            ("H", "140"),
+            ("gate.choose", "top_k(2)"),
+        ],
+        Tokens::Drawn,
+    ),
+    (
+        "three tokens of wide experts, dropless",
+        &[
+            ("B", "1"),
+            ("N", "3"),
+            ("D", "36"),
+            ("H", "20"),
+            ("gate.capacity", "dropless"),
+        ],
         Tokens::Drawn,
     ),
 ];

@@ -13,6 +13,7 @@
 
 mod builder;
 mod fragment;
+mod pairs;
 mod reserved;
 mod verify;
 
@@ -430,6 +431,52 @@ impl Expr {
     }
 }
 
+impl Expr {
+    /// Visits this expression and all that it is built from.
+    pub fn walk(&self, visit: &mut impl FnMut(&Self)) {
+        visit(self);
+        for operand in self.operands() {
+            operand.walk(visit);
+        }
+    }
+}
+
+impl Stmt {
+    /// Visits all statements of a body, those inside of others too.
+    pub fn walk<'s>(body: &'s [Self], visit: &mut impl FnMut(&'s Self)) {
+        for statement in body {
+            visit(statement);
+            match statement {
+                Self::For { body, .. } => Self::walk(body, visit),
+                Self::If {
+                    then, otherwise, ..
+                } => {
+                    Self::walk(then, visit);
+                    Self::walk(otherwise, visit);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Expressions that this statement itself evaluates.
+    #[must_use]
+    pub fn expressions(&self) -> Vec<&Expr> {
+        match self {
+            Self::Let { value, .. } | Self::Var { value, .. } | Self::Assign { value, .. } => {
+                vec![value]
+            }
+            Self::Store { index, value, .. } | Self::AtomicAdd { index, value, .. } => {
+                vec![index, value]
+            }
+            Self::For { from, to, step, .. } => vec![from, to, step],
+            Self::If { condition, .. } => vec![condition],
+            Self::Fragment(fragment) => fragment.access().map(|(_, it)| it).into_iter().collect(),
+            Self::Comment(_) | Self::Break | Self::Barrier(_) => Vec::new(),
+        }
+    }
+}
+
 impl From<f32> for Expr {
     fn from(value: f32) -> Self {
         Self::new(Ty::F32, Node::F32(value))
@@ -610,6 +657,8 @@ pub struct BindingDecl {
     pub atomic: bool,
     /// Elements of f32 are stored as f16; kernels compute in f32 all the same.
     pub half: bool,
+    /// Touched as two 64-bit words for a vec4 of f32, unless its elements are halves.
+    pub paired: bool,
 }
 
 /// One array in workgroup memory.

@@ -3,8 +3,8 @@
 //! Both profiles cut the result into tiles, one workgroup each: column tiles along x and row
 //! tiles along y (or the other way round), batches times splits along z. A split takes one part of the summed axis and writes to
 //! scratch; a pointwise pass adds the parts in order and runs the epilogue. `subgroup` keeps a tile in
-//! the registers of eight lanes, `workgroup` stages panels in workgroup memory, `vector_workgroup` shares the
-//! summed axis of a few rows among lanes, `cooperative` uses the matrix units of a graphics card.
+//! the registers of eight lanes, `few` has walks of its own for products of few rows; `workgroup` stages
+//! panels in workgroup memory, `vector_workgroup` shares the summed axis of a few rows among lanes, `cooperative` uses the matrix units of a graphics card.
 //!
 //! Bounds: row and column indices of loads are clamped to the matrix, stores are guarded where a
 //! tile may stick out. Past the end of k the left operand counts as zero and the right one repeats its last
@@ -15,6 +15,7 @@
 
 mod ahead;
 mod cooperative;
+mod few;
 pub(super) mod grouped;
 mod stage;
 mod subgroup;
@@ -150,10 +151,15 @@ struct Outline<'a> {
     k: usize,
     k_stride: usize,
     packed: Option<&'a Packed>,
+    /// Read by single elements, whatever would fit.
+    scalar: bool,
 }
 
 impl Outline<'_> {
     fn access(&self) -> Access {
+        if self.scalar {
+            return Access::Scalar;
+        }
         let aligned = |it: usize| it.is_multiple_of(4);
         let matrix = self.matrix;
         let rest = aligned(matrix.elements)
@@ -240,8 +246,8 @@ impl Panel {
         (inputs, program, value): (&[Operand], &Program, InstrId),
         [m, k]: [usize; 2],
         batch: &[Expr],
+        vec4: bool,
     ) -> Self {
-        let vec4 = k.is_multiple_of(4) && inputs.iter().all(fits_vec4);
         let operands = Operands::bind(b, program, inputs, &[], 0, k, vec4);
         let unit = if vec4 { 4 } else { 1 };
         Self {
@@ -373,6 +379,8 @@ pub(crate) struct Part {
 enum Body {
     /// Eight lanes in their registers.
     Subgroup,
+    /// Eight lanes, at the walk of a product of few rows, which has no tile.
+    Few(few::Form),
     /// A workgroup; each invocation so many rows and columns.
     Workgroup { block: usize },
     /// A workgroup, all rows at once; its lanes lie along k first where the right operand does.
@@ -385,6 +393,7 @@ impl Body {
     fn write(self, b: &mut Builder, frame: &Frame<'_>, tiling: Tiling) -> Result<(), String> {
         match self {
             Self::Subgroup => subgroup::body(b, frame, tiling),
+            Self::Few(form) => few::body(b, frame, tiling, form),
             Self::Workgroup { block } => workgroup::body(b, frame, tiling, block),
             Self::Vector { k_first } => vector_workgroup::body(b, frame, tiling, k_first),
             Self::Cooperative => cooperative::body(b, frame, tiling),
@@ -408,6 +417,8 @@ pub(crate) struct Tiling {
     splits: usize,
     /// Row tiles lie along x of the grid and column tiles along y.
     rows_first: bool,
+    /// Rows from the first of a workgroup to the first of the next one.
+    pitch: usize,
 }
 
 impl Tiling {
@@ -424,6 +435,7 @@ impl Tiling {
             },
             splits: 1,
             rows_first: false,
+            pitch: tile.side(),
         }
     }
 
@@ -437,6 +449,7 @@ impl Tiling {
             body: Body::Subgroup,
             splits: 1,
             rows_first: false,
+            pitch: rows,
         }
     }
 
@@ -530,7 +543,11 @@ impl Matmul<'_> {
     }
 
     fn tiling(&self, batches: usize, limits: &Limits) -> Tiling {
+        let few = self.few(limits);
         let tiling = match limits.profile {
+            Profile::CpuVulkan if let Some(form) = few => {
+                form.tiling(self.m, self.n, self.packed.is_some())
+            }
             Profile::CpuVulkan => {
                 let rows = [8, 16].into_iter().find(|it| self.m <= *it).unwrap_or(32);
                 Tiling::of_subgroup(rows, self.n)
@@ -549,9 +566,13 @@ impl Matmul<'_> {
             Profile::Gpu => 128,
         };
         let [x, y, z] = tiling.grid(self.m, self.n, batches);
+        let parts = match few {
+            Some(form) if form.splits(tiling.columns, self.packed.is_some()) => usize::MAX,
+            _ => wanted / (x * y * z),
+        };
         Tiling {
-            splits: (wanted / (x * y * z)).min(self.k / 256).clamp(1, 16),
-            rows_first: self.sweeps_rows() && rows_first(self.m, self.n, limits),
+            splits: parts.min(self.k / 256).clamp(1, 16),
+            rows_first: few.is_none() && self.sweeps_rows() && rows_first(self.m, self.n, limits),
             ..tiling
         }
     }
@@ -570,6 +591,7 @@ impl Matmul<'_> {
             body: Body::Vector { k_first },
             splits: (32 / groups).min(self.k / 4096).clamp(1, 16),
             rows_first: false,
+            pitch: self.m,
         }
     }
 
@@ -683,21 +705,17 @@ impl Matmul<'_> {
         inputs: &[Operand],
         outputs: &'s [Store],
     ) -> Frame<'s> {
-        let right = Outline {
-            name: "b",
-            matrix: self.b,
-            outer: self.n,
-            outer_stride: self.b.column_stride,
-            k: self.k,
-            k_stride: self.b.row_stride,
-            packed: self.packed,
-        };
         let split = tiling.splits > 1;
         let (batch, part) = self.position(b, split);
-        let (a, right) = (self.left(b, &batch), right.panel(b, &batch));
+        let scalar = tiling.body == Body::Few(few::Form::Strips);
+        let a = self.left(b, &batch, scalar);
+        let right = self.right_outline().panel(b, &batch);
         let k = b.size("k", self.k);
+        // No part ends inside a group of scales.
+        let groups = self.packed.filter(|it| it.groups() > 1);
+        let whole = groups.map_or(16, Packed::group);
         let chunk = self.k.div_ceil(tiling.splits);
-        let chunk = chunk.next_multiple_of(tiling.step.next_multiple_of(16));
+        let chunk = chunk.next_multiple_of(tiling.step.next_multiple_of(whole));
         let k_range = match &part {
             None => [0u32.into(), k],
             Some(part) => {
@@ -734,23 +752,48 @@ impl Matmul<'_> {
         }
     }
 
-    fn left(&self, b: &mut Builder, batch: &[Expr]) -> Panel {
+    fn left_outline<'s>(&self, matrix: &'s Matrix) -> Outline<'s> {
+        Outline {
+            name: "a",
+            matrix,
+            outer: self.m,
+            outer_stride: matrix.row_stride,
+            k: self.k,
+            k_stride: matrix.column_stride,
+            packed: None,
+            scalar: false,
+        }
+    }
+
+    fn right_outline(&self) -> Outline<'_> {
+        Outline {
+            name: "b",
+            matrix: self.b,
+            outer: self.n,
+            outer_stride: self.b.column_stride,
+            k: self.k,
+            k_stride: self.b.row_stride,
+            packed: self.packed,
+            scalar: false,
+        }
+    }
+
+    /// The left panel; by single elements when `scalar` says so.
+    fn left(&self, b: &mut Builder, batch: &[Expr], scalar: bool) -> Panel {
         match self.a {
             Left::Matrix(matrix) => Outline {
-                name: "a",
-                matrix,
-                outer: self.m,
-                outer_stride: matrix.row_stride,
-                k: self.k,
-                k_stride: matrix.column_stride,
-                packed: None,
+                scalar,
+                ..self.left_outline(matrix)
             }
             .panel(b, batch),
             Left::Computed {
                 inputs,
                 program,
                 value,
-            } => Panel::computed(b, (inputs, program, *value), [self.m, self.k], batch),
+            } => {
+                let vec4 = !scalar && computed_fits_vec4(inputs, self.k);
+                Panel::computed(b, (inputs, program, *value), [self.m, self.k], batch, vec4)
+            }
         }
     }
 
@@ -777,6 +820,11 @@ impl Matmul<'_> {
             _ => (super::pointwise::split(b, &z, &sizes), part),
         }
     }
+}
+
+/// Whether four neighbours along k of a computed left operand are computed at once.
+fn computed_fits_vec4(inputs: &[Operand], k: usize) -> bool {
+    k.is_multiple_of(4) && inputs.iter().all(fits_vec4)
 }
 
 /// Whether an input over `[batch..., m, n]` does not move along m.

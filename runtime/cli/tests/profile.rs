@@ -114,6 +114,18 @@ fn every_family_of_kernels_is_tested() {
         return;
     }
     let document = json(gatewright().args(["doctor", "--json"]));
+    let reads = &document["device"]["gathers"];
+    let software = document["device"]["kind"]
+        .as_str()
+        .unwrap()
+        .contains("software");
+    for rate in [
+        "storage_gigabytes_per_second",
+        "texture_gigabytes_per_second",
+    ] {
+        let measured = reads[rate].as_f64().is_some_and(|it| it > 0.0);
+        assert_eq!(measured, software, "{reads}");
+    }
     let test = &document["self_test"];
     assert_eq!(test["agrees"], true, "{test}");
     let families = test["families"].as_object().unwrap();

@@ -2,7 +2,7 @@
 
 use super::commands::Launch;
 use super::memory::{Region, Staging, read_back};
-use super::{Device, kernels, select};
+use super::{Device, Gathers, gathers, kernels, select};
 use crate::error::Result;
 use gatewright_compiler::plan::{KernelText, Limits};
 use serde::Serialize;
@@ -35,6 +35,8 @@ pub struct DeviceReport {
     pub features: Vec<String>,
     /// The measurements.
     pub probe: ProbeResult,
+    /// How fast memory is read lane by lane, for software drivers.
+    pub gathers: Option<Gathers>,
 }
 
 /// Results of the probe kernel, which adds one to 16 Mi words.
@@ -51,6 +53,8 @@ pub struct ProbeResult {
 pub(super) fn report(device: &Device) -> Result<DeviceReport> {
     let info = &device.info;
     let features = device.raw.features();
+    let software = info.device_type == wgpu::DeviceType::Cpu;
+    let gathers = software.then(|| gathers::measure(device)).transpose()?;
     Ok(DeviceReport {
         adapter: info.name.clone(),
         kind: select::kind_words(info.device_type).to_owned(),
@@ -64,6 +68,7 @@ pub(super) fn report(device: &Device) -> Result<DeviceReport> {
             .map(|(name, _)| name.to_owned())
             .collect(),
         probe: probe(device)?,
+        gathers,
     })
 }
 

@@ -93,6 +93,7 @@ impl Builder {
             vec4,
             atomic,
             half: false,
+            paired: false,
         });
         Array {
             space: Space::Storage,

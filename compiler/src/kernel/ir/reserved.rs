@@ -176,9 +176,12 @@ const WORDS: &[&str] = &[
     "yield",
 ];
 
-/// Whether WGSL keeps a word for itself.
+/// Functions that the writer of WGSL adds.
+const FUNCTIONS: [&str; 2] = ["paired", "unpaired"];
+
+/// Whether WGSL or its writer keeps a word for itself.
 pub(super) fn is_reserved(word: &str) -> bool {
-    WORDS.binary_search(&word).is_ok()
+    WORDS.binary_search(&word).is_ok() || FUNCTIONS.contains(&word)
 }
 
 #[cfg(test)]

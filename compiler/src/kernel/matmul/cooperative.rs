@@ -63,6 +63,7 @@ pub(super) fn tiling(limits: &Limits) -> Tiling {
         body: Body::Cooperative,
         splits: 1,
         rows_first: false,
+        pitch: TILE,
     }
 }
 

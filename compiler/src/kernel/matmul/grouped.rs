@@ -19,7 +19,7 @@ use super::super::spec::{
     DispatchLayout, Instr, Matrix, NONE, Operand, Program, RowAddress, Store, View,
 };
 use super::super::{Launch, Lowered, Slot};
-use super::{Epilogue, Frame, Gather, Outline, Tiling};
+use super::{Body, Epilogue, Frame, Gather, Outline, Tiling, few};
 use crate::graph::DType;
 use crate::plan::{Limits, Profile, Tile};
 use crate::storage::Packed;
@@ -177,14 +177,17 @@ impl Grouped<'_> {
     }
 
     fn launch(&self, weight: Weight, limits: &Limits) -> Result<Lowered, String> {
-        let tiling = tiling(self.layout.tile, self.n, limits)?;
+        let tiling = match self.few(limits) {
+            Some(few) => few,
+            None => tiling(self.layout.tile, self.n, limits)?,
+        };
         let mut b = Builder::new("grouped_matmul", tiling.invocations);
         b.doc("A row tile belongs to one expert; tiles past the last expert leave.");
-        let (frame, slots) = self.frame(&mut b, weight, tiling, limits);
+        let (frame, slots) = self.frame(&mut b, weight, tiling);
         let here = frame.dispatched.as_ref().map(|it| it.here.clone());
         let here = here.ok_or("a grouped matmul reads no plan")?;
         b.when(here, |b| tiling.body.write(b, &frame, tiling))?;
-        let blocks = self.layout.rows / tiling.rows;
+        let blocks = self.layout.rows / tiling.pitch;
         let grid = [self.n.div_ceil(tiling.columns), blocks, 1];
         let assignments = self.layout.assignments * weight.experts / self.layout.experts.max(1);
         let flops = assignments * self.n * (2 * self.k + arithmetic(self.program));
@@ -198,29 +201,68 @@ impl Grouped<'_> {
         launch(b, slots, grid, [flops, 4 * words])
     }
 
-    fn frame(
-        &self,
-        b: &mut Builder,
-        part: Weight,
-        tiling: Tiling,
-        limits: &Limits,
-    ) -> (Frame<'_>, Vec<Slot>) {
+    /// Where no expert can have more than a few rows, these rows of its tile alone, at the walk of such products.
+    fn few(&self, limits: &Limits) -> Option<Tiling> {
+        let rows = self.layout.assignments;
+        let (left, right) = (self.left_matrix(), self.right_matrix(1));
+        let operands = [self.left(&left, false), self.right(&right, None)];
+        let form = few::Form::choose(operands.map(|it| it.access()), rows, self.n)?;
+        let tiling = Tiling {
+            pitch: self.layout.tile,
+            ..form.tiling(rows, self.n, self.packed.is_some())
+        };
+        (limits.profile == Profile::CpuVulkan).then_some(tiling)
+    }
+
+    fn left_matrix(&self) -> Matrix {
+        let tokens = self.layout.assignments / self.layout.choices;
+        let rows = if self.gather {
+            tokens
+        } else {
+            self.layout.rows
+        };
+        contiguous(rows, self.k, Vec::new())
+    }
+
+    fn left<'m>(&self, matrix: &'m Matrix, scalar: bool) -> Outline<'m> {
+        Outline {
+            scalar,
+            ..outline(
+                "a",
+                matrix,
+                [matrix.elements / self.k.max(1), self.k],
+                [self.k, 1],
+            )
+        }
+    }
+
+    fn right_matrix(&self, experts: usize) -> Matrix {
+        contiguous(experts * self.k, self.n, vec![self.k * self.n])
+    }
+
+    fn right<'m>(&self, matrix: &'m Matrix, packed: Option<&'m Packed>) -> Outline<'m> {
+        let strides = if self.transpose {
+            [self.k, 1]
+        } else {
+            [1, self.n]
+        };
+        Outline {
+            packed,
+            ..outline("b", matrix, [self.n, self.k], strides)
+        }
+    }
+
+    fn frame(&self, b: &mut Builder, part: Weight, tiling: Tiling) -> (Frame<'_>, Vec<Slot>) {
         let Self { layout, n, k, .. } = *self;
-        let tokens = layout.assignments / layout.choices;
-        let rows = if self.gather { tokens } else { layout.rows };
-        let left = contiguous(rows, k, Vec::new());
-        let a = outline("a", &left, [rows, k], [k, 1]);
-        let right = contiguous(part.experts * k, n, vec![k * n]);
-        let strides = if self.transpose { [k, 1] } else { [1, n] };
+        let left = self.left_matrix();
+        let a = self.left(&left, tiling.body == Body::Few(few::Form::Strips));
+        let right = self.right_matrix(part.experts);
         // A part has the experts that it has.
         let packed = self.packed.map(|whole| Packed {
             shape: [&[part.experts], &whole.shape[1..]].concat(),
             storage: whole.storage,
         });
-        let right = Outline {
-            packed: packed.as_ref(),
-            ..outline("b", &right, [n, k], strides)
-        };
+        let right = self.right(&right, packed.as_ref());
         let mut a = a.panel(b, &[]);
         let expert_of_block = b.size("block_expert", layout.block_expert());
         let weight = right.bind(b);
@@ -244,8 +286,8 @@ impl Grouped<'_> {
                 along_k: false,
             });
         }
-        let segment =
-            (limits.profile == Profile::CpuVulkan).then(|| self.segment(b, plan, &expert, tiling));
+        let of_tiles = tiling.body == Body::Subgroup;
+        let segment = of_tiles.then(|| self.segment(b, plan, &expert, tiling));
         let dispatched = Dispatched {
             plan,
             expert,
@@ -458,6 +500,7 @@ fn outline<'a>(
         k,
         k_stride,
         packed: None,
+        scalar: false,
     }
 }
 

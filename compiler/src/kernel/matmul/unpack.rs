@@ -6,6 +6,10 @@
 use crate::kernel::ir::{Array, Builder, Expr, Scalar};
 use crate::storage::Packed;
 
+/// The float whose last bit counts ones: a small whole number in its low bits adds itself. Drivers convert words to
+/// floats in many steps.
+const MAGIC: f32 = 8_388_608.0;
+
 /// Words of packed matrices.
 pub(super) struct Unpacked {
     words: Array,
@@ -21,6 +25,8 @@ pub(super) struct Unpacked {
     groups: Option<(Expr, Expr)>,
     /// The summed axis runs along the columns of the matrix.
     along_columns: bool,
+    /// Rows begin at whole words of 4-bit codes.
+    pairs: bool,
 }
 
 impl Unpacked {
@@ -56,6 +62,7 @@ impl Unpacked {
             scales,
             groups,
             along_columns,
+            pairs: packed.storage.bits == 4 && packed.matrix()[1].is_multiple_of(8),
         }
     }
 
@@ -73,8 +80,9 @@ impl Unpacked {
     }
 
     fn value(&self, code: Expr) -> Expr {
-        let zero = Expr::from(self.zero).widened(code.ty().vec4);
-        code.convert(Scalar::F32) - zero
+        let wide = code.ty().vec4;
+        let whole = code | Expr::from(MAGIC.to_bits()).widened(wide);
+        whole.bitcast(Scalar::F32) - Expr::from(MAGIC + self.zero).widened(wide)
     }
 
     /// One element, at `index` of the codes, with a scale.
@@ -90,6 +98,11 @@ impl Unpacked {
 
     /// Four neighbours, at `index` in fours, with their scales.
     pub(super) fn four(&self, b: &mut Builder, index: &Expr, scale: Expr) -> Expr {
+        self.codes(b, index) * self.scales(scale)
+    }
+
+    /// Four neighbours, at `index` in fours, in scales.
+    pub(super) fn codes(&self, b: &mut Builder, index: &Expr) -> Expr {
         let word = match self.bits {
             8 => self.words.at(&self.codes + index),
             _ => {
@@ -100,6 +113,32 @@ impl Unpacked {
         let word = b.bind("b_word", word);
         let (bits, mask) = (self.bits, (1u32 << self.bits) - 1);
         let code = Expr::vec4([0u32, 1, 2, 3].map(|part| (&word >> (bits * part)) & mask));
-        self.value(code) * self.words.at4(scale).bitcast(Scalar::F32)
+        self.value(code)
+    }
+
+    /// Eight neighbours, at `index` in fours, in scales: those of two fours that one word of 4-bit codes holds.
+    pub(super) fn eight(&self, b: &mut Builder, index: &Expr) -> [Expr; 2] {
+        let word = self.words.at(&self.codes + (index >> 1u32));
+        let word = b.bind("b_word", word);
+        [0u32, 16].map(|first| {
+            let code = [0u32, 1, 2, 3].map(|part| (&word >> (first + 4 * part)) & 15u32);
+            self.value(Expr::vec4(code))
+        })
+    }
+
+    /// Whether a word holds two fours of one row.
+    pub(super) fn pairs(&self) -> bool {
+        self.pairs
+    }
+
+    /// Four scales.
+    pub(super) fn scales(&self, at: Expr) -> Expr {
+        self.words.at4(at).bitcast(Scalar::F32)
+    }
+
+    /// How far a place along the sum is shifted to its group, where groups lie along it.
+    pub(super) fn group_shift(&self) -> Option<&Expr> {
+        let (_, shift) = self.groups.as_ref().filter(|_| !self.along_columns)?;
+        Some(shift)
     }
 }

@@ -4,7 +4,7 @@ use crate::arguments::{DeviceChoice, Form, Opened};
 use crate::failure::Failure;
 use crate::output::Output;
 use gatewright_compiler::plan::Profile;
-use gatewright_runtime::device::{Device, DeviceReport};
+use gatewright_runtime::device::{Device, DeviceReport, Gathers};
 use gatewright_runtime::error::Error;
 use gatewright_runtime::matrix_units::MatrixUnits;
 use gatewright_runtime::profile::Rates;
@@ -66,8 +66,9 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<ExitCode, Failure> {
     } else {
         write!(
             out,
-            "{}{}{}{}",
+            "{}{}{}{}{}",
             text(&report, &Device::adapters()),
+            report.gathers.as_ref().map_or_else(String::new, gathered),
             suiting(&opened),
             rates.map_or_else(String::new, |rates| reached(&rates)),
             tested(&test)
@@ -85,6 +86,22 @@ fn reached(rates: &Rates) -> String {
         rates.bytes_per_second * 1e-9,
         rates.seconds_per_launch * 1e6,
     )
+}
+
+/// How a software driver reads memory, and what to do when it is slow.
+fn gathered(gathers: &Gathers) -> String {
+    let rates = format!(
+        "reads         {:.1} GB/s from storage, {:.1} GB/s from a texture\n",
+        gathers.storage_gigabytes_per_second, gathers.texture_gigabytes_per_second,
+    );
+    match gathers.storage_is_slow() {
+        false => rates,
+        true => {
+            rates
+                + "              kernels read storage, which this driver does slowly on this processor: Mesa 25 \
+                 or newer\n              does not (Debian 12: `mesa-vulkan-drivers` from bookworm-backports)\n"
+        }
+    }
 }
 
 /// The tiles and the matrix units of a graphics card.
