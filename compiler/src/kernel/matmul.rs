@@ -555,6 +555,15 @@ fn contiguous(space: &[usize]) -> Vec<usize> {
 }
 
 impl Frame<'_> {
+    /// Row and column tile of a workgroup.
+    pub(crate) fn place(&self, tiling: Tiling) -> [Expr; 2] {
+        let [row, column] = tiling.place();
+        match &self.dispatched {
+            Some(dispatched) => [dispatched.tile.clone(), column],
+            None => [row, column],
+        }
+    }
+
     /// Instructions of the epilogue that compute.
     fn epilogue_size(&self) -> usize {
         arithmetic(self.epilogue.program)

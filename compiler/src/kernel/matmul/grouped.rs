@@ -54,8 +54,10 @@ struct Weight {
 /// What the epilogue knows of dispatched rows.
 pub(super) struct Dispatched<'a> {
     plan: Array,
+    /// The row tile of this workgroup.
+    pub(super) tile: Expr,
     expert: Expr,
-    /// Whether the weight has this workgroup's expert.
+    /// Whether there is such a tile, and the weight has its expert.
     here: Expr,
     /// Row of this workgroup's tile in its expert's segment, and how many of the segment are in use;
     /// for software drivers only.
@@ -267,8 +269,11 @@ impl Grouped<'_> {
         let expert_of_block = b.size("block_expert", layout.block_expert());
         let weight = right.bind(b);
         let plan = b.binding("plan", Scalar::U32, false);
-        let block = expert_of_block + Expr::builtin(Builtin::GroupY);
-        let expert = b.copy("expert", plan.at(block));
+        let (tile, fresh) = match tiling.body {
+            Body::Subgroup => self.spread(b, plan),
+            _ => (Expr::builtin(Builtin::GroupY), None),
+        };
+        let expert = b.copy("expert", plan.at(expert_of_block + &tile));
         // Experts before the first, and no expert, lie behind the last.
         let (here, local) = match part.several {
             false => (expert.differs(NONE), expert.clone()),
@@ -277,6 +282,10 @@ impl Grouped<'_> {
                 let local = b.bind("expert_of_part", &expert - first);
                 (local.less(b.size("experts_of_part", part.experts)), local)
             }
+        };
+        let here = match fresh {
+            Some(fresh) => fresh.and(here),
+            None => here,
         };
         let right = right.panel_of(b, weight, std::slice::from_ref(&local));
         if self.gather {
@@ -287,9 +296,10 @@ impl Grouped<'_> {
             });
         }
         let of_tiles = tiling.body == Body::Subgroup;
-        let segment = of_tiles.then(|| self.segment(b, plan, &expert, tiling));
+        let segment = of_tiles.then(|| self.segment(b, plan, [&tile, &expert], tiling));
         let dispatched = Dispatched {
             plan,
+            tile,
             expert,
             here,
             segment,
@@ -327,8 +337,28 @@ impl Grouped<'_> {
         (frame, slots)
     }
 
+    /// The row tile of this workgroup, and whether it is the first one to have it: tiles in use, in their order, come
+    /// evenly among those that leave. A software driver gives each of its threads one run of workgroups, and the tiles
+    /// behind the last expert would be all the work of the last thread.
+    fn spread(&self, b: &mut Builder, plan: Array) -> (Expr, Option<Expr>) {
+        let layout = self.layout;
+        let end = b.size("rows_end", layout.segment() + layout.experts);
+        let tiles = b.size("tiles", layout.rows / layout.tile);
+        let used = b.copy("tiles_used", plan.at(end) / layout.tile as u32);
+        let place = b.bind("tile_place", Expr::builtin(Builtin::GroupY) * &used);
+        let tile = b.copy("tile", &place / &tiles);
+        let fresh = (place - &tile * tiles).less(used);
+        (tile, Some(fresh))
+    }
+
     /// Where this workgroup's tile lies in its expert's segment, and the rows in use there.
-    fn segment(&self, b: &mut Builder, plan: Array, expert: &Expr, tiling: Tiling) -> [Expr; 2] {
+    fn segment(
+        &self,
+        b: &mut Builder,
+        plan: Array,
+        [tile, expert]: [&Expr; 2],
+        tiling: Tiling,
+    ) -> [Expr; 2] {
         let layout = self.layout;
         let last = b.size("last_expert", layout.experts.saturating_sub(1));
         let expert = b.bind("expert_inside", expert.min(last));
@@ -336,7 +366,7 @@ impl Grouped<'_> {
         let used = b.size("used", layout.used());
         let first = b.copy("segment_start", plan.at(segment + &expert));
         let used = b.copy("rows_used", plan.at(used + expert));
-        let row = Expr::builtin(Builtin::GroupY) * tiling.rows as u32;
+        let row = tile * tiling.rows as u32;
         [b.bind("row_of_segment", row - first), used]
     }
 }

@@ -36,7 +36,7 @@ pub(super) fn body(b: &mut Builder, frame: &Frame<'_>, tiling: Tiling) -> Result
         tiling.rows, tiling.columns
     ));
     let lane = Expr::builtin(Builtin::LocalIndex);
-    let [row, column] = tiling.place();
+    let [row, column] = frame.place(tiling);
     let row = b.bind("row", row * tiling.rows as u32);
     let tile_column = column * tiling.columns as u32;
     let own = if wide { &lane * 4u32 } else { lane.clone() };
