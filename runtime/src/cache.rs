@@ -9,6 +9,7 @@
 //! - Nothing here fails: what cannot be read is made anew, what cannot be written is not kept.
 
 use crate::checkpoint::write_atomically;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
@@ -162,8 +163,24 @@ impl Cache {
         }
     }
 
+    /// The value of this key, if a file has it.
+    pub(crate) fn find_value<T: DeserializeOwned>(&self, kind: Kind, key: &Key) -> Option<T> {
+        let known = serde_json::from_slice(&self.find(kind, key)?);
+        known
+            .map_err(|error| self.leave_out(kind, key, &error.to_string()))
+            .ok()
+    }
+
+    /// Keeps a value under its key.
+    pub(crate) fn keep_value(&self, kind: Kind, key: &Key, value: &impl Serialize) {
+        match serde_json::to_vec(value) {
+            Ok(bytes) => self.keep(kind, key, &bytes),
+            Err(error) => self.leave_out(kind, key, &error.to_string()),
+        }
+    }
+
     /// Notes why a file is of no use; what it should hold is made anew and takes its place.
-    pub(crate) fn leave_out(&self, kind: Kind, key: &Key, reason: &str) {
+    fn leave_out(&self, kind: Kind, key: &Key, reason: &str) {
         let path = self.path(kind, key);
         self.note(format!(
             "{} is left out, and what it held is made anew: {reason}",

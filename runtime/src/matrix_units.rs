@@ -4,7 +4,7 @@
 //! otherwise. So a product of random matrices, no side of which equals another, runs once with and once
 //! without them. What was found is kept for the adapter, the driver and the compiler.
 
-use crate::cache::{Cache, Key, Kind};
+use crate::cache::Kind;
 use crate::device::Device;
 use crate::execute::{Executor, Options, Slot};
 use crate::failure::Failure;
@@ -72,13 +72,15 @@ pub fn verified(device: Device, anew: bool) -> Result<(Device, MatrixUnits), Fai
     let key = device.key("matrix units", compile::BUILD);
     let cache = device.cache().cloned();
     let known = cache.as_ref().filter(|_| !anew);
-    let known = known.and_then(|cache| found(cache, &key));
+    let known = known.and_then(|cache| cache.find_value(Kind::MatrixUnits, &key));
     let units = match known {
         Some(known) => known,
         None => {
             let units = compare(&device, &trial)?;
-            if let Some(cache) = &cache {
-                keep(cache, &key, &units);
+            // A refusal may have had reasons that pass.
+            let lasts = !matches!(units, MatrixUnits::Refused(_));
+            if let Some(cache) = cache.as_ref().filter(|_| lasts) {
+                cache.keep_value(Kind::MatrixUnits, &key, &units);
             }
             units
         }
@@ -88,26 +90,6 @@ pub fn verified(device: Device, anew: bool) -> Result<(Device, MatrixUnits), Fai
         _ => device,
     };
     Ok((device, units))
-}
-
-fn found(cache: &Cache, key: &Key) -> Option<MatrixUnits> {
-    let bytes = cache.find(Kind::MatrixUnits, key)?;
-    let known = serde_json::from_slice(&bytes);
-    if let Err(error) = &known {
-        cache.leave_out(Kind::MatrixUnits, key, &error.to_string());
-    }
-    known.ok()
-}
-
-/// A refusal may have had reasons that pass.
-fn keep(cache: &Cache, key: &Key, units: &MatrixUnits) {
-    if matches!(units, MatrixUnits::Refused(_)) {
-        return;
-    }
-    match serde_json::to_vec(units) {
-        Ok(bytes) => cache.keep(Kind::MatrixUnits, key, &bytes),
-        Err(error) => cache.leave_out(Kind::MatrixUnits, key, &error.to_string()),
-    }
 }
 
 /// The product on one device with matrix units in its limits and on one without.

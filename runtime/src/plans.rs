@@ -128,21 +128,13 @@ impl<'a> Planner<'a> {
             return make();
         };
         let key = key();
-        if let Some(bytes) = cache.find(Kind::Plan, &key) {
-            match serde_json::from_slice(&bytes) {
-                Ok(known) => {
-                    cache.count(true);
-                    return Ok(known);
-                }
-                Err(error) => cache.leave_out(Kind::Plan, &key, &error.to_string()),
-            }
+        if let Some(known) = cache.find_value(Kind::Plan, &key) {
+            cache.count(true);
+            return Ok(known);
         }
         let made = make()?;
         cache.count(false);
-        match serde_json::to_vec(&made) {
-            Ok(bytes) => cache.keep(Kind::Plan, &key, &bytes),
-            Err(error) => cache.leave_out(Kind::Plan, &key, &error.to_string()),
-        }
+        cache.keep_value(Kind::Plan, &key, &made);
         Ok(made)
     }
 

@@ -5,7 +5,7 @@
 //! was measured is kept under the hash of adapter, driver and compiler; plans depend on the table as on
 //! every limit of a device.
 
-use crate::cache::{Cache, Key, Kind};
+use crate::cache::Kind;
 use crate::device::Device;
 use crate::execute::{Executor, Options, Slot};
 use crate::failure::Failure;
@@ -310,8 +310,11 @@ fn chosen(device: &Device, choice: Choice) -> Result<Chosen, Failure> {
         };
     };
     let key = device.key("tiles", compile::BUILD);
-    if let Some(chosen) = found(cache, &key) {
-        return Ok(chosen);
+    if let Some(kept) = cache.find_value::<Kept>(Kind::Tiles, &key) {
+        return Ok(Chosen {
+            times: kept.times,
+            ..Chosen::of(kept.tiles, Source::Found(kept.measured))
+        });
     }
     let chosen = measure(device, BUDGET)?;
     let kept = Kept {
@@ -319,25 +322,8 @@ fn chosen(device: &Device, choice: Choice) -> Result<Chosen, Failure> {
         times: chosen.times.clone(),
         measured: now(),
     };
-    match serde_json::to_vec(&kept) {
-        Ok(bytes) => cache.keep(Kind::Tiles, &key, &bytes),
-        Err(error) => cache.leave_out(Kind::Tiles, &key, &error.to_string()),
-    }
+    cache.keep_value(Kind::Tiles, &key, &kept);
     Ok(chosen)
-}
-
-fn found(cache: &Cache, key: &Key) -> Option<Chosen> {
-    let bytes = cache.find(Kind::Tiles, key)?;
-    match serde_json::from_slice::<Kept>(&bytes) {
-        Ok(kept) => Some(Chosen {
-            times: kept.times,
-            ..Chosen::of(kept.tiles, Source::Found(kept.measured))
-        }),
-        Err(error) => {
-            cache.leave_out(Kind::Tiles, key, &error.to_string());
-            None
-        }
-    }
 }
 
 fn now() -> u64 {
