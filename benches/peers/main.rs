@@ -4,7 +4,7 @@
 //! bench-peers layer FOLDER [--small]
 //!     layer-NAME.safetensors for the dense block and for 8, 32 and 128 experts: weights, tokens, the expert
 //!     of every token, the result and the gradients; then the time of both passes
-//! bench-peers batches FOLDER SPEC [--preset NAME] [--stage NAME] [--set NAME=VALUE]... [--rows ROWS]
+//! bench-peers batches FOLDER SPEC [--preset NAME] [--stage NAME] [--set NAME=VALUE]... [--steps N] [--drawn]
 //!     first parameters, batches, and settings.json with what the update does in each step
 //! bench-peers steps FOLDER SPEC [the same]
 //!     trains on these batches; ours.json gets the losses

@@ -26,31 +26,7 @@ const GROUP: usize = 512;
 const EXPERTS: [usize; 3] = [8, 32, 128];
 const WIDTH: usize = 256;
 
-const SPEC: &str = "
-dim B = 8, T = 512, D = 256, M = 1024, E = 8
-input x: f32[B, T, D]
-router gate {
-    experts  = E
-    scores   = linear(E, bias: none) -> softmax
-    choose   = top_k(1)
-    capacity = dropless
-    priority = batch
-    group    = batch
-}
-experts ffn {
-    router = gate
-    expert = mlp(hidden: M, activation: gelu_tanh)
-}
-block squared(x: f32[P, Q, R]) { x * x -> mean(over: (P, Q, R)) }
-let routed = x -> ffn
-let dense  = x -> mlp(hidden: M, activation: gelu_tanh)
-loss routed_size = routed -> squared
-loss dense_size  = dense -> squared
-objective train_routed = routed_size
-objective train_dense  = dense_size
-entry run_routed(x) -> routed
-entry run_dense(x)  -> dense
-";
+const SPEC: &str = include_str!("layer.gate");
 
 /// Where tokens go.
 #[derive(Clone, Copy, Debug)]
